@@ -1,0 +1,93 @@
+"""The errors a user can meet, and the two sentences they are made of.
+
+A message repeats what was given, says what was expected, and names the place (file, row, key)
+or the nearest valid name.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NoisyLabelsError(Exception):
+    """Base class of every error that this library raises on purpose."""
+
+
+class ConfigError(NoisyLabelsError, ValueError):
+    """A setting that is unknown, of the wrong type or out of its range."""
+
+
+class DataError(NoisyLabelsError, ValueError):
+    """A dataset or label file that is missing, damaged or does not fit."""
+
+
+class CheckpointError(NoisyLabelsError, RuntimeError):
+    """A checkpoint or run folder that cannot be read or belongs to something else."""
+
+
+class MissingExtraError(NoisyLabelsError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        package: Import name of what is missing.
+        extra: The extra of this library that brings it.
+
+    Example:
+        >>> print(MissingExtraError("jinja2", "report"))
+        jinja2 is not installed: pip install 'noisylabels[report]'
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'noisylabels[{extra}]'")
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """Say that a name is not known, with the nearest known one and the whole list.
+
+    Args:
+        what: What kind of thing was named, e.g. ``"loss"``.
+        given: The name as it was given.
+        known: The valid names.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> unknown("loss", "gec", ["ce", "gce", "mae"])
+        "unknown loss 'gec': did you mean 'gce'? (known: ce, gce, mae)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {given!r}: {hint}(known: {', '.join(names) or 'none'})"
+
+
+def check_range(
+    name: str, value: float, *, low: float = 0.0, high: float = float("inf"), open: bool = False
+) -> float:
+    """Return ``value`` if it lies in its range, else raise.
+
+    Args:
+        name: The parameter's name, for the message.
+        value: The number to check; NaN lies in no range.
+        low: Least valid value.
+        high: Greatest valid value.
+        open: Whether ``low`` itself is excluded.
+
+    Returns:
+        ``value``, unchanged.
+
+    Raises:
+        ConfigError: ``value`` is outside the range, NaN or infinite.
+
+    Example:
+        >>> check_range("rate", 0.4, high=1.0)
+        0.4
+        >>> check_range("rate", 1.5, high=1.0)
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: rate must be in [0, 1], got 1.5
+    """
+    above = value > low if open else value >= low
+    if above and value <= high and value != float("inf"):
+        return value
+    end = f"{high:g}]" if high != float("inf") else "inf)"
+    raise ConfigError(f"{name} must be in {'(' if open else '['}{low:g}, {end}, got {value!r}")

@@ -1,0 +1,28 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data and oracles that lies beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not on this machine")
+    return SHARED
+
+
+@pytest.fixture
+def digits() -> dict:
+    """The smallest ordinary run, as it stands in a TOML file."""
+    return {
+        "data": {"name": "digits"},
+        "noise": {"name": "symmetric", "rate": 0.4},
+        "model": {"name": "mlp", "hidden": [32]},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "batch_size": 64,
+        "epochs": 3,
+    }
