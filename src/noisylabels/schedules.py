@@ -1,0 +1,117 @@
+r"""Schedules: plain functions from training progress to a value.
+
+Progress is a float in [0, 1]: 0 at the first epoch, 1 at the end of training (an epoch counted
+from 0 has progress ``epoch / epochs``). Learning rates and the hyper-parameters of dynamic losses
+both come from here.
+"""
+
+import math
+from collections.abc import Callable
+
+
+def constant(progress: float, *, value: float = 1.0) -> float:
+    """Stay at one value.
+
+    Args:
+        progress: Training progress in [0, 1]; not used.
+        value: The value.
+
+    Returns:
+        ``value``.
+
+    Example:
+        >>> constant(0.3, value=2.0)
+        2.0
+    """
+    return value
+
+
+def linear(progress: float, *, start: float = 1.0, end: float = 0.0) -> float:
+    r"""Move from ``start`` to ``end`` at an even pace.
+
+    .. math:: v(t) = \text{start} + (\text{end} - \text{start}) \, t
+
+    Args:
+        progress: Training progress :math:`t` in [0, 1].
+        start: Value at progress 0.
+        end: Value at progress 1.
+
+    Returns:
+        The value at ``progress``.
+
+    Example:
+        >>> linear(0.25, start=0.0, end=2.0)
+        0.5
+    """
+    return start + (end - start) * progress
+
+
+def cosine(progress: float, *, start: float = 1.0, end: float = 0.0) -> float:
+    r"""Move from ``start`` to ``end`` along half a cosine wave.
+
+    .. math:: v(t) = \text{end} + (\text{start} - \text{end}) \, (1 + \cos \pi t) / 2
+
+    Args:
+        progress: Training progress :math:`t` in [0, 1].
+        start: Value at progress 0.
+        end: Value at progress 1.
+
+    Returns:
+        The value at ``progress``.
+
+    Example:
+        >>> round(cosine(0.5), 6)
+        0.5
+
+    References:
+        Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017; here
+        without restarts.
+    """
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def bootstrapping(
+    progress: float, *, q_start: float, q_end: float, lambda_end: float = 1.0
+) -> float:
+    r"""Weight of the bootstrapping (entropy) term of the dynamics-aware loss.
+
+    Zero while :math:`q(t) < 1`, then linear up to ``lambda_end`` at the end of training:
+
+    .. math::
+        \lambda(t) = \lambda_\text{end} \max\Bigl(0, \frac{t - t_0}{1 - t_0}\Bigr), \qquad
+        t_0 = \frac{1 - q_\text{start}}{q_\text{end} - q_\text{start}}
+
+    If ``q_end`` is at most 1, q never passes 1 and the weight stays 0. If ``q_start`` is already
+    1 or more, the growth starts at once (:math:`t_0 = 0`).
+
+    Args:
+        progress: Training progress :math:`t` in [0, 1].
+        q_start: q at progress 0, at least 0.
+        q_end: q at progress 1, at least 0.
+        lambda_end: Weight at progress 1, at least 0.
+
+    Returns:
+        The weight, in [0, ``lambda_end``].
+
+    Example:
+        >>> [round(bootstrapping(t, q_start=0.5, q_end=1.5), 2) for t in (0.0, 0.5, 0.75, 1.0)]
+        [0.0, 0.0, 0.5, 1.0]
+        >>> bootstrapping(1.0, q_start=0.5, q_end=1.0)
+        0.0
+
+    References:
+        Li, Xia, Zhu, Liu, Zhang, Liu, "Dynamics-Aware Loss for Learning with Label Noise", 2023.
+        The released code divides by zero at ``q_end = 1`` and grows past ``lambda_end`` below it;
+        here the weight is 0 in both cases.
+    """
+    if q_end <= 1:
+        return 0.0
+    begin = (1 - q_start) / (q_end - q_start) if q_start < 1 else 0.0
+    return lambda_end * max(0.0, (progress - begin) / (1 - begin))
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
