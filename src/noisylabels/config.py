@@ -1,0 +1,361 @@
+"""What a run is: TOML in, typed and frozen, every part checked against what it names.
+
+A component (a dataset, a loss, ...) is a table with a ``name`` and the parameters of what the name
+stands for: ``loss = {name = "dal", q_start = 0.6}``. The parameters are checked against the
+signature of that function or class, so there is no second list of hyper-parameters anywhere.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from noisylabels.errors import ConfigError, unknown
+
+RUN_ID_LENGTH = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A part of a run: what it is called and the parameters it is made with.
+
+    Args:
+        name: A key of the part's registry, or ``"module:attr"`` for the user's own.
+        parameters: Keyword arguments for what the name stands for.
+
+    Example:
+        >>> Component.parse({"name": "gce", "q": 0.7})
+        Component(name='gce', parameters={'q': 0.7})
+        >>> Component.parse("ce").table()
+        {'name': 'ce'}
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: object) -> "Component":
+        """Read a component from a table with a ``name``, or from a bare name.
+
+        Raises:
+            ValueError: The value is neither.
+        """
+        if isinstance(value, Component):
+            return value
+        table = {"name": value} if isinstance(value, str) else value
+        if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
+            raise ValueError('expected a table with a name, such as {name = "..."}')
+        return cls(table["name"], {k: v for k, v in table.items() if k != "name"})
+
+    def table(self) -> dict[str, Any]:
+        """Return the component as a flat table, as it stands in a file."""
+        return {"name": self.name, **self.parameters}
+
+
+Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Component.table)]
+Precision = Annotated[
+    Literal["auto", "32", "bf16"],
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RunConfig:
+    """Everything that decides what a run does.
+
+    Args:
+        data: Where the examples come from, see ``noisylabels.data.datasets.SOURCES``.
+        noise: What is done to the training labels, see ``noisylabels.noise.NOISES``.
+        model: The network, see ``noisylabels.models.MODELS``; by default what suits ``data``.
+        method: How a batch becomes an update, see ``noisylabels.methods.METHODS``.
+        loss: The loss, see ``noisylabels.losses.LOSSES``.
+        optimizer: See ``noisylabels.methods.optimizers.OPTIMIZERS``.
+        lr_schedule: Factor on the learning rate by progress, see
+            ``noisylabels.schedules.SCHEDULES``.
+        augment: Augmentation of training images, see ``noisylabels.data.augment.AUGMENTS``; by
+            default what suits ``data``.
+        epochs: Passes over the training set, at least 1.
+        batch_size: Examples per step, at least 1.
+        seed: Seed of initial weights, order, augmentation and (unless it has its own) noise.
+        precision: ``"32"``, ``"bf16"`` (mixed) or ``"auto"``: bf16 for convolutional networks on
+            devices that compute it natively, else 32.
+    """
+
+    data: Part
+    noise: Part = Component("none")
+    model: Part | None = None
+    method: Part = Component("single")
+    loss: Part = Component("dal")
+    optimizer: Part = Component("sgd")
+    lr_schedule: Part = Component("cosine")
+    augment: Part | None = None
+    epochs: PositiveInt = 150
+    batch_size: PositiveInt = 128
+    seed: NonNegativeInt = 0
+    precision: Precision = "auto"
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def tables(self) -> dict[str, Any]:
+        """Return the configuration as plain tables, as they stand in a file."""
+        tables: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return {key: value for key, value in tables.items() if value is not None}
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
+
+
+def parse(tables: Mapping[str, Any]) -> RunConfig:
+    """Check plain tables and make a configuration of them.
+
+    A component's table without a ``name`` keeps the default's name.
+
+    Args:
+        tables: What a TOML file holds.
+
+    Returns:
+        The configuration; its components' parameters are not checked yet, see :func:`bind`.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type.
+
+    Example:
+        >>> parse({"data": "digits", "epochs": 10, "loss": {"q_start": 0.8}}).loss
+        Component(name='dal', parameters={'q_start': 0.8})
+        >>> parse({"data": "digits", "epoch": 10})
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: unknown key 'epoch': did you mean 'epochs'? (known: ...)
+    """
+    for key in tables:
+        if key not in FIELDS:
+            raise ConfigError(unknown("key", key, FIELDS))
+    filled = dict(tables)
+    for key, value in tables.items():
+        default = FIELDS[key].default
+        if isinstance(default, Component) and isinstance(value, Mapping) and "name" not in value:
+            filled[key] = {"name": default.name, **value}
+    if "data" not in filled:
+        raise ConfigError('no data given: expected data = {name = "..."}')
+    try:
+        # In JSON mode strict still lets a string be a path, but never a string be a number.
+        return _ADAPTER.validate_json(json.dumps(filled, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = str(first["loc"][0])
+        raise ConfigError(f"{place}: {_explain(first, filled[place])}") from error
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration from a TOML file.
+
+    Args:
+        path: The file.
+        overrides: Words such as ``["--loss.name", "gce", "--epochs=10"]``, which win over the
+            file. Naming another component starts from that component's defaults.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or :func:`parse` refuses what it holds.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return parse(_merge(tables, _override_tables(overrides)))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
+    """Return what a component's name stands for.
+
+    Args:
+        name: A key of ``registry``, or ``"module:attr"`` (modules in the working directory count).
+        registry: The known names.
+        what: What is looked for, for the message.
+
+    Returns:
+        The function or class.
+
+    Raises:
+        ConfigError: There is no such thing.
+    """
+    if name in registry:
+        return registry[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(unknown(what, name, registry))
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{what} {name!r} cannot be imported: {error}") from error
+
+
+def bind(
+    component: Component, target: Callable[..., Any], what: str, *, reserved: Collection[str] = ()
+) -> dict[str, Any]:
+    """Check a component's parameters against a signature and fill in the defaults.
+
+    Positional parameters are the runner's to give; keyword-only ones are the user's.
+
+    Args:
+        component: The component.
+        target: The function or class that its name stands for.
+        what: What the component is in the configuration, for the message.
+        reserved: Keyword-only parameters that are the runner's all the same.
+
+    Returns:
+        Keyword arguments for ``target``: every keyword-only parameter that was given or has a
+        default.
+
+    Raises:
+        ConfigError: A parameter is unknown, missing or has the wrong type.
+
+    Example:
+        >>> def gce(input, *, q: float = 0.7): ...
+        >>> bind(Component("gce"), gce, "loss")
+        {'q': 0.7}
+        >>> bind(Component("gce", {"p": 1}), gce, "loss")
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: loss: unknown parameter of 'gce' 'p': (known: q)
+    """
+    signature = inspect.signature(target, eval_str=True)
+    kinds = inspect.Parameter
+    own = {
+        name: parameter
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is kinds.KEYWORD_ONLY and name not in reserved
+    }
+    takes_any = any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values())
+    bound = {name: p.default for name, p in own.items() if p.default is not kinds.empty}
+    for name, value in component.parameters.items():
+        if name not in own and not takes_any:
+            raise ConfigError(f"{what}: {unknown(f'parameter of {component.name!r}', name, own)}")
+        annotation = own[name].annotation if name in own else Any
+        bound[name] = _typed(value, annotation, f"{what}.{name}")
+    for name in own:
+        if name not in bound:
+            raise ConfigError(f"{what}: {component.name!r} needs {name}")
+    return bound
+
+
+def run_id(settings: Mapping[str, Any], contents: Mapping[str, str]) -> str:
+    """Hash what affects a run's result.
+
+    Args:
+        settings: The configuration's tables with every default filled in. A path says where
+            something lies, not what it is, so paths do not count.
+        contents: Digests of what the paths lead to.
+
+    Returns:
+        12 hexadecimal digits.
+
+    Example:
+        >>> run_id({"epochs": 10}, {})
+        '43158f70360d'
+        >>> noise = {"name": "file", "path": Path("a.npy")}
+        >>> moved = {"name": "file", "path": Path("b.npy")}
+        >>> same = {"noise": "d41d8"}
+        >>> run_id({"noise": noise}, same) == run_id({"noise": moved}, same)
+        True
+    """
+    canonical = json.dumps([_without_paths(settings), contents], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:RUN_ID_LENGTH]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_paths(v) for k, v in value.items() if not isinstance(v, Path)}
+    return value
+
+
+def _explain(error: Any, value: object) -> str:
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"])
+    else:
+        wanted = error["msg"].removeprefix("Input should be ").partition(", got")[0]
+        wanted = wanted.replace("a valid integer", "a whole number").replace("valid ", "")
+        message = f"expected {'a value ' if wanted.startswith('greater') else ''}{wanted}"
+    return f"{message}, got {value!r}"
+
+
+def _typed(value: object, annotation: Any, place: str) -> Any:
+    if annotation is inspect.Parameter.empty or annotation is Any:
+        return value
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    try:
+        typed = adapter.validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {_explain(error.errors()[0], value)}") from error
+    return typed.expanduser() if isinstance(typed, Path) else typed
+
+
+def _override_tables(words: Sequence[str]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, text = word.partition("=")
+        if not key.startswith("--") or len(key) == 2:
+            raise ConfigError(f"expected an override such as --epochs 10, got {word!r}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{key} needs a value")
+            text = rest.pop(0)
+        *parents, leaf = key[2:].split(".")
+        table = tables
+        for parent in parents:
+            below = table.setdefault(parent, {})
+            table[parent] = table = below if isinstance(below, dict) else {"name": below}
+        table[leaf] = _literal(text)
+    return tables
+
+
+def _literal(text: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return value["value"] if len(value) == 1 else text
+
+
+def _merge(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(tables)
+    for key, change in changes.items():
+        before = tables.get(key)
+        if isinstance(before, str):
+            before = {"name": before}
+        if isinstance(before, Mapping) and isinstance(change, Mapping):
+            name = before.get("name")
+            merged[key] = {**before, **change} if change.get("name", name) == name else change
+        else:
+            merged[key] = change
+    return merged

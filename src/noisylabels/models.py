@@ -1,0 +1,169 @@
+"""Networks: ``(input_shape, num_classes, *, the user's parameters) -> nn.Module``."""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noisylabels.errors import check_range
+
+InputShape = tuple[int, int, int]
+
+
+def mlp(
+    input_shape: InputShape, num_classes: int, *, hidden: tuple[int, ...] = (512, 512)
+) -> nn.Module:
+    """Build a multi-layer perceptron with ReLU over the flattened pixels.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        hidden: Width of each hidden layer.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: A width is less than 1.
+
+    Example:
+        >>> sum(p.numel() for p in mlp((1, 8, 8), 10).parameters())
+        301066
+    """
+    for width in hidden:
+        check_range("hidden", width, low=1)
+    channels, height, width = input_shape
+    widths = [channels * height * width, *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, hidden, strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+
+
+def resnet18(input_shape: InputShape, num_classes: int, *, width: int = 64) -> nn.Module:
+    """Build ResNet-18 in its CIFAR form: 3x3 first convolution of stride 1, no max pooling.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        width: Channels of the first stage, at least 1; 16 gives a quarter-width network.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+
+    Example:
+        >>> sum(p.numel() for p in resnet18((3, 32, 32), 10).parameters())
+        11173962
+
+    References:
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, which has a
+        7x7 first convolution and max pooling for ImageNet.
+    """
+    return ResNet(input_shape[0], num_classes, blocks=(2, 2, 2, 2), width=width)
+
+
+def resnet34(input_shape: InputShape, num_classes: int, *, width: int = 64) -> nn.Module:
+    """Build ResNet-34 in its CIFAR form, otherwise as :func:`resnet18`.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        width: Channels of the first stage, at least 1.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+
+    Example:
+        >>> sum(p.numel() for p in resnet34((3, 32, 32), 100).parameters())
+        21328292
+
+    References:
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016.
+    """
+    return ResNet(input_shape[0], num_classes, blocks=(3, 4, 6, 3), width=width)
+
+
+class ResNet(nn.Module):
+    """A residual network of basic blocks in four stages, for small images.
+
+    Args:
+        channels: Channels of an image.
+        num_classes: Number of logits.
+        blocks: Basic blocks in each stage.
+        width: Channels of the first stage; each later stage doubles them and halves the sides.
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, blocks: Sequence[int], width: int):
+        super().__init__()
+        check_range("width", width, low=1)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        stages: list[nn.Module] = []
+        before = width
+        for stage, count in enumerate(blocks):
+            after = width * 2**stage
+            for block in range(count):
+                stages.append(BasicBlock(before, after, stride=2 if stage and not block else 1))
+                before = after
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(before, num_classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the logits, of shape (N, num_classes)."""
+        features = self.stages(F.relu(self.norm(self.conv(input))))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, projected where the shape changes.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride of the first convolution.
+    """
+
+    def __init__(self, before: int, after: int, *, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and before == after
+            else nn.Sequential(
+                nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
+            )
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the block's features."""
+        features = F.relu(self.norm1(self.conv1(input)))
+        return F.relu(self.norm2(self.conv2(features)) + self.shortcut(input))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+}

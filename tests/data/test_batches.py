@@ -1,0 +1,75 @@
+import torch
+
+from noisylabels.data.augment import AUGMENTS
+from noisylabels.data.batches import Batches, derive_seed
+from noisylabels.data.datasets import Dataset, Examples, channel_statistics
+
+
+def dataset(count=10_000):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 5, (count,), generator=generator)
+    train, test = Examples(images, labels), Examples(images[:300], labels[:300])
+    return Dataset(train, test, tuple("abcde"), *channel_statistics(images))
+
+
+def batches(augment="none", **options):
+    settings = {"batch_size": 128, "seed": 0, "device": torch.device("cpu")} | options
+    return Batches(dataset(), AUGMENTS[augment], **settings)
+
+
+def collect(source, epoch):
+    found = list(source.epoch(epoch))
+    return [torch.cat([getattr(b, name) for b in found]) for name in ("index", "input", "target")]
+
+
+def test_an_epoch_holds_every_example_once_with_its_label():
+    data = dataset()
+    index, inputs, target = collect(batches(), 0)
+    assert torch.equal(index.sort().values, torch.arange(10_000))
+    assert torch.equal(target, data.train.labels[index])
+    images = data.train.images[index].float()
+    expected = (images - data.mean[:, None, None]) / data.std[:, None, None]
+    torch.testing.assert_close(inputs, expected)
+    assert abs(inputs.mean()) < 1e-3
+    assert abs(inputs.std() - 1) < 1e-3
+
+
+def test_batches_have_the_batch_size_and_the_last_what_is_left():
+    sizes = [len(batch.target) for batch in batches(batch_size=96).epoch(3)]
+    assert sizes == [96] * 104 + [16]
+    assert [len(batch.target) for batch in batches(batch_size=9_999).epoch(0)] == [9_999, 1]
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    source = batches("crop-flip")
+    collect(source, 0)
+    again = collect(source, 1)
+    for ours, theirs in zip(again, collect(batches("crop-flip"), 1), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(again[0], collect(source, 2)[0])
+    assert not torch.equal(again[0], collect(batches("crop-flip", seed=1), 1)[0])
+
+
+def test_evaluation_is_in_order_and_not_augmented():
+    source = batches("crop-flip")
+    data = dataset()
+    plain = (data.train.images.float() - data.mean[:, None, None]) / data.std[:, None, None]
+    torch.testing.assert_close(torch.cat(list(source.train_inputs())), plain)
+    torch.testing.assert_close(torch.cat(list(source.test_inputs())), plain[:300])
+
+
+def test_memory_format_is_kept():
+    batch = next(batches(memory_format=torch.channels_last).epoch(0))
+    assert batch.input.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_seeds_differ_by_purpose():
+    seeds = {
+        derive_seed(seed, purpose, epoch)
+        for seed in range(3)
+        for purpose in ("order", "augment")
+        for epoch in range(3)
+    }
+    assert len(seeds) == 18
+    assert all(0 <= seed < 2**63 for seed in seeds)

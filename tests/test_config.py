@@ -1,0 +1,162 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noisylabels import config
+from noisylabels.config import Component, bind, find, load, parse
+from noisylabels.errors import ConfigError
+
+RUN = """
+epochs = 150
+data = { name = "digits" }
+loss = { name = "dal", q_start = 0.6, q_end = 1.5 }
+augment = "none"
+"""
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    return path
+
+
+def test_defaults_are_the_papers(file):
+    run = load(file)
+    assert (run.epochs, run.batch_size, run.seed, run.precision) == (150, 128, 0, "auto")
+    assert run.noise == Component("none")
+    assert run.method == Component("single")
+    assert parse({"data": "digits"}).loss == Component("dal")
+
+
+def test_overrides_are_typed_and_win(file):
+    run = load(file, ["--epochs", "10", "--loss.q_start=0.8", "--precision", "32", "--seed=3"])
+    assert (run.epochs, run.precision, run.seed) == (10, "32", 3)
+    assert run.loss == Component("dal", {"q_start": 0.8, "q_end": 1.5})
+
+
+def test_another_component_starts_from_its_own_defaults(file):
+    gce = Component("gce", {"q": 0.7})
+    assert load(file, ["--loss.name", "gce", "--loss.q", "0.7"]).loss == gce
+    assert load(file, ["--loss", "gce", "--loss.q", "0.7"]).loss == gce
+    assert load(file, ["--loss", "ce"]).loss == Component("ce")
+
+
+def test_override_reaches_into_a_bare_name_and_a_default(file):
+    run = load(file, ["--augment.name", "crop-flip", "--augment.padding", "2", "--noise.rate", "0"])
+    assert run.augment == Component("crop-flip", {"padding": 2})
+    assert run.noise == Component("none", {"rate": 0})
+
+
+def test_tables_round_trip(file):
+    run = load(file)
+    assert parse(run.tables()) == run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epoch", "10"], r"unknown key 'epoch': did you mean 'epochs'\?"),
+        (["--epochs", "ten"], "epochs: expected a whole number, got 'ten'"),
+        (["--epochs", "0"], "epochs: expected a value greater than 0, got 0"),
+        (["--epochs", "1.5"], "epochs: expected a whole number, got 1.5"),
+        (
+            ["--seed", "-1"],
+            "seed: expected a value greater than or equal to 0, got -1",
+        ),
+        (["--precision", "fp8"], "precision: expected 'auto', '32' or 'bf16', got 'fp8'"),
+        (["--loss", "3"], r"loss: expected a table with a name, such as .*, got 3"),
+        (["--model.width", "16"], "model: expected a table with a name"),
+        (["--epochs"], "--epochs needs a value"),
+        (["epochs", "3"], "expected an override such as --epochs 10, got 'epochs'"),
+    ],
+)
+def test_bad_settings_are_named(file, words, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load(file, words)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = ]", "not valid TOML: .*line 1"),
+        ("epochs = 10", "no data given"),
+        ('data = "digits"\nepochs = "10"', "epochs: expected a whole number, got '10'"),
+        ('data = "digits"\nepochs = true', "epochs: expected a whole number, got True"),
+        ('data = "digits"\nseed = 2024-01-01', "seed: expected a whole number, got"),
+        ("data = {root = 1}", "data: expected a table with a name"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.toml: cannot be read"):
+        load(tmp_path / "no.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path / "binary.toml")
+
+
+def component(image, *, q: float = 0.7, path: Path | None = None, sizes: tuple[int, ...] = ()):
+    """Stand for any component."""
+
+
+def test_bind_fills_in_defaults_and_types():
+    parameters = {"q": 1, "path": "~/a", "sizes": [3, 4]}
+    bound = bind(Component("c", parameters), component, "part")
+    assert bound == {"q": 1.0, "path": Path("~/a").expanduser(), "sizes": (3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"p": 1}, "part: unknown parameter of 'c' 'p'"),
+        ({"q": "0.7"}, "part.q: expected a number, got '0.7'"),
+        ({"q": True}, "part.q: expected a number, got True"),
+        ({"sizes": [1.5]}, "part.sizes: expected a whole number"),
+        ({"image": 1}, "unknown parameter of 'c' 'image'"),
+    ],
+)
+def test_bind_refuses(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        bind(Component("c", parameters), component, "part")
+
+
+def test_bind_asks_for_what_is_missing():
+    def needs(labels, *, rate: float, seed: int = 0): ...
+
+    with pytest.raises(ConfigError, match="noise: 'needs' needs rate"):
+        bind(Component("needs"), needs, "noise", reserved=["seed"])
+    with pytest.raises(ConfigError, match="unknown parameter of 'needs' 'seed'"):
+        bind(Component("needs", {"rate": 0.1, "seed": 1}), needs, "noise", reserved=["seed"])
+
+
+def test_find_knows_the_users_own(tmp_path, monkeypatch):
+    assert find("ce", {"ce": 1}, "loss") == 1
+    assert find("math:sqrt", {}, "loss") is __import__("math").sqrt
+    for name in ("math:sqroot", "no_such_module:x", ":x"):
+        with pytest.raises(ConfigError, match=f"loss '{name}' cannot be imported"):
+            find(name, {}, "loss")
+    (tmp_path / "mine.py").write_text("thing = 5")
+    code = "from noisylabels.config import find; print(find('mine:thing', {}, 'loss'))"
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "5\n"
+
+
+def test_run_id_sees_what_counts_and_nothing_else():
+    settings = {"epochs": 1, "data": {"name": "x", "root": Path("a")}}
+    same = {"epochs": 1, "data": {"name": "x", "root": Path("b")}}
+    assert config.run_id(settings, {"data": "1"}) == config.run_id(same, {"data": "1"})
+    assert config.run_id(settings, {"data": "1"}) != config.run_id(settings, {"data": "2"})
+    other = {"epochs": 2, "data": {"name": "x", "root": Path("a")}}
+    assert config.run_id(settings, {"data": "1"}) != config.run_id(other, {"data": "1"})

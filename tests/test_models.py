@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch import nn
+
+from noisylabels.errors import ConfigError
+from noisylabels.models import MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)])
+def test_logits_have_a_column_per_class(name, shape):
+    network = MODELS[name](shape, 7)
+    assert network(torch.randn(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 17), ("resnet34", 33)])
+def test_resnet_has_the_papers_depth_and_shapes(name, convolutions):
+    network = MODELS[name]((3, 32, 32), 10, width=16)
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert sum(m.kernel_size == (3, 3) for m in layers) == convolutions
+    assert sum(m.kernel_size == (1, 1) for m in layers) == 3
+    assert layers[0].stride == (1, 1)
+    assert network.head.in_features == 16 * 8
+    sides = []
+    for block in network.stages:
+        block.register_forward_hook(lambda _, __, output: sides.append(output.shape[-1]))
+    network(torch.randn(1, 3, 32, 32))
+    assert sides == sorted(sides, reverse=True)
+    assert (sides[0], sides[-1]) == (32, 4)
+
+
+def test_width_scales_parameters():
+    quarter = MODELS["resnet18"]((3, 32, 32), 10, width=16)
+    assert sum(p.numel() for p in quarter.parameters()) == 701_466
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("mlp", {"hidden": (0,)}), ("resnet18", {"width": 0})])
+def test_bad_widths_are_refused(name, wrong):
+    with pytest.raises(ConfigError, match="must be in"):
+        MODELS[name]((3, 32, 32), 10, **wrong)
+
+
+def test_mlp_without_hidden_layer_is_linear():
+    network = MODELS["mlp"]((1, 8, 8), 3, hidden=())
+    assert [type(m) for m in network] == [nn.Flatten, nn.Linear]

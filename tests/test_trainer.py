@@ -1,0 +1,346 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from noisylabels.config import parse
+from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
+from noisylabels.noise import NOISES
+from noisylabels.trainer import choose_precision, plan, train
+
+ACCURACIES = {
+    "test_accuracy",
+    "train_accuracy",
+    "train_accuracy_correct",
+    "train_accuracy_wrong",
+}
+
+
+class Recorder:
+    def __init__(self, stop_after=None):
+        self.starts, self.epochs, self.stop_after = [], [], stop_after
+
+    def started(self, name, folder, epoch, epochs):
+        self.starts.append((name, epoch, epochs))
+
+    def advanced(self, metrics):
+        self.epochs.append(metrics["epoch"])
+        if len(self.epochs) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def read(folder, name="result.json"):
+    return json.loads((folder / name).read_text())
+
+
+def contents(folder):
+    """Everything that must be the same however often a run was cut."""
+    predictions = np.load(folder / "predictions.npz")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["method"]
+    result = read(folder)
+    return {
+        "metrics": (folder / "metrics.jsonl").read_bytes(),
+        "predictions": {name: predictions[name].tobytes() for name in predictions},
+        "weights": {k: v.numpy().tobytes() for k, v in state["networks"][0].items()},
+        "momentum": [
+            s["momentum_buffer"].numpy().tobytes() for s in state["optimizers"][0]["state"].values()
+        ],
+        "result": {key: result[key] for key in (*ACCURACIES, "actual_noise_rate", "run_id")},
+    }
+
+
+def test_run_folder_holds_what_is_promised(digits, tmp_path):
+    digits["loss"] = {"name": "dal", "q_start": 0.6, "q_end": 1.5}
+    folder = train(parse(digits), tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    events = {name for name in names if name.startswith("events.")}
+    assert names - events == {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "labels.npz",
+        "predictions.npz",
+        "checkpoint.pt",
+    }
+    assert len(events) == 1
+    result = read(folder)
+    assert result["run_id"] == folder.name
+    assert result["epochs"] == 3
+    assert result["nominal_noise_rate"] == 0.4
+    assert 0.3 < result["actual_noise_rate"] < 0.42
+    assert result["seconds"] > 0
+    assert result["images_per_second"] > 100
+    assert 50e6 < result["peak_memory_bytes"] < 24e9
+    assert {"noisylabels", "torch", "python"} <= set(result["versions"])
+
+    labels = np.load(folder / "labels.npz", allow_pickle=False)
+    predictions = np.load(folder / "predictions.npz", allow_pickle=False)
+    assert predictions["train_probabilities"].dtype == np.float16
+    assert predictions["train_probabilities"].shape == (1437, 10)
+    assert predictions["test_probabilities"].shape == (360, 10)
+    wrong = labels["given"] != labels["true"]
+    assert wrong.mean() == pytest.approx(result["actual_noise_rate"])
+    hit = predictions["train_probabilities"].argmax(1) == labels["given"]
+    assert hit[wrong].mean() == pytest.approx(result["train_accuracy_wrong"], abs=0.003)
+    assert hit[~wrong].mean() == pytest.approx(result["train_accuracy_correct"], abs=0.003)
+    right = predictions["test_probabilities"].argmax(1) == labels["test"]
+    assert right.mean() == pytest.approx(result["test_accuracy"], abs=0.003)
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert set(lines[0]) == {"epoch", "loss", "lr", "q", "lamb"} | ACCURACIES
+    assert [line["q"] for line in lines] == pytest.approx([0.6, 0.9, 1.2])
+    assert [line["lamb"] for line in lines] == pytest.approx([0, 0, 0.4])
+    assert [line["lr"] for line in lines] == pytest.approx([0.1, 0.075, 0.025])
+    assert {key: lines[-1][key] for key in ACCURACIES} == {key: result[key] for key in ACCURACIES}
+
+
+def test_config_in_the_folder_is_complete_and_runs_again(digits, tmp_path):
+    digits["loss"] = "gce"
+    folder = train(parse(digits), tmp_path)
+    stored = read(folder, "config.json")
+    assert stored["loss"] == {"name": "gce", "q": 0.7}
+    assert stored["noise"] == {"name": "symmetric", "rate": 0.4, "seed": 0}
+    assert stored["augment"] == {"name": "none"}
+    recorder = Recorder()
+    assert train(parse(stored), tmp_path, recorder) == folder
+    assert recorder.starts == [("digits gce seed 0", 3, 3)]
+    assert recorder.epochs == []
+
+
+def test_finished_run_is_not_touched(digits, tmp_path):
+    folder = train(parse(digits), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    train(parse(digits), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("key", ["ce", "mae", "gce", "dal"])
+def test_interrupted_run_ends_as_if_never_cut(digits, tmp_path, key):
+    run = parse(digits | {"loss": key, "epochs": 5})
+    whole = train(run, tmp_path / "whole")
+    for stop_after in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "cut", Recorder(stop_after))
+    recorder = Recorder()
+    cut = train(run, tmp_path / "cut", recorder)
+    assert recorder.epochs == [4]
+    assert contents(cut) == contents(whole)
+
+
+def test_run_cut_between_last_epoch_and_result(digits, tmp_path):
+    run = parse(digits)
+    whole = train(run, tmp_path)
+    before = contents(whole)
+    (whole / "result.json").unlink()
+    (whole / "predictions.npz").unlink()
+    train(run, tmp_path)
+    assert contents(whole) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_killed_run_ends_as_if_never_cut(digits, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'data = "digits"\nnoise = {name = "symmetric", rate = 0.4}\nepochs = 60\n'
+        'loss = "dal"\noptimizer = {name = "sgd", lr = 0.1}\n'
+    )
+
+    def start(out):
+        command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    whole = Path(start(tmp_path / "whole").communicate()[0].strip())
+    for lines in (5, 23):
+        process = start(tmp_path / "cut")
+        metrics = tmp_path / "cut" / whole.name / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < lines:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (tmp_path / "cut" / whole.name / "result.json").exists()
+    cut = Path(start(tmp_path / "cut").communicate()[0].strip())
+    assert contents(cut) == contents(whole)
+
+
+def test_same_batches_for_every_loss_and_other_ones_for_another_seed(digits, tmp_path):
+    runs = [
+        parse(digits | {"loss": loss, "seed": seed})
+        for loss, seed in (("ce", 0), ("dal", 0), ("ce", 1))
+    ]
+    folders = [train(run, tmp_path) for run in runs]
+    given = [np.load(folder / "labels.npz")["given"] for folder in folders]
+    assert (given[0] == given[1]).all()
+    assert (given[0] != given[2]).any()
+    assert len({folder.name for folder in folders}) == 3
+
+
+def test_limit_does_not_change_anyones_label(digits, tmp_path):
+    whole = np.load(train(parse(digits), tmp_path) / "labels.npz")
+    digits["data"]["limit"] = 200
+    part = np.load(train(parse(digits), tmp_path) / "labels.npz")
+    assert len(part["given"]) == 200
+    assert (part["given"] == whole["given"][:200]).all()
+
+
+def test_label_file_is_followed_and_its_contents_count(digits, tmp_path):
+    labels = np.arange(1437) % 10
+    digits["noise"] = {"name": "file", "path": str(tmp_path / "labels.npy")}
+    np.save(tmp_path / "labels.npy", labels)
+    first = train(parse(digits), tmp_path)
+    assert (np.load(first / "labels.npz")["given"] == labels).all()
+    assert read(first)["nominal_noise_rate"] is None
+    assert read(first)["actual_noise_rate"] > 0.8
+    np.save(tmp_path / "moved.npy", labels)
+    digits["noise"]["path"] = str(tmp_path / "moved.npy")
+    assert plan(parse(digits)).run_id == first.name
+    np.save(tmp_path / "moved.npy", labels[::-1])
+    assert plan(parse(digits)).run_id != first.name
+
+
+def test_no_noise_has_no_wrong_labels(digits, tmp_path):
+    digits["noise"] = "none"
+    result = read(train(parse(digits), tmp_path))
+    assert result["actual_noise_rate"] == 0
+    assert result["train_accuracy_wrong"] is None
+    assert result["train_accuracy_correct"] == result["train_accuracy"]
+
+
+def test_unknown_truth_is_null(digits, tmp_path, digits_folder):
+    digits |= {"data": {"name": "parquet", "root": str(digits_folder)}, "noise": "none"}
+    folder = train(parse(digits), tmp_path)
+    result = read(folder)
+    for key in ("actual_noise_rate", "nominal_noise_rate", "train_accuracy_correct"):
+        assert result[key] is None
+    assert "true" not in np.load(folder / "labels.npz")
+
+
+@pytest.fixture
+def digits_folder(tmp_path_factory):
+    """Real digits as a folder of Parquet files, whose labels nobody vouches for."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("parquet")
+    digits = load_digits()
+    rows = []
+    for image, label in zip(digits.images[:300], digits.target[:300], strict=True):
+        file = io.BytesIO()
+        Image.fromarray((image * 15).astype(np.uint8)).save(file, "PNG")
+        rows.append({"img": {"bytes": file.getvalue(), "path": None}, "label": int(label)})
+    pq.write_table(pa.Table.from_pylist(rows[:200]), folder / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[200:]), folder / "test.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "gec"}, "unknown loss 'gec': did you mean 'gce'"),
+        ({"loss": {"name": "gce", "p": 1}}, "loss: unknown parameter of 'gce' 'p'"),
+        ({"loss": {"name": "gce", "q": "x"}}, "loss.q: expected a number, got 'x'"),
+        ({"loss": {"name": "gce", "q": -1.0}}, "loss: q must be in"),
+        (
+            {"noise": {"name": "symmetric", "rate": 1.5}},
+            r"noise: rate must be in \[0, 1\], got 1.5",
+        ),
+        ({"noise": "symmetric"}, "noise: 'symmetric' needs rate"),
+        ({"noise": {"name": "symetric"}}, "unknown noise 'symetric': did you mean 'symmetric'"),
+        ({"noise": {"name": "file", "path": "no.npy"}}, "no.npy: cannot be read"),
+        ({"data": "digit"}, "unknown data 'digit': did you mean 'digits'"),
+        ({"data": {"name": "digits", "limit": 0}}, "data: limit must be at least 1"),
+        ({"data": {"name": "digits", "limit": 1438}}, "limit 1438: the dataset has 1437"),
+        ({"model": {"name": "mlp", "hidden": [0]}}, "model: hidden must be in"),
+        ({"optimizer": {"name": "sgd", "lr": 0.0}}, "optimizer: lr must be in"),
+        ({"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "momentum must be in"),
+        ({"lr_schedule": "cosin"}, "unknown lr_schedule 'cosin': did you mean 'cosine'"),
+        ({"augment": {"name": "crop-flip", "padding": -1}}, "augment: padding must be in"),
+        ({"method": "singel"}, "unknown method 'singel': did you mean 'single'"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(digits, tmp_path, change, message):
+    out = tmp_path / "runs"
+    with pytest.raises((ConfigError, DataError), match=message):
+        train(parse(digits | change), out)
+    assert not out.exists()
+
+
+def test_labels_that_do_not_fit_leave_nothing_behind(digits, tmp_path):
+    path = tmp_path / "labels.npy"
+    np.save(path, np.zeros(1436, dtype=np.int64))
+    digits["noise"] = {"name": "file", "path": str(path)}
+    with pytest.raises(DataError, match="expected 1437 labels, one per training example, got 1436"):
+        train(parse(digits), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_checkpoint_is_named(digits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(digits), tmp_path, Recorder(stop_after=1))
+    saved = tmp_path / plan(parse(digits)).run_id / "checkpoint.pt"
+    saved.write_bytes(saved.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: not a whole checkpoint"):
+        train(parse(digits), tmp_path)
+
+
+def test_diverging_run_stops_and_says_why(digits, tmp_path):
+    digits |= {"loss": "ce", "optimizer": {"name": "sgd", "lr": 1e30}}
+    with pytest.raises(NoisyLabelsError, match=r"the loss is \w+ in epoch 0 \(ce, learning rate"):
+        train(parse(digits), tmp_path)
+
+
+def test_users_own_components(digits, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def linear(shape, num_classes, *, bias: bool = True):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes, bias=bias))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    digits["model"] = {"name": "mine:linear", "bias": False}
+    folder = train(parse(digits), tmp_path / "runs")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["method"]
+    assert [tuple(v.shape) for v in state["networks"][0].values()] == [(10, 64)]
+    assert read(folder, "config.json")["model"] == {"name": "mine:linear", "bias": False}
+    assert "linear" not in NOISES
+
+
+def test_bf16_and_float32_agree_on_a_small_network(digits_folder, digits, tmp_path):
+    digits |= {
+        "data": {"name": "parquet", "root": str(digits_folder)},
+        "model": {"name": "resnet18", "width": 8},
+        "optimizer": {"name": "sgd", "lr": 0.05},
+        "epochs": 2,
+    }
+    losses = {}
+    for precision in ("32", "bf16"):
+        folder = train(parse(digits | {"precision": precision}), tmp_path)
+        assert read(folder)["precision"] == precision
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        losses[precision] = [json.loads(line)["loss"] for line in lines]
+    assert losses["32"] != losses["bf16"]
+    assert losses["32"] == pytest.approx(losses["bf16"], rel=0.05)
+
+
+def test_auto_precision_is_bf16_only_for_convolutions_on_devices_that_have_it(monkeypatch):
+    cpu = torch.device("cpu")
+    convolution = nn.Sequential(nn.Conv2d(1, 1, 3))
+    for native, expected in ((True, "bf16"), (False, "32")):
+        told = {"avx512_bf16": native}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told, raising=False)
+        assert choose_precision(convolution, cpu) == expected
+        assert choose_precision(nn.Linear(2, 2), cpu) == "32"
+    assert choose_precision(convolution, torch.device("mps")) == "32"
