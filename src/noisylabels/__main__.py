@@ -1,0 +1,42 @@
+"""The process around the command line: what becomes of errors, and the exit status."""
+
+import sys
+from collections.abc import Sequence
+
+import noisylabels
+from noisylabels.errors import NoisyLabelsError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        words: The arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 for an error that has a name, 130 when interrupted.
+    """
+    rest = list(sys.argv[1:] if words is None else words)
+    if "--version" in rest:
+        print(f"noisylabels {noisylabels.__version__}")
+        return 0
+    debug = "--debug" in rest
+    try:
+        from noisylabels import cli
+
+        cli.run([word for word in rest if word != "--debug"])
+    except NoisyLabelsError as error:
+        if debug:
+            raise
+        print(f"noisylabels: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("noisylabels: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Live progress of runs: a bar on a terminal, plain lines anywhere else."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from noisylabels.tracking import Metrics
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Shows runs, epochs, accuracy and time left on standard error.
+
+    An :class:`noisylabels.tracking.Observer` and a context manager.
+
+    Args:
+        runs: How many runs there will be.
+        epochs: How many epochs they have together.
+        console: Where to show it.
+    """
+
+    def __init__(self, runs: int, epochs: int, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._runs = runs
+        self._run = 0
+        self._name = ""
+        self._epoch = 0
+        self._epochs = 0
+        self._trained = 0
+        self._left = epochs
+        self._began = self._spoke = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=epochs)
+
+    def __enter__(self) -> Self:
+        """Start the live display."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the live display."""
+        self._progress.stop()
+
+    def started(self, name: str, folder: Path, epoch: int, epochs: int) -> None:
+        """Show which run it is and where it stands."""
+        self._run += 1
+        self._name, self._epoch, self._epochs = name, epoch, epochs
+        state = ""
+        if epoch == epochs:
+            state = ": finished already, nothing to do"
+        elif epoch:
+            state = f": continues after epoch {epoch} of {epochs}"
+        self._print(f"run {self._run} of {self._runs}: {name} ({folder}){state}")
+        self._left -= epoch
+        self._progress.update(self._task, description=self._title(""), advance=epoch)
+
+    def advanced(self, metrics: Metrics) -> None:
+        """Show the accuracy of the epoch that has just ended."""
+        self._epoch += 1
+        self._trained += 1
+        self._left -= 1
+        accuracy = f"test accuracy {100 * (metrics['test_accuracy'] or 0):.1f} %"
+        self._progress.update(self._task, description=self._title(accuracy), advance=1)
+        now = time.monotonic()
+        last = self._epoch == self._epochs
+        if self._console.is_terminal or not (last or now - self._spoke > SECONDS_BETWEEN_LINES):
+            return
+        left = (now - self._began) / self._trained * self._left
+        self._print(
+            f"  epoch {self._epoch} of {self._epochs}: loss {metrics['loss']:.4f}, "
+            f"{accuracy}, {left:.0f} s left"
+        )
+
+    def _title(self, accuracy: str) -> str:
+        run = f"run {self._run}/{self._runs}" if self._runs > 1 else ""
+        return "  ".join(part for part in (run, self._name, accuracy) if part)
+
+    def _print(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,276 @@
+"""Run folders in, a table and curves out.
+
+Runs that differ in nothing but the seed are one row: mean ± sample standard deviation of the last
+epoch. What all rows share stands once above the table.
+"""
+
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noisylabels.checkpoint import replacing
+from noisylabels.errors import DataError, MissingExtraError
+from noisylabels.tracking import Metrics, read_metrics
+
+CURVES = {
+    "test_accuracy": ("test", "#0072B2", "-"),
+    "train_accuracy_correct": ("training, correctly labelled", "#009E73", "--"),
+    "train_accuracy_wrong": ("training, wrongly labelled", "#D55E00", "-."),
+}
+HEADER = (
+    "loss",
+    "seeds",
+    "test accuracy",
+    "wrong labels memorised",
+    "correct labels fitted",
+    "noise, actual / nominal",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was read.
+
+    Args:
+        folder: The run folder.
+        config: What ``config.json`` holds.
+        metrics: The lines of ``metrics.jsonl``.
+        result: What ``result.json`` holds; None while the run is not finished.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    metrics: Sequence[Metrics]
+    result: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in nothing but the seed.
+
+    Args:
+        title: What tells the group from the others.
+        runs: Its runs, by seed.
+    """
+
+    title: str
+    runs: Sequence[Run]
+
+    def row(self) -> tuple[str, ...]:
+        """Return the group's cells, in the order of ``HEADER``."""
+        nominal = self.runs[0].result["nominal_noise_rate"] if self.runs[0].result else None
+        actual = self._percent("actual_noise_rate")
+        noise = actual if nominal is None else f"{actual.removesuffix(' %')} / {100 * nominal:g} %"
+        return (
+            self.title,
+            str(len(self.runs)),
+            self._percent("test_accuracy"),
+            self._percent("train_accuracy_wrong"),
+            self._percent("train_accuracy_correct"),
+            noise,
+        )
+
+    def _percent(self, key: str) -> str:
+        values = [
+            run.result[key] for run in self.runs if run.result and run.result[key] is not None
+        ]
+        if not values:
+            return "unknown"
+        mean = f"{100 * statistics.fmean(values):.1f}"
+        return (
+            f"{mean} ± {100 * statistics.stdev(values):.1f} %" if len(values) > 1 else f"{mean} %"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Runs, grouped and ready to be shown.
+
+    Args:
+        shared: What all groups have in common.
+        groups: The groups, in the order in which their first runs were given.
+        unfinished: The runs that are not finished; they count in no group.
+    """
+
+    shared: str
+    groups: Sequence[Group]
+    unfinished: Sequence[Run]
+
+
+def read(paths: Iterable[Path]) -> list[Run]:
+    """Read run folders, or folders of run folders.
+
+    Args:
+        paths: The folders; a run that is reached twice counts once.
+
+    Returns:
+        The runs.
+
+    Raises:
+        DataError: A path is no run folder and holds none, or a file in it is damaged.
+    """
+    folders: dict[Path, None] = {}
+    for path in paths:
+        found = (
+            [path]
+            if (path / "config.json").exists()
+            else sorted(child.parent for child in path.glob("*/config.json"))
+        )
+        if not found:
+            raise DataError(
+                f"{path}: expected a run folder (with config.json), or a folder of them"
+            )
+        folders.update(dict.fromkeys(found))
+    return [
+        Run(
+            folder=folder,
+            config=_read_json(folder / "config.json"),
+            metrics=read_metrics(folder / "metrics.jsonl"),
+            result=_read_json(folder / "result.json")
+            if (folder / "result.json").exists()
+            else None,
+        )
+        for folder in {folder.resolve(): folder for folder in folders}.values()
+    ]
+
+
+def summarise(runs: Sequence[Run]) -> Report:
+    """Group runs by everything but the seed.
+
+    Args:
+        runs: The runs, see :func:`read`.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: No run is finished.
+    """
+    finished = [run for run in runs if run.result is not None]
+    if not finished:
+        raise DataError(f"expected at least one finished run, got {len(runs)} unfinished")
+    settings = [_settings(run.config) for run in finished]
+    common = {
+        key: value
+        for key, value in settings[0].items()
+        if key != "loss" and all(other.get(key) == value for other in settings)
+    }
+    groups: dict[str, list[Run]] = {}
+    for run, setting in zip(finished, settings, strict=True):
+        rest = [f"{key} {value}" for key, value in setting.items() if key not in {*common, "loss"}]
+        groups.setdefault(", ".join([setting["loss"], *rest]), []).append(run)
+    return Report(
+        shared="; ".join(f"{key} {value}" for key, value in common.items()),
+        groups=[
+            Group(title, sorted(members, key=lambda run: run.config["seed"]))
+            for title, members in groups.items()
+        ],
+        unfinished=[run for run in runs if run.result is None],
+    )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write a report as one self-contained HTML file, whole or not at all.
+
+    Args:
+        report: The report.
+        path: The file to make or replace.
+
+    Raises:
+        MissingExtraError: Jinja or matplotlib is not installed.
+        DataError: The file cannot be written.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report") from error
+    environment = Environment(
+        loader=PackageLoader("noisylabels"), autoescape=True, undefined=StrictUndefined
+    )
+    html = environment.get_template("report.html").render(
+        report=report,
+        header=HEADER,
+        curves=[(group.title, draw_curves(group)) for group in report.groups],
+        runs=[run for group in report.groups for run in group.runs],
+    )
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def draw_curves(group: Group) -> str:
+    """Draw accuracy by epoch, the mean over seeds with a band of one standard deviation.
+
+    Args:
+        group: The runs.
+
+    Returns:
+        An SVG element.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "noisylabels", "font.size": 9}):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for key, (label, colour, style) in CURVES.items():
+            points = list(zip(*(_series(run, key) for run in group.runs), strict=False))
+            if not points:
+                continue
+            epochs = range(1, len(points) + 1)
+            means = [100 * statistics.fmean(point) for point in points]
+            axes.plot(epochs, means, color=colour, linestyle=style, label=label)
+            if len(group.runs) > 1:
+                spread = [100 * statistics.stdev(point) for point in points]
+                low = [mean - std for mean, std in zip(means, spread, strict=True)]
+                high = [mean + std for mean, std in zip(means, spread, strict=True)]
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg", metadata={"Date": None})
+    text = drawing.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _series(run: Run, key: str) -> list[float]:
+    return [float(value) for line in run.metrics if (value := line.get(key)) is not None]
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: _describe(value) if isinstance(value, Mapping) else str(value)
+        for key, value in config.items()
+        if key != "seed"
+    }
+
+
+def _describe(part: Mapping[str, Any]) -> str:
+    own = [
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in part.items()
+        if key not in ("name", "seed") and value is not None
+    ]
+    return f"{part['name']} ({', '.join(own)})" if own else str(part["name"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value

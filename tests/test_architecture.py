@@ -1,0 +1,94 @@
+"""The rules of the house that no other test would notice."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import noisylabels
+
+PACKAGE = Path(noisylabels.__file__).parent
+CORE = ("errors", "functional", "losses", "noise", "schedules")
+# A room imports only rooms below it.
+FLOORS = [
+    {"errors"},
+    {"functional", "schedules"},
+    {"losses", "noise"},
+    {"config", "checkpoint", "models", "data.datasets"},
+    {"data.augment", "data.batches", "tracking"},
+    {"methods.base", "methods.optimizers"},
+    {"methods.single"},
+    {"methods"},
+    {"trainer"},
+    {"demo", "display", "report"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+def test_core_imports_torch_and_nothing_else():
+    imports = ", ".join(f"noisylabels.{name}" for name in CORE)
+    extra = modules_after(f"import {imports}") - modules_after("import torch")
+    assert extra - set(sys.stdlib_module_names) == {"noisylabels"}
+
+
+def test_help_does_not_import_torch_and_is_quick():
+    command = [sys.executable, "-X", "importtime", "-m", "noisylabels", "--help"]
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "noisylabels.errors" in imported
+    assert not imported & {"torch", "numpy", "pydantic"}
+    assert min(seconds) < 0.5
+
+
+def rooms() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if path != PACKAGE / "__init__.py"
+    }
+
+
+@pytest.mark.parametrize("room", sorted(set(rooms()) - {"data"}))
+def test_room_imports_only_rooms_below(room):
+    floor = next(number for number, names in enumerate(FLOORS) if room in names)
+    below = set().union(*FLOORS[:floor])
+    for node in ast.walk(ast.parse(rooms()[room].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "noisylabels":
+            imported = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("noisylabels."):
+            imported = {node.module.removeprefix("noisylabels.")}
+        else:
+            continue
+        assert imported <= below, f"{room} imports {imported - below}"
+
+
+def test_only_the_trainer_knows_fabric():
+    knowing = {name for name, path in rooms().items() if "lightning_fabric" in path.read_text()}
+    assert knowing == {"trainer"}
+
+
+def test_no_device_is_named():
+    for path in rooms().values():
+        assert ".cuda()" not in path.read_text()
+
+
+def test_package_is_typed_and_lazy():
+    assert (PACKAGE / "py.typed").exists()
+    assert noisylabels.losses.build("gce", q=0.5).q == 0.5
+    assert {"losses", "noise"} <= set(dir(noisylabels))
+    with pytest.raises(AttributeError, match="no attribute 'loses'"):
+        noisylabels.loses  # noqa: B018

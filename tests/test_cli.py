@@ -1,0 +1,152 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import noisylabels
+from noisylabels.__main__ import main
+
+RUN = """
+epochs = 2
+data = { name = "digits" }
+noise = { name = "symmetric", rate = 0.4 }
+model = { name = "mlp", hidden = [16] }
+loss = { name = "dal", q_start = 0.6, q_end = 1.5 }
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    return path
+
+
+def test_train_prints_the_folder_and_then_does_nothing(run, capsys):
+    assert main(["train", "run.toml", "--loss.name", "gce", "--loss.q", "0.7"]) == 0
+    first = capsys.readouterr()
+    folder = Path(first.out.strip())
+    assert folder.parent == Path("runs")
+    assert json.loads((folder / "config.json").read_text())["loss"] == {"name": "gce", "q": 0.7}
+    assert "epoch 2 of 2" in first.err
+    assert main(["train", "--loss.name=gce", "--loss.q=0.7", "run.toml"]) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "finished already, nothing to do" in again.err
+
+
+def test_report_prints_the_table_and_writes_the_page(run, capsys):
+    for seed in "01":
+        assert main(["train", "run.toml", "--seed", seed, "--out", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["report", "mine", "--out", "page.html"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"dal \(q_start 0\.6.*2 .* ± ", shown)
+    assert shown.endswith("page.html\n")
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epoch", "3"], "run.toml: unknown key 'epoch': did you mean 'epochs'?"),
+        (["--epochs", "x"], "run.toml: epochs: expected a whole number, got 'x'"),
+        (["--loss.name", "gec"], "run.toml: unknown loss 'gec': did you mean 'gce'?"),
+        (["--loss.p", "1"], "run.toml: loss: unknown parameter of 'dal' 'p'"),
+        (["--noise.rate", "1.5"], "run.toml: noise: rate must be in [0, 1], got 1.5"),
+        (["--noise.rate", "nan"], "run.toml: noise: rate must be in [0, 1], got nan"),
+        (["--noise.name=file", "--noise.path=short.npy"], "short.npy: expected 1437 labels"),
+        (["--noise.name=file", "--noise.path=float.npy"], "float.npy: expected a one-dimensional"),
+        (["--noise.name=file", "--noise.path=range.npy"], "range.npy: row 0: expected a label in"),
+        (["--data.name=parquet", "--data.root=none"], "none: no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(run, capsys, words, message):
+    np.save("short.npy", np.zeros(3, dtype=np.int64))
+    np.save("float.npy", np.zeros(1437))
+    np.save("range.npy", np.full(1437, 10))
+    assert main(["train", "run.toml", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"noisylabels: {message}")
+    assert shown.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_debug_shows_the_traceback(run):
+    command = [sys.executable, "-m", "noisylabels", "train", "run.toml", "--epochs", "x"]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert "ConfigError" in debug.stderr
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"noisylabels {noisylabels.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["demo", "--seeds", "3"]])
+def test_unknown_commands_and_options_exit_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_every_key_is_in_the_help(capsys):
+    from noisylabels.config import FIELDS
+
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(key in shown for key in FIELDS)
+
+
+@pytest.mark.slow
+def test_demo_gives_the_published_picture(tmp_path):
+    command = [sys.executable, "-m", "noisylabels", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    results = {}
+    for folder in (tmp_path / "runs").iterdir():
+        name = json.loads((folder / "config.json").read_text())["loss"]["name"]
+        results.setdefault(name, []).append(json.loads((folder / "result.json").read_text()))
+    assert {name: len(found) for name, found in results.items()} == {"ce": 3, "gce": 3, "dal": 3}
+
+    def mean(name, key):
+        return sum(result[key] for result in results[name]) / 3
+
+    assert mean("ce", "test_accuracy") < 0.80
+    assert mean("ce", "train_accuracy_wrong") > 0.99
+    for robust in ("gce", "dal"):
+        assert mean(robust, "test_accuracy") > 0.92
+        assert mean(robust, "train_accuracy_wrong") < 0.12
+    assert done.stdout.endswith("report.html\n")
+    assert (tmp_path / "report.html").exists()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert again.stderr.count("finished already") == 9
+    assert again.stdout == done.stdout
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    code = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "from noisylabels.__main__ import main\n"
+        "sys.exit(main(['demo']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("noisylabels: tyro is not installed: pip install 'noisylabels[train]'\n")
+
+
+def test_report_of_nothing_says_so(capsys):
+    assert main(["report"]) == 2
+    assert "expected at least one finished run" in capsys.readouterr().err

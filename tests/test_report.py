@@ -1,0 +1,135 @@
+import html.parser
+import json
+import re
+
+import pytest
+
+from noisylabels import report
+from noisylabels.config import parse
+from noisylabels.errors import DataError
+from noisylabels.trainer import train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    base = {
+        "data": "digits",
+        "noise": {"name": "symmetric", "rate": 0.4},
+        "model": {"name": "mlp", "hidden": [16]},
+        "epochs": 2,
+    }
+    for loss in ("ce", {"name": "gce", "q": 0.7}):
+        for seed in (1, 0):
+            train(parse(base | {"loss": loss, "seed": seed}), out)
+    return out
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.tags, self.links, self._cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+        self._cell = tag == "td"
+
+    def handle_data(self, data):
+        if self._cell:
+            self.cells.append(data)
+            self._cell = False
+
+
+def test_rows_are_means_over_seeds(runs):
+    summary = report.summarise(report.read([runs]))
+    assert {group.title for group in summary.groups} == {"ce", "gce (q 0.7)"}
+    assert "noise symmetric (rate 0.4)" in summary.shared
+    for group in summary.groups:
+        assert [run.config["seed"] for run in group.runs] == [0, 1]
+        values = [100 * run.result["test_accuracy"] for run in group.runs]
+        mean = sum(values) / 2
+        std = abs(values[0] - values[1]) / 2**0.5
+        row = dict(zip(report.HEADER, group.row(), strict=True))
+        assert row["test accuracy"] == f"{mean:.1f} ± {std:.1f} %"
+        assert row["seeds"] == "2"
+        assert re.fullmatch(r"3\d\.\d ± \d\.\d / 40 %", row["noise, actual / nominal"])
+
+
+def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_path):
+    run = {"data": "digits", "noise": "none", "model": {"name": "mlp", "hidden": [16]}, "epochs": 1}
+    folders = [train(parse(run | {"batch_size": size}), tmp_path) for size in (64, 128)]
+    summary = report.summarise(report.read(folders))
+    titles = [group.title for group in summary.groups]
+    loss = "dal (q_start 0.6, q_end 1.5, lambda_end 1)"
+    assert titles == [f"{loss}, batch_size {size}" for size in (64, 128)]
+    row = summary.groups[0].row()
+    assert re.fullmatch(r"\d+\.\d %", row[2])
+    assert row[3] == "unknown"
+    assert row[5] == "0.0 / 0 %"
+
+
+def test_page_is_whole_and_self_contained(runs, tmp_path):
+    path = tmp_path / "report.html"
+    summary = report.summarise(report.read([runs]))
+    report.write_html(summary, path)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.cells == [cell for group in summary.groups for cell in group.row()]
+    assert page.tags.count("svg") == page.tags.count("figure") == 2
+    assert all(link.startswith("#") for link in page.links)
+    assert not {"script", "link", "img"} & set(page.tags)
+    for label, _, _ in report.CURVES.values():
+        assert label in text
+    report.write_html(summary, path)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_curves_are_drawn_through_the_means(runs):
+    group = report.summarise(report.read([runs])).groups[0]
+    svg = report.draw_curves(group)
+    assert svg.startswith("<svg")
+    assert svg.count("fill-opacity: 0.2") == 3
+
+
+def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
+    folder = tmp_path / "abc"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"epochs": 9, "loss": {"name": "ce"}}))
+    with pytest.raises(DataError, match="expected at least one finished run, got 1 unfinished"):
+        report.summarise(report.read([tmp_path]))
+    summary = report.summarise(report.read([runs, tmp_path]))
+    assert [run.folder for run in summary.unfinished] == [folder]
+    report.write_html(summary, tmp_path / "report.html")
+    assert "(epoch 0 of 9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_runs_reached_twice_count_once(runs):
+    one = next(runs.iterdir())
+    assert len(report.read([runs, one, runs])) == 4
+
+
+def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match="expected a run folder"):
+        report.read([tmp_path])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config.json: expected JSON"):
+        report.read([tmp_path])
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(DataError, match=r"config.json: expected a JSON object, got list"):
+        report.read([tmp_path])
+
+
+def test_names_from_files_are_escaped(runs, tmp_path):
+    read = report.read([runs])[:1]
+    config = dict(read[0].config) | {"loss": {"name": "<script>alert(1)</script>"}}
+    run = report.Run(read[0].folder, config, read[0].metrics, read[0].result)
+    report.write_html(report.summarise([run]), tmp_path / "report.html")
+    assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_unwritable_report_is_named(runs, tmp_path):
+    summary = report.summarise(report.read([runs]))
+    with pytest.raises(DataError, match=r"report.html: cannot be written"):
+        report.write_html(summary, tmp_path / "no" / "report.html")
