@@ -6,6 +6,9 @@ or the nearest valid name.
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+Number = TypeVar("Number", bound=float)
 
 
 class NoisyLabelsError(Exception):
@@ -62,8 +65,8 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 
 def check_range(
-    name: str, value: float, *, low: float = 0.0, high: float = float("inf"), open: bool = False
-) -> float:
+    name: str, value: Number, *, low: float = 0.0, high: float = float("inf"), open: bool = False
+) -> Number:
     """Return ``value`` if it lies in its range, else raise.
 
     Args:

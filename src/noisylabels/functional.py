@@ -21,6 +21,10 @@ from torch import Tensor
 from noisylabels.errors import ConfigError
 
 HALF = (torch.float16, torch.bfloat16)
+LOG_RCE = math.log(1e-4)
+"""What reverse cross entropy takes for log 0."""
+LEAST_LOG_P = -1e30
+"""Stands for log 0 where p log p must be 0 and not NaN; exp of it is 0."""
 
 
 def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
@@ -47,11 +51,10 @@ def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor([1.3863, 1.3863])
     """
-    if input.dtype in HALF:
-        input = input.float()
-    if target.is_floating_point():
-        target = target.to(input.dtype)
-    return F.cross_entropy(input, target, reduction="none")
+    input = _at_least_float32(input)
+    if not target.is_floating_point():
+        return F.cross_entropy(input, target, reduction="none")
+    return _expectation(lambda log_p: -log_p, input, target)
 
 
 def mean_absolute_error(input: Tensor, target: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def mean_absolute_error(input: Tensor, target: Tensor) -> Tensor:
         Ghosh, Kumar, Sastry, "Robust Loss Functions under Label Noise for Deep Neural Networks",
         2017, where it is :math:`2(1 - p_y)`; here without the factor, as limit of GCE at q = 1.
     """
-    return generalized_cross_entropy(input, target, q=1.0)
+    return _expectation(_rest, input, target)
 
 
 def generalized_cross_entropy(input: Tensor, target: Tensor, *, q: float) -> Tensor:
@@ -114,11 +117,552 @@ def generalized_cross_entropy(input: Tensor, target: Tensor, *, q: float) -> Ten
     """
     if q == 0:
         return cross_entropy(input, target)
-    if target.is_floating_point():
-        log_p = _log_softmax(input)
-        return (target.to(log_p.dtype) * (-torch.expm1(q * log_p) / q)).sum(_class_dim(input))
     # Not pow: with a changing exponent torch.compile gives wrong values for it.
-    return -torch.expm1(-q * cross_entropy(input, target)) / q
+    return _expectation(lambda log_p: _rest(q * log_p) / q, input, target)
+
+
+def taylor_cross_entropy(
+    input: Tensor, target: Tensor, *, order: float, max_order: int | None = None
+) -> Tensor:
+    r"""Taylor cross entropy per example.
+
+    .. math:: \ell = \sum_{i=1}^{\text{order}} \frac{(1 - p_y)^i}{i}
+
+    Order 1 is mean absolute error, an infinite order cross entropy. Between two whole orders the
+    loss is interpolated linearly: order 2.3 is the sum to 2 plus 0.3 times the third term.
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        order: At least 1.
+        max_order: Number of terms that are computed, at least ``order``; a fixed number lets a
+            compiled graph serve every order. By default ``order`` rounded up.
+
+    Returns:
+        The loss of each example, in [0, 1 + 1/2 + ... + 1/order].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> taylor_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), order=2.5)
+        tensor([0.6458])
+
+    References:
+        Feng, Shu, Lin, Lv, Li, An, "Can Cross Entropy Loss Be Robust to Label Noise?", 2020,
+        with whole orders only.
+    """
+    count = math.ceil(order) if max_order is None else max_order
+
+    def series(log_p: Tensor) -> Tensor:
+        exponent = torch.arange(1, count + 1, dtype=log_p.dtype, device=log_p.device)
+        coefficient = (1 - exponent + order).clamp(0, 1) / exponent
+        return (_rest(log_p).unsqueeze(-1) ** exponent * coefficient).sum(-1)
+
+    return _expectation(series, input, target)
+
+
+def jensen_shannon(input: Tensor, target: Tensor, *, pi: float) -> Tensor:
+    r"""Scaled Jensen-Shannon divergence per example between the label and the prediction.
+
+    .. math::
+        \ell = Z \bigl[\pi \, KL(e_y \| m) + (1 - \pi) \, KL(p \| m)\bigr], \qquad
+        m = \pi e_y + (1 - \pi) p, \qquad Z = \frac{-1}{(1 - \pi) \log(1 - \pi)}
+
+    with the limit cross entropy at pi = 0 and mean absolute error at pi = 1.
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        pi: Weight of the label, in [0, 1].
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> jensen_shannon(torch.zeros(1, 2), torch.tensor([0]), pi=0.5)
+        tensor([0.6226])
+
+    References:
+        Englesson, Azizpour, "Generalized Jensen-Shannon Divergence Loss for Learning with Noisy
+        Labels", 2021, where class probabilities stand for :math:`e_y` itself.
+    """
+    return _expectation(lambda log_p: _jensen_shannon_of(log_p, pi), input, target)
+
+
+def generalized_jensen_shannon(input: Tensor, target: Tensor, *, pi: float) -> Tensor:
+    r"""Scaled generalized Jensen-Shannon divergence of the label and several predictions.
+
+    The predictions :math:`p^{(v)}` of V augmented views share the weight :math:`1 - \pi`:
+
+    .. math::
+        \ell = Z \Bigl[\pi \, KL(e_y \| m) + \frac{1 - \pi}{V} \sum_v KL(p^{(v)} \| m)\Bigr],
+        \qquad m = \pi e_y + (1 - \pi) \bar p
+
+    With :math:`\bar p` the mean prediction this is :func:`jensen_shannon` of :math:`\bar p` plus
+    :math:`-1/\log(1 - \pi)` times the views' mean divergence from :math:`\bar p`.
+
+    Args:
+        input: Logits of each view.
+        target: Class indices in [0, C).
+        pi: Weight of the label, in (0, 1].
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        ``input``: (V, N, C); ``target``: (N); output: (N).
+
+    Raises:
+        TypeError: ``target`` holds class probabilities.
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> views = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])
+        >>> generalized_jensen_shannon(views, torch.tensor([0]), pi=0.5)
+        tensor([0.6226])
+
+    References:
+        Englesson, Azizpour, "Generalized Jensen-Shannon Divergence Loss for Learning with Noisy
+        Labels", 2021.
+    """
+    require_indices("generalized_jensen_shannon", target)
+    if input.ndim != 3:
+        raise ValueError(f"expected input of shape (views, N, C), got {tuple(input.shape)}")
+    log_p = F.log_softmax(_at_least_float32(input), dim=-1).clamp(min=LEAST_LOG_P)
+    mean_log_p = log_p.logsumexp(0) - math.log(len(log_p))
+    fit = _jensen_shannon_of(-F.nll_loss(mean_log_p, target, reduction="none"), pi)
+    consistency = (log_p.exp() * (log_p - mean_log_p)).sum(-1).mean(0)
+    return fit - consistency / torch.log1p(-_scalar(pi, log_p))
+
+
+def reverse_cross_entropy(input: Tensor, target: Tensor, *, A: float = LOG_RCE) -> Tensor:
+    r"""Reverse cross entropy per example.
+
+    .. math:: \ell = -A \, (1 - p_y)
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        A: What stands for log 0, at most 0.
+
+    Returns:
+        The loss of each example, in [0, -A].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> reverse_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), A=-4.0)
+        tensor([2.])
+
+    References:
+        Wang, Ma, Chen, Luo, Yi, Bailey, "Symmetric Cross Entropy for Robust Learning with Noisy
+        Labels", 2019. The paper prints A = -4; its code, and ours by default, use log 1e-4.
+    """
+    return _expectation(lambda log_p: -A * _rest(log_p), input, target)
+
+
+def symmetric_cross_entropy(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, A: float = LOG_RCE
+) -> Tensor:
+    r"""Symmetric cross entropy per example.
+
+    .. math:: \ell = -\alpha \log p_y - \beta A \, (1 - p_y)
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of cross entropy, at least 0.
+        beta: Weight of reverse cross entropy, at least 0.
+        A: What stands for log 0, at most 0.
+
+    Returns:
+        The loss of each example, in [0, inf).
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> symmetric_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, beta=1.0, A=-4)
+        tensor([2.])
+
+    References:
+        Wang, Ma, Chen, Luo, Yi, Bailey, "Symmetric Cross Entropy for Robust Learning with Noisy
+        Labels", 2019, with A as in :func:`reverse_cross_entropy`.
+    """
+
+    def both(log_p: Tensor) -> Tensor:
+        return -alpha * log_p - beta * A * _rest(log_p)
+
+    return _expectation(both, input, target)
+
+
+def normalized_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
+    r"""Normalized cross entropy per example.
+
+    .. math:: \ell = \frac{\log p_y}{\sum_k \log p_k}
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+
+    Returns:
+        The loss of each example, in [0, 1]; 0 where another class has probability 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> normalized_cross_entropy(torch.zeros(1, 4), torch.tensor([0]))
+        tensor([0.2500])
+
+    References:
+        Ma, Huang, Wang, Romano, Erfani, Bailey, "Normalized Loss Functions for Deep Learning with
+        Noisy Labels", 2020.
+    """
+    log_p = _log_softmax(input)
+    return _picked(log_p, target) / log_p.sum(_class_dim(input))
+
+
+def active_passive(input: Tensor, target: Tensor, *, alpha: float, beta: float) -> Tensor:
+    r"""Active passive loss per example: normalized and reverse cross entropy.
+
+    .. math::
+        \ell = \alpha \frac{\log p_y}{\sum_k \log p_k} - \beta A \, (1 - p_y), \quad
+        A = \log 10^{-4}
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized cross entropy, at least 0.
+        beta: Weight of reverse cross entropy, at least 0.
+
+    Returns:
+        The loss of each example, in [0, alpha - beta A].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> active_passive(torch.zeros(1, 4), torch.tensor([0]), alpha=1.0, beta=0.0)
+        tensor([0.2500])
+
+    References:
+        Ma, Huang, Wang, Romano, Erfani, Bailey, "Normalized Loss Functions for Deep Learning with
+        Noisy Labels", 2020.
+    """
+    active = normalized_cross_entropy(input, target)
+    return alpha * active + beta * reverse_cross_entropy(input, target)
+
+
+def asymmetric_generalized_cross_entropy(
+    input: Tensor, target: Tensor, *, a: float, q: float
+) -> Tensor:
+    r"""Asymmetric generalized cross entropy per example.
+
+    .. math:: \ell = \frac{(a + 1)^q - (a + p_y)^q}{q}
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        a: Shift of the probability, at least 0; 0 is generalized cross entropy.
+        q: Exponent, at least 0; at 0 the limit :math:`\log((a + 1) / (a + p_y))`.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> asymmetric_generalized_cross_entropy(x, y, a=1.0, q=2.0)
+        tensor([0.8750])
+
+    References:
+        Zhou, Liu, Jiang, Gao, Ji, "Asymmetric Loss Functions for Learning with Noisy Labels",
+        2021.
+    """
+    if a == 0:
+        return generalized_cross_entropy(input, target, q=q)
+
+    def shifted(log_p: Tensor) -> Tensor:
+        rest = _rest(log_p)
+        # log((a + p)/(a + 1)): either form loses digits where the other keeps them.
+        ratio = torch.where(
+            rest < 0.5, torch.log1p(-rest / (a + 1)), torch.log(a + log_p.exp()) - math.log1p(a)
+        )
+        return -ratio if q == 0 else (a + 1) ** q * _rest(q * ratio) / q
+
+    return _expectation(shifted, input, target)
+
+
+def active_asymmetric(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, a: float, q: float
+) -> Tensor:
+    r"""Normalized and asymmetric generalized cross entropy per example.
+
+    .. math::
+        \ell = \alpha \frac{\log p_y}{\sum_k \log p_k}
+        + \beta \frac{(a + 1)^q - (a + p_y)^q}{q}
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized cross entropy, at least 0.
+        beta: Weight of asymmetric generalized cross entropy, at least 0.
+        a: Shift of the probability, at least 0.
+        q: Exponent, at least 0.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> active_asymmetric(x, y, alpha=0.0, beta=1.0, a=1.0, q=2.0)
+        tensor([0.8750])
+
+    References:
+        Zhou, Liu, Jiang, Gao, Ji, "Asymmetric Loss Functions for Learning with Noisy Labels",
+        2021.
+    """
+    passive = asymmetric_generalized_cross_entropy(input, target, a=a, q=q)
+    return alpha * normalized_cross_entropy(input, target) + beta * passive
+
+
+def sparse_regularized_cross_entropy(
+    input: Tensor, target: Tensor, *, tau: float, lamb: float, p: float
+) -> Tensor:
+    r"""Cross entropy with sparse regularization per example.
+
+    .. math::
+        \ell = -\log s_y + \lambda \sum_k s_k^p, \qquad
+        s = \operatorname{softmax}\Bigl(\frac{z}{\tau \|z\|_2}\Bigr)
+
+    Args:
+        input: Logits; -inf logits stand for excluded classes and count for no norm.
+        target: Class indices in [0, C), or class probabilities.
+        tau: Temperature, above 0.
+        lamb: Weight of the regularization :math:`\lambda`, at least 0.
+        p: Exponent, above 0; small values ask for sparse predictions.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([1])
+        >>> sparse_regularized_cross_entropy(x, y, tau=1.0, lamb=0.0, p=0.1)
+        tensor([0.5981])
+
+    References:
+        Zhou, Liu, Wang, Zhai, Jiang, Ji, "Learning with Noisy Labels via Sparse Regularization",
+        2021.
+    """
+    input, dim = _at_least_float32(input), _class_dim(input)
+    excluded = input == -math.inf
+    scaled = F.normalize(input.masked_fill(excluded, 0), dim=dim) / tau
+    scaled = scaled.masked_fill(excluded, -math.inf)
+    spread = torch.exp(p * _log_softmax(scaled)).sum(dim)
+    if target.is_floating_point():
+        spread = spread * target.sum(dim)
+    return cross_entropy(scaled, target) + lamb * spread
+
+
+def bi_tempered_logistic(
+    input: Tensor, target: Tensor, *, t1: float, t2: float, num_iters: int = 5
+) -> Tensor:
+    r"""Bi-tempered logistic loss per example.
+
+    .. math::
+        \ell = -\log_{t_1} p_y - \frac{1 - \sum_k p_k^{2 - t_1}}{2 - t_1}, \qquad
+        p_k = \exp_{t_2}(z_k - \lambda(z))
+
+    with :math:`\log_t x = (x^{1-t} - 1)/(1-t)`, its inverse :math:`\exp_t`, and the normalisation
+    :math:`\lambda` from a fixed-point iteration. At t1 = t2 = 1 it is cross entropy.
+
+    Args:
+        input: Logits; -inf logits stand for excluded classes.
+        target: Class indices in [0, C), or class probabilities.
+        t1: Temperature of the logarithm, in [0, 2); below 1 the loss is bounded.
+        t2: Temperature of the softmax, at least 1; above 1 its tails are heavy.
+        num_iters: Fixed-point steps, at least 1.
+
+    Returns:
+        The loss of each example. After few steps p sums to 1 only nearly, so it can fall a little
+        below 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> bi_tempered_logistic(torch.zeros(1, 4), torch.tensor([0]), t1=1.0, t2=1.0)
+        tensor([1.3863])
+
+    References:
+        Amid, Warmuth, Anil, Koren, "Robust Bi-Tempered Logistic Loss Based on Bregman
+        Divergences", 2019; t2 below 1 (light tails) is left out, and the gradient is that of the
+        computed value, through the steps.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input) if t2 == 1 else _tempered_log_softmax(input, t2, num_iters)
+    picked = _expectation_of(lambda x: _tempered_log(x, t1), log_p, target)
+    rest = 1 - torch.exp((2 - t1) * log_p).sum(dim)
+    if target.is_floating_point():
+        rest = rest * target.sum(dim)
+    return -picked - rest / (2 - t1)
+
+
+def negative_learning(
+    input: Tensor, target: Tensor, *, complement: Tensor, class_weight: Tensor | None = None
+) -> Tensor:
+    r"""Negative learning loss per example: what the example is said not to be.
+
+    .. math:: \ell = -\sum_{c \in \text{complement}} w_c \log(1 - p_c)
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C); only their shape counts.
+        complement: Complementary class indices of each example, see
+            :func:`draw_complement`.
+        class_weight: Weight of each class :math:`w`, by default 1.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        ``input``: (C), (N, C) or (N, C, d1, ...); ``target``: the same without C; ``complement``:
+        as ``target`` with n at the end; ``class_weight``: (C); output: as ``target``.
+
+    Raises:
+        TypeError: ``target`` holds class probabilities.
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 4), torch.tensor([0])
+        >>> negative_learning(x, y, complement=torch.tensor([[1, 2]]))
+        tensor([0.5754])
+
+    References:
+        Kim, Yim, Yun, Kim, "NLNL: Negative Learning for Noisy Labels", 2019; only its negative
+        stage. The released code divides by the drawn weights' sum, we by nothing, so that an
+        example's loss does not depend on its batch.
+    """
+    require_indices("negative_learning", target)
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
+    # log(1 - p) of the likeliest class would lose all digits: it is the others' logsumexp.
+    top = log_p.argmax(dim, keepdim=True)
+    others = log_p.scatter(dim, top, -math.inf).logsumexp(dim, keepdim=True)
+    log_rest = torch.log1p(-log_p.scatter(dim, top, -math.inf).exp()).scatter(dim, top, others)
+    drawn = log_rest.movedim(dim, -1).gather(-1, complement)
+    if class_weight is not None:
+        drawn = drawn * class_weight.to(drawn.dtype)[complement]
+    return -drawn.sum(-1)
+
+
+def draw_complement(
+    target: Tensor, *, num_classes: int, n: int, seed: int, step: Tensor | int
+) -> Tensor:
+    """Draw complementary labels uniformly, with replacement, from the classes that are not given.
+
+    A pure function: the same seed and step give the same labels on every device, compiled or not.
+
+    Args:
+        target: Class indices in [0, ``num_classes``), of any shape.
+        num_classes: At least 2.
+        n: Labels to draw for each example, at least 1.
+        seed: Seed of the draw.
+        step: Number of the draw, so that every call draws others.
+
+    Returns:
+        Class indices, int64, of the shape of ``target`` with ``n`` at the end.
+
+    Raises:
+        ConfigError: There is only one class.
+
+    Example:
+        >>> draw_complement(torch.tensor([0, 1, 2]), num_classes=3, n=4, seed=0, step=0)
+        tensor([[1, 1, 2, 1],
+                [0, 0, 2, 0],
+                [1, 1, 1, 0]])
+    """
+    if num_classes < 2:
+        raise ConfigError(f"complementary labels need at least 2 classes, got {num_classes}")
+    places = torch.arange(target.numel() * n, device=target.device)
+    bits = _mix(_mix(_mix(torch.zeros_like(places) + seed) + step) + places)
+    offset = (bits >> 33 & 0x7FFFFFFF) % (num_classes - 1) + 1
+    return (target.long().unsqueeze(-1) + offset.view(*target.shape, n)) % num_classes
+
+
+def poly1(input: Tensor, target: Tensor, *, epsilon: float) -> Tensor:
+    r"""Poly-1 loss per example.
+
+    .. math:: \ell = -\log p_y + \epsilon \, (1 - p_y)
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        epsilon: Added weight of the first term of cross entropy's Taylor series, at least -1.
+
+    Returns:
+        The loss of each example, in [0, inf).
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> poly1(torch.zeros(1, 2), torch.tensor([0]), epsilon=2.0)
+        tensor([1.6931])
+
+    References:
+        Leng, Tan, Liu, Cubuk, Shi, Cheng, Anguelov, "PolyLoss: A Polynomial Expansion Perspective
+        of Classification Loss Functions", 2022.
+    """
+    return _expectation(lambda log_p: epsilon * _rest(log_p) - log_p, input, target)
 
 
 def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> Tensor:
@@ -156,9 +700,12 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
     """
     loss = generalized_cross_entropy(input, target, q=q)
     classes = input.shape[_class_dim(input)]
-    if lamb == 0 or classes == 1:
+    # A compiled graph serves every weight, so it must not ask whether this one is 0.
+    if classes == 1 or (not torch.compiler.is_compiling() and lamb == 0):
         return loss
     if q == 0:
+        if lamb == 0:
+            return loss
         raise ConfigError(f"lamb must be 0 where q is 0, got {lamb!r}")
     scaled = _entropy(input) * (lamb / (q * math.log(classes)))
     if target.is_floating_point():
@@ -211,11 +758,12 @@ def reduce(
         loss = function(input, target)
         count = loss.new_tensor(loss.numel())
     else:
-        valid = target != ignore_index
-        known = target.where(valid, 0)
+        ignored = target == ignore_index
+        known = target.masked_fill(ignored, 0)
         loss = function(input, known)
-        scale = valid.to(loss.dtype) if weight is None else weight.to(loss.dtype)[known] * valid
-        loss = loss.where(valid, 0) * scale
+        scale = torch.ones_like(loss) if weight is None else weight.to(loss.dtype)[known.long()]
+        scale = scale.masked_fill(ignored, 0)
+        loss = loss.masked_fill(ignored, 0) * scale
         count = scale.sum()
     if reduction == "none":
         return loss
@@ -226,6 +774,10 @@ def _class_dim(input: Tensor) -> int:
     return 0 if input.ndim == 1 else 1
 
 
+def _at_least_float32(input: Tensor) -> Tensor:
+    return input.float() if input.dtype in HALF else input
+
+
 def _log_softmax(input: Tensor) -> Tensor:
     # CPU autocast leaves log_softmax in bfloat16, so the dtype is asked for.
     dtype = torch.float32 if input.dtype in HALF else None
@@ -233,7 +785,107 @@ def _log_softmax(input: Tensor) -> Tensor:
 
 
 def _entropy(input: Tensor) -> Tensor:
-    log_p = _log_softmax(input)
-    # 0 · -inf is NaN, in value and gradient; p log p is 0 at p = 0.
-    finite = log_p.masked_fill(log_p == -math.inf, 0)
-    return -(log_p.exp() * finite).sum(_class_dim(input))
+    log_p = _log_softmax(input).clamp(min=LEAST_LOG_P)
+    return -(log_p.exp() * log_p).sum(_class_dim(input))
+
+
+def _expectation(function: Callable[[Tensor], Tensor], input: Tensor, target: Tensor) -> Tensor:
+    """Apply a function of log p_y, or take its expectation under class probabilities."""
+    if not target.is_floating_point():
+        # Torch's own kernel: it checks the shapes, and forms no log_p but the label's.
+        return function(-F.cross_entropy(_at_least_float32(input), target, reduction="none"))
+    return _expectation_of(function, _log_softmax(input), target)
+
+
+def _expectation_of(function: Callable[[Tensor], Tensor], log_p: Tensor, target: Tensor) -> Tensor:
+    """Apply a function of log p_y, or take its expectation, where all log p are at hand."""
+    if not target.is_floating_point():
+        return function(_picked(log_p, target))
+    if target.shape != log_p.shape:
+        F.cross_entropy(log_p, target)  # raises what torch raises
+    target = target.to(log_p.dtype)
+    # A class of probability 0 counts for nothing, even where the function is infinite.
+    return (target * function(log_p)).masked_fill(target == 0, 0).sum(_class_dim(log_p))
+
+
+def _picked(log_p: Tensor, target: Tensor) -> Tensor:
+    if target.is_floating_point():
+        return _expectation_of(lambda x: x, log_p, target)
+    return -F.nll_loss(log_p, target, reduction="none")
+
+
+def require_indices(name: str, target: Tensor) -> None:
+    """Refuse class probabilities for a loss that they do not define.
+
+    Raises:
+        TypeError: ``target`` holds class probabilities.
+    """
+    if target.is_floating_point():
+        raise TypeError(f"{name} is not defined for class probabilities: expected class indices")
+
+
+def _rest(log_x: Tensor) -> Tensor:
+    """Compute 1 - x from log x, exactly in value and gradient.
+
+    Autograd takes expm1's derivative as its result plus 1, which loses a small x altogether.
+    """
+    return torch.where(log_x < -1, 1 - log_x.exp(), -torch.expm1(log_x))
+
+
+def _scalar(value: float, like: Tensor) -> Tensor:
+    """Make a tensor of a hyper-parameter, so that its infinities follow IEEE, not Python."""
+    # Not torch.full, for which torch.compile would make a graph of every value.
+    return like.new_zeros(()) + value
+
+
+def _jensen_shannon_of(log_p: Tensor, pi: float) -> Tensor:
+    """Compute the scaled Jensen-Shannon divergence of a label and a prediction from log p_y.
+
+    With r = 1 - p_y and w = -log(1 - pi) it is
+    r + [-pi log(1 - (1 - pi) r)/(1 - pi) - p_y log(1 + pi r/p_y)]/w, where nothing cancels.
+    """
+    if pi == 0:
+        return -log_p
+    rest = _rest(log_p)
+    weight = _scalar(pi, log_p)
+    other = (1 - weight).clamp(min=torch.finfo(log_p.dtype).tiny)
+    # log m_y: the one form loses p_y beside pi, the other 1 - pi beside 1.
+    log_mean = torch.where(
+        other * rest < 0.5, torch.log1p(-other * rest), torch.log(log_p.exp() + weight * rest)
+    )
+    # Below exp(-80) the product with p_y is 0 to every digit, and the quotient would overflow.
+    gain = log_p.exp() * torch.log1p(weight * rest * torch.exp(-log_p.clamp(min=-80)))
+    return rest + (-weight * log_mean / other - gain) / -torch.log1p(-weight)
+
+
+def _tempered_log(log_x: Tensor, t: float) -> Tensor:
+    return log_x if t == 1 else -_rest((1 - t) * log_x) / (1 - t)
+
+
+def _tempered_log_softmax(input: Tensor, t: float, num_iters: int) -> Tensor:
+    """Compute log p of the tempered softmax with t above 1 by fixed-point iteration."""
+    input, dim = _at_least_float32(input), _class_dim(input)
+    excluded = input == -math.inf
+    top = input.amax(dim, keepdim=True)
+    below = (top - input.masked_fill(excluded, 0)).masked_fill(excluded, 0)
+    slope = t - 1
+
+    def total(scale: Tensor | float) -> Tensor:
+        tempered = torch.exp(-torch.log1p(slope * below * scale) / slope)
+        return tempered.masked_fill(excluded, 0).sum(dim, keepdim=True)
+
+    scale: Tensor | float = 1.0
+    for _ in range(num_iters):
+        scale = torch.exp(-slope * torch.log(total(scale)))
+    # lambda - max(z) = -log_t(1/Z) = (Z^(t-1) - 1)/(t-1)
+    level = torch.expm1(slope * torch.log(total(scale))) / slope
+    log_p = -torch.log1p(slope * (below + level)) / slope
+    return log_p.masked_fill(excluded, -math.inf)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Scramble 64-bit integers (the finaliser of splitmix64)."""
+    bits = bits + -7046029254386353131
+    bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return bits ^ (bits >> 31 & 0x1FFFFFFFF)

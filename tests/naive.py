@@ -1,0 +1,138 @@
+"""The losses once more: one example at a time, in Python floats, straight from the formulas."""
+
+import math
+
+LOG_RCE = math.log(1e-4)
+
+
+def softmax(z):
+    exponentials = [math.exp(x - max(z)) for x in z]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def entropy(p):
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+def divergence(p, m):
+    return sum(a * math.log(a / b) for a, b in zip(p, m, strict=True) if a > 0)
+
+
+def one_hot(size, y):
+    return [float(k == y) for k in range(size)]
+
+
+def ce(z, y):
+    return -math.log(softmax(z)[y])
+
+
+def mae(z, y):
+    # Half the distance between prediction and label.
+    p = softmax(z)
+    return sum(abs(a - b) for a, b in zip(p, one_hot(len(p), y), strict=True)) / 2
+
+
+def gce(z, y, q):
+    return (1 - softmax(z)[y] ** q) / q if q else ce(z, y)
+
+
+def tce(z, y, order):
+    rest = 1 - softmax(z)[y]
+    whole = math.floor(order)
+    terms = [rest**i / i for i in range(1, whole + 2)]
+    return sum(terms[:whole]) + (order - whole) * terms[whole]
+
+
+def js(z, y, pi):
+    return gjs([z], y, pi)
+
+
+def gjs(views, y, pi):
+    if pi == 0:
+        return ce(views[0], y)
+    if pi == 1:
+        return sum(mae(z, y) for z in views) / len(views)
+    predictions = [softmax(z) for z in views]
+    label = one_hot(len(predictions[0]), y)
+    share = (1 - pi) / len(views)
+    m = [pi * a + share * sum(b) for a, *b in zip(label, *predictions, strict=True)]
+    spread = pi * divergence(label, m) + share * sum(divergence(p, m) for p in predictions)
+    return -spread / ((1 - pi) * math.log(1 - pi))
+
+
+def rce(z, y, A=LOG_RCE):
+    # Minus the sum of prediction times log label, with A for log 0.
+    return -sum(p * (0 if k == y else A) for k, p in enumerate(softmax(z)))
+
+
+def sce(z, y, alpha, beta, A=LOG_RCE):
+    return alpha * ce(z, y) + beta * rce(z, y, A)
+
+
+def nce(z, y):
+    return ce(z, y) / sum(ce(z, k) for k in range(len(z)))
+
+
+def nce_rce(z, y, alpha, beta):
+    return alpha * nce(z, y) + beta * rce(z, y)
+
+
+def agce(z, y, a, q):
+    p = softmax(z)[y]
+    return ((a + 1) ** q - (a + p) ** q) / q if q else math.log((a + 1) / (a + p))
+
+
+def nce_agce(z, y, alpha, beta, a, q):
+    return alpha * nce(z, y) + beta * agce(z, y, a, q)
+
+
+def ce_sr(z, y, tau, lamb, p, rho, r, epochs, progress):
+    norm = math.sqrt(sum(x * x for x in z))
+    u = [x / norm / tau for x in z]
+    epoch = round(progress * epochs)
+    return ce(u, y) + lamb * rho ** (epoch // r) * sum(s**p for s in softmax(u))
+
+
+def btl(z, y, t1, t2, num_iters=5):
+    def log_t(x, t):
+        return math.log(x) if t == 1 else (x ** (1 - t) - 1) / (1 - t)
+
+    def exp_t(x, t):
+        return math.exp(x) if t == 1 else max(0.0, 1 + (1 - t) * x) ** (1 / (1 - t))
+
+    below = [x - max(z) for x in z]
+    if t2 == 1:
+        p = softmax(z)
+    else:
+        moved = below
+        for _ in range(num_iters):
+            total = sum(exp_t(x, t2) for x in moved)
+            moved = [x * total ** (1 - t2) for x in below]
+        level = -log_t(1 / sum(exp_t(x, t2) for x in moved), t2)
+        p = [exp_t(x - level, t2) for x in below]
+    return sum(
+        label * (log_t(label, t1) if label else 0)
+        - label * log_t(x, t1)
+        - (label ** (2 - t1) - x ** (2 - t1)) / (2 - t1)
+        for label, x in zip(one_hot(len(z), y), p, strict=True)
+    )
+
+
+def nlnl(z, complement, weights):
+    p = softmax(z)
+    return -sum(weights[c] * math.log(1 - p[c]) for c in complement)
+
+
+def poly1(z, y, epsilon):
+    return ce(z, y) + epsilon * (1 - softmax(z)[y])
+
+
+def dal(z, y, q_start, q_end, lambda_end, progress):
+    q = q_start + (q_end - q_start) * progress
+    lamb = 0.0
+    if q_end > 1 and q > 1:
+        # From where q passes 1 (or from the start) to the end.
+        first = max(q_start, 1.0)
+        lamb = lambda_end * (q - first) / (q_end - first)
+    bootstrapping = lamb * entropy(softmax(z)) / (q * math.log(len(z))) if lamb else 0.0
+    return gce(z, y, q) + bootstrapping

@@ -1,0 +1,177 @@
+"""The fused pass against the composed loss: same values, same gradients, taken where it can be."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from noisylabels import functional, fused
+from noisylabels.losses import build
+
+USUAL = {"weight": None, "ignore_index": -100, "reduction": "mean"}
+
+
+def late(**options):
+    loss = build("dal", **options)
+    loss.progress = 0.8
+    return loss
+
+
+def batch(count=37, classes=11, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(count, classes, generator=generator, dtype=dtype)
+    return logits.requires_grad_(), torch.randint(classes, (count,), generator=generator)
+
+
+def composed(logits, target, reduction="mean", **hyperparameters):
+    each = functional.dynamics_aware(logits, target, **hyperparameters)
+    return each.mean() if reduction == "mean" else each.sum()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("block", [1, 30, 200, 2**18])
+@pytest.mark.parametrize("outer", [1.0, 3.5])
+def test_equals_the_composed_loss(reduction, block, outer, monkeypatch):
+    monkeypatch.setattr(fused, "BLOCK", block)
+    logits, target = batch()
+    settings = {"q": 1.3, "lamb": 0.7, "reduction": reduction}
+    value = outer * fused.dynamics_aware(logits, target, **settings)
+    wanted = outer * composed(logits, target, **settings)
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(value, logits)[0], torch.autograd.grad(wanted, logits)[0]
+    )
+
+
+def test_excluded_classes_and_vanishing_probabilities():
+    logits = torch.tensor(
+        [[0.0, -torch.inf, 2.0], [1e4, -1e4, 0.0], [-40.0, 0.0, 0.0]], requires_grad=True
+    )
+    target = torch.tensor([0, 1, 0])
+    value = fused.dynamics_aware(logits, target, q=1.2, lamb=1.0, reduction="mean")
+    wanted = composed(logits, target, q=1.2, lamb=1.0)
+    torch.testing.assert_close(value, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(value, logits), torch.autograd.grad(wanted, logits), strict=True
+    ):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_backward_may_run_twice_and_again():
+    logits, target = batch()
+    hidden = logits * 1.0
+    value = late()(hidden, target)
+    first = torch.autograd.grad(value, logits, retain_graph=True)[0]
+    value.backward(retain_graph=True)
+    value.backward()
+    torch.testing.assert_close(logits.grad, 2 * first)
+    assert torch.autograd.gradcheck(late(), (logits.detach().requires_grad_(), target))
+    assert torch.autograd.gradgradcheck(late(), (logits.detach().requires_grad_(), target))
+
+
+def test_strided_logits():
+    wide, target = batch(classes=22)
+    logits = wide[:, ::2]
+    target = target % 11
+    value, wanted = late()(logits, target), late()(logits.contiguous(), target)
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(value, wide)[0], torch.autograd.grad(wanted, wide)[0]
+    )
+
+
+def test_applies_to_the_common_case_and_nothing_else():
+    logits, target = batch()
+    assert fused.applies(logits, target, **USUAL)
+    assert fused.applies(nn.Parameter(logits.detach()), target, **USUAL)
+    others = {
+        "no gradient": (logits.detach(), target, {}),
+        "weights": (logits, target, {"weight": torch.ones(11)}),
+        "none": (logits, target, {"reduction": "none"}),
+        "ignored": (logits, target, {"ignore_index": int(target[3])}),
+        "probabilities": (logits, torch.rand(37, 11), {}),
+        "places": (logits.view(37, 11, 1), target.view(37, 1), {}),
+        "half": (logits.bfloat16(), target, {}),
+        "empty": (logits[:0], target[:0], {}),
+        "wrong shape": (logits, target[:5], {}),
+        "meta": (logits.to("meta"), target.to("meta"), {}),
+    }
+    for name, (z, y, options) in others.items():
+        assert not fused.applies(z, y, **(USUAL | options)), name
+    with torch.no_grad():
+        assert not fused.applies(logits, target, **USUAL)
+
+
+def test_is_used_by_the_module(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        fused,
+        "_value_and_gradient",
+        lambda *a, f=fused._value_and_gradient: calls.append(1) or f(*a),
+    )
+    logits, target = batch()
+    late()(logits, target)
+    build("dal")(logits, target)  # lambda is still 0: plain GCE
+    assert len(calls) == 1
+
+
+def test_keeps_one_buffer_of_the_size_of_the_logits():
+    """Beyond the input and its gradient nothing of size N x K may be made."""
+    logits, target = batch(512, 4096, torch.float32)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        late()(logits, target).backward()
+    now = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    size = logits.numel() * 4
+    assert size <= peak < 2.3 * size
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+from noisylabels.losses import build
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+network = nn.parallel.DistributedDataParallel(nn.Linear(4, 3))
+inputs, target = torch.randn(8, 4), torch.randint(3, (8,))
+for progress in (0.0, 0.5, 0.9):
+    for key in ("gce", "dal", "djs", "nlnl"):
+        loss = build(key)
+        loss.progress = progress
+        network.zero_grad()
+        loss(network(inputs[rank::2]), target[rank::2]).backward()
+        if key != "nlnl":
+            alone = nn.Linear(4, 3)
+            alone.load_state_dict(network.module.state_dict())
+            loss(alone(inputs), target).backward()
+            torch.testing.assert_close(network.module.weight.grad, alone.weight.grad)
+dist.barrier()
+dist.destroy_process_group()
+print("same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file")
+def test_ddp_gives_the_gradient_of_the_whole_batch(tmp_path):
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", WORKER, str(rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        out, err = worker.communicate(timeout=120)
+        assert out == "same\n", err
