@@ -150,3 +150,21 @@ def test_without_the_extra_the_command_says_what_to_install():
 def test_report_of_nothing_says_so(capsys):
     assert main(["report"]) == 2
     assert "expected at least one finished run" in capsys.readouterr().err
+
+
+def test_losses_lists_keys_formulas_and_the_papers_values(capsys):
+    from noisylabels.losses import LOSSES
+
+    assert main(["losses"]) == 0
+    shown = capsys.readouterr().out
+    for key, loss in LOSSES.items():
+        assert f"{key:9} {loss.formula}" in shown
+    assert "DynamicsAwareLoss(q_start 0.6, q_end 1.5, lambda_end 1)" in shown
+    assert "WebVision: q_start 0.4, q_end 1.5, lambda_end 1" in shown
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m noisylabels losses | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "ce        -log p_y\n"
+    assert done.stderr == ""

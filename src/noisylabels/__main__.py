@@ -1,5 +1,6 @@
 """The process around the command line: what becomes of errors, and the exit status."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,9 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         print(f"noisylabels: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough; nor may the exit flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if debug:
             raise

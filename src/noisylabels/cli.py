@@ -56,10 +56,16 @@ class Report:
     """The report to write: table and curves in one file."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """List every loss: key, formula, hyper-parameters, the paper's values for each dataset."""
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Losses, tyro.conf.subcommand("losses")]
 )
 
 
@@ -85,8 +91,10 @@ def run(words: Sequence[str]) -> None:
         _demo(command)
     elif isinstance(command, Train):
         _train(command, overrides)
-    else:
+    elif isinstance(command, Report):
         _report(command.runs, command.out)
+    else:
+        _losses()
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -130,6 +138,18 @@ def _demo(command: Demo) -> None:
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
         folders = [train(made, command.out, display) for made in plans]
     _report(folders, command.report)
+
+
+def _losses() -> None:
+    from noisylabels.losses import LOSSES, hyperparameters
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, describe
+
+    for key, loss in LOSSES.items():
+        print(f"{key:9} {loss.formula}")
+        defaults = describe(hyperparameters(loss))
+        print(f"          {loss.__name__}({defaults})")
+        for dataset, values in HYPERPARAMETERS.get(key, {}).items():
+            print(f"          {dataset}: {describe(values)}")
 
 
 def _report(runs: Sequence[Path], out: Path) -> None:

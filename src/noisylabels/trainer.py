@@ -220,6 +220,7 @@ def _train_epochs(
         state = checkpoint.load(saved, made.run_id, job.device)
         epoch, seconds = state["epoch"], state["seconds"]
         job.method.load_state_dict(state["method"])
+        job.loss.load_state_dict(state["loss"])
     started -= seconds["total"]
     observer.started(made.name, folder, epoch, epochs)
     tracker = Tracker(folder, epoch)
@@ -249,7 +250,12 @@ def _train_epochs(
             tracker.log(metrics)
             epoch += 1
             seconds["total"] = time.perf_counter() - started
-            state = {"epoch": epoch, "seconds": seconds, "method": job.method.state_dict()}
+            state = {
+                "epoch": epoch,
+                "seconds": seconds,
+                "method": job.method.state_dict(),
+                "loss": job.loss.state_dict(),
+            }
             checkpoint.save(saved, made.run_id, state)
             observer.advanced(metrics)
     finally:
@@ -373,6 +379,8 @@ def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
     )
     memory_format = torch.channels_last if half else torch.contiguous_format
     loss = made.loss().to(device)
+    logits = torch.zeros(2, len(dataset.classes), device=device)
+    _call(lambda: loss(logits, dataset.train.labels[:2].to(device)), "loss")
     parts = Parts(
         network=lambda number: network(number).to(memory_format=memory_format),
         optimizer=made.optimizer,
