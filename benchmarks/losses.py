@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # All losses share one forward, and torch counts graphs by code.
+    torch._dynamo.config.recompile_limit = 100
     print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds")
     for size in options.sizes:
         rows, classes = map(int, size.split("x"))

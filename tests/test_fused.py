@@ -106,6 +106,16 @@ def test_applies_to_the_common_case_and_nothing_else():
         assert not fused.applies(logits, target, **USUAL)
 
 
+def test_ignored_and_impossible_targets_are_left_to_the_composed_loss():
+    logits, target = batch()
+    some = target.clone()
+    some[:5] = -100
+    torch.testing.assert_close(late()(logits, some), late()(logits[5:], target[5:]))
+    some[7] = 11
+    with pytest.raises(IndexError, match="Target 11 is out of bounds"):
+        late()(logits, some)
+
+
 def test_is_used_by_the_module(monkeypatch):
     calls = []
     monkeypatch.setattr(

@@ -15,7 +15,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisylabels import functional
@@ -30,7 +29,7 @@ def applies(
     """Say whether :func:`dynamics_aware` can take the place of the composed loss.
 
     It can for the common case: (N, C) float32 or float64 logits on the CPU that need a gradient,
-    class indices of which none is ignored, no class weights, a mean or a sum; and neither
+    class indices of which none is an ignored class, no class weights, a mean or a sum; and neither
     ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform.
 
     Args:
@@ -58,7 +57,8 @@ def applies(
         and reduction != "none"
         # There is no public way to ask; autograd.Function.apply asks the same.
         and not torch._C._are_functorch_transforms_active()
-        and not bool((target == ignore_index).any())
+        # Outside the classes it fails like any other index that is no class.
+        and not (0 <= ignore_index < input.shape[1] and bool((target == ignore_index).any()))
     )
 
 
@@ -81,7 +81,7 @@ def dynamics_aware(
         ``input``: (N, C); ``target``: (N).
 
     Raises:
-        IndexError: A target is no class.
+        RuntimeError: A target is no class, ``ignore_index`` outside [0, C) included.
 
     Example:
         >>> logits = torch.zeros(1, 4, requires_grad=True)
@@ -100,42 +100,61 @@ class _DynamicsAware(torch.autograd.Function):
     ) -> Tensor:
         value, gradient = _value_and_gradient(input, target, q, lamb, scale)
         ctx.save_for_backward(input, target, gradient)
-        ctx.q, ctx.lamb, ctx.scale = q, lamb, scale
-        return value
+        ctx.settings = q, lamb, scale
+        return input.new_tensor(value)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
         input, target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
             # The gradient is to be differentiated again: compose it.
-            each = functional.dynamics_aware(input, target, q=ctx.q, lamb=ctx.lamb)
+            q, lamb, scale = ctx.settings
+            each = functional.dynamics_aware(input, target, q=q, lamb=lamb)
             (gradient,) = torch.autograd.grad(
-                ctx.scale * each.sum(), input, grad_output, create_graph=True
+                scale * each.sum(), input, grad_output, create_graph=True
             )
-        elif grad_output != 1:
+        elif grad_output.item() != 1:
             gradient = gradient * grad_output
         return gradient, None, None, None, None
 
 
 def _value_and_gradient(
     input: Tensor, target: Tensor, q: float, lamb: float, scale: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[float, Tensor]:
     count, classes = input.shape
-    weight = lamb / (q * math.log(classes)) if classes > 1 else 0.0
-    gradient = torch.empty_like(input, memory_format=torch.contiguous_format)
-    total = input.new_zeros(())
     rows = max(1, BLOCK // classes)
+    if rows >= count:
+        return _block(input, target, q, lamb, scale, None)
+    gradient = torch.empty_like(input, memory_format=torch.contiguous_format)
+    total = 0.0
     for start in range(0, count, rows):
         part = slice(start, start + rows)
-        log_p = torch.log_softmax(input[part], 1).clamp_(min=functional.LEAST_LOG_P)
-        p = torch.exp(log_p, out=gradient[part])
-        negentropy = torch.linalg.vecdot(p, log_p)
-        exponent = F.nll_loss(log_p, target[part], reduction="none").mul_(-q)
-        hit = exponent.exp()
-        total += exponent.expm1_().sum() * (-1 / q) - negentropy.sum() * weight
-        row = torch.add(hit, negentropy, alpha=weight).unsqueeze_(1)
-        p.mul_(torch.sub(row, log_p, alpha=weight, out=log_p))
-        p.scatter_add_(1, target[part].unsqueeze(1), hit.neg_().unsqueeze_(1))
-        if scale != 1:
-            p.mul_(scale)
-    return total.mul_(scale), gradient
+        total += _block(input[part], target[part], q, lamb, scale, gradient[part])[0]
+    return total, gradient
+
+
+def _block(
+    input: Tensor, target: Tensor, q: float, lamb: float, scale: float, out: Tensor | None
+) -> tuple[float, Tensor]:
+    """Compute the scaled loss of a block of rows, and its gradient into ``out``."""
+    classes = input.shape[1]
+    # Small batches cost what their operations cost to start: numbers of one row stay in Python.
+    weight = lamb / (q * math.log(classes)) if classes > 1 else 0.0
+    column = target.unsqueeze(1)
+    log_p = torch.log_softmax(input, 1)
+    # On many rows torch computes a second softmax in two thirds of the time of an exp.
+    many = input.numel() > 2**14
+    p = torch.softmax(input, 1, out=out) if many else torch.exp(log_p, out=out)
+    negentropy = torch.linalg.vecdot(p, log_p)
+    total = negentropy.sum().item()
+    if total != total:
+        # 0 log 0
+        negentropy = torch.linalg.vecdot(p, log_p.clamp_(min=functional.LEAST_LOG_P))
+        total = negentropy.sum().item()
+    exponent = log_p.gather(1, column).mul_(q)
+    hit = exponent.exp().mul_(-scale)
+    row = torch.sub(negentropy.unsqueeze_(1).mul_(weight * scale), hit)
+    p.mul_(torch.sub(row, log_p, alpha=weight * scale, out=log_p))
+    p.scatter_add_(1, column, hit)
+    missed = exponent.expm1_().sum().item()
+    return -scale * (missed / q + weight * total), p

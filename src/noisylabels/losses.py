@@ -16,6 +16,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -805,7 +806,6 @@ class DynamicsAwareLoss(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
-        q, lamb = self.q, self.lamb
         fusible = fused.applies(
             input,
             target,
@@ -814,8 +814,12 @@ class DynamicsAwareLoss(Loss):
             reduction=self.reduction,
         )
         # Asked last: a compiled graph must not ask whether the weight is 0.
-        if fusible and lamb > 0:
-            return fused.dynamics_aware(input, target, q=q, lamb=lamb, reduction=self.reduction)
+        if fusible and (lamb := self.lamb) > 0:
+            # The composed loss knows ignored targets, and what to say of impossible ones.
+            with suppress(RuntimeError):
+                return fused.dynamics_aware(
+                    input, target, q=self.q, lamb=lamb, reduction=self.reduction
+                )
         return super().forward(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Draw the gradient of each loss with respect to p_y, the paper's figure 2, for every page."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from noisylabels.losses import build
+
+CLASSES = 10
+
+# page: (key, hyper-parameters, progress) of each curve
+CURVES: dict[str, list[tuple[str, dict[str, Any], float]]] = {
+    "ce": [("ce", {}, 0), ("poly1", {"epsilon": 2.0}, 0), ("poly1", {"epsilon": 10.0}, 0)],
+    "gce": [("mae", {}, 0), *(("gce", {"q": q}, 0) for q in (0.3, 0.7, 0.9, 1.5))],
+    "tce": [("tce", {"order": order}, 0) for order in (1, 3, 6, 18)],
+    "js": [("js", {"pi": pi}, 0) for pi in (0.1, 0.5, 0.9)],
+    "sce": [("rce", {}, 0), ("sce", {"alpha": 0.1, "beta": 1.0}, 0), ("ce", {}, 0)],
+    "nce": [("nce", {}, 0), ("nce+rce", {"alpha": 1.0, "beta": 0.1}, 0)],
+    "agce": [("agce", {"a": a, "q": q}, 0) for a, q in ((6.0, 1.5), (3.0, 3.0), (1e-5, 0.7))],
+    "sr": [("ce+sr", {"lamb": lamb}, 0) for lamb in (0.0, 1.5, 4.0)],
+    "btl": [("btl", {"t1": t1, "t2": t2}, 0) for t1, t2 in ((1, 1), (0.7, 1.5), (0.7, 3.0))],
+    "nlnl": [("nlnl", {"n": 100}, 0)],
+    "dal": [("dal", {}, progress) for progress in (0.0, 0.4, 0.7, 1.0)],
+}
+
+
+def slope(key: str, hyperparameters: dict[str, Any], progress: float) -> tuple[Any, Any]:
+    """Compute dL/dp_y where the other classes share 1 - p_y evenly."""
+    p = torch.linspace(0.02, 0.98, 193, dtype=torch.float64, requires_grad=True)
+    others = ((1 - p) / (CLASSES - 1))[:, None].expand(-1, CLASSES - 1)
+    logits = torch.cat([p[:, None], others], dim=1).log()
+    loss = build(key, **hyperparameters, reduction="sum")
+    loss.progress = progress
+    (gradient,) = torch.autograd.grad(loss(logits, torch.zeros(len(p), dtype=torch.int64)), p)
+    return p.detach().numpy(), gradient.numpy()
+
+
+def draw_all(folder: Path) -> None:
+    """Write one SVG per page.
+
+    Args:
+        folder: Where to; it is made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for page, curves in CURVES.items():
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "noisylabels", "font.size": 9}):
+            figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+            axes = figure.subplots()
+            for key, hyperparameters, progress in curves:
+                settings = ", ".join(f"{k} {v:g}" for k, v in hyperparameters.items())
+                when = f"t = {progress:g}" if key == "dal" else settings
+                axes.plot(*slope(key, hyperparameters, progress), label=f"{key} {when}".strip())
+            axes.set(xlabel="$p_y$", ylabel=r"$\partial \ell / \partial p_y$")
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], -8))
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False)
+            figure.savefig(folder / f"{page}.svg", metadata={"Date": None})
