@@ -31,7 +31,7 @@ clean: ## remove the environment and caches, not the runs
 
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[train,report]'
+	$(BIN)/pip install --quiet --editable '.[train,report,hf]'
 	touch $@
 
 .venv/.dev: pyproject.toml

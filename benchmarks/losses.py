@@ -3,7 +3,9 @@
     python benchmarks/losses.py [--losses dal gce] [--sizes 128x10 4096x1000] [--no-compile]
 
 Forward plus backward on float32 logits, two threads, everything in one process and in turns, so
-that a slow minute of the machine slows all rows alike; medians over rounds. Memory is the peak of
+that a slow minute of the machine slows all rows alike; medians over rounds. The compiled rows have
+turns of their own after the others, for generated code brings a thread pool of its own, and two
+pools spin against each other. Memory is the peak of
 what is allocated beyond the logits, their gradient included, in units of the logits: CE itself
 needs 2 to 3. `dal` is at progress 0.8, where lambda > 0; `dal straightforward` is the formula as
 one would first write it (softmax, one-hot, clamp, pow, log). `gjs` is left out: it takes several
@@ -14,7 +16,7 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,19 +49,16 @@ class StraightforwardDAL(nn.Module):
         return (gce + self.lamb * entropy / (self.q * math.log(classes))).mean()
 
 
-def make(keys: list[str], compiled: bool) -> dict[str, Step]:
+def make(keys: list[str]) -> dict[str, nn.Module]:
     """Build what is to be timed, by name."""
     losses: dict[str, nn.Module] = {CE: nn.CrossEntropyLoss()}
     dal = build("dal")
     dal.progress = PROGRESS
     losses[STRAIGHTFORWARD] = StraightforwardDAL(dal.q, dal.lamb)  # type: ignore[attr-defined]
     for key in keys:
-        loss = build(key)
-        loss.progress = PROGRESS
-        losses[key] = loss
-        if compiled:
-            losses[f"{key} compiled"] = torch.compile(loss, fullgraph=True)
-    return dict(losses)
+        losses[key] = build(key)
+        losses[key].progress = PROGRESS
+    return losses
 
 
 def run(step: Step, logits: Tensor, target: Tensor) -> None:
@@ -81,11 +80,10 @@ def peak_memory(step: Step, logits: Tensor, target: Tensor) -> float:
     return peak / (logits.numel() * logits.element_size())
 
 
-def measure(steps: dict[str, Step], rows: int, classes: int, rounds: int) -> None:
-    """Print the table of one size."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(rows, classes, generator=generator).requires_grad_()
-    target = torch.randint(classes, (rows,), generator=generator)
+def medians(
+    steps: Mapping[str, Step], logits: Tensor, target: Tensor, rounds: int
+) -> dict[str, float]:
+    """Time each step in turns; return its median seconds."""
     repeats = {}
     for name, step in steps.items():
         run(step, logits, target)
@@ -96,17 +94,31 @@ def measure(steps: dict[str, Step], rows: int, classes: int, rounds: int) -> Non
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
+            run(step, logits, target)
             begun = time.perf_counter()
             for _ in range(repeats[name]):
                 run(step, logits, target)
             seconds[name].append((time.perf_counter() - begun) / repeats[name])
-    base = statistics.median(seconds[CE])
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(rows: int, classes: int, keys: list[str], rounds: int, compiled: bool) -> None:
+    """Print the table of one size."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, classes, generator=generator).requires_grad_()
+    target = torch.randint(classes, (rows,), generator=generator)
+    losses = make(keys)
+    seconds = medians(losses, logits, target, rounds)
+    memory = {name: peak_memory(loss, logits, target) for name, loss in losses.items()}
+    if compiled:
+        again = {f"{key} compiled": torch.compile(losses[key], fullgraph=True) for key in keys}
+        seconds |= medians(again, logits, target, rounds)
+        memory |= {name: peak_memory(loss, logits, target) for name, loss in again.items()}
     print(f"\n({rows}, {classes})\n")
     print("| loss | ratio to CE | microseconds | memory / logits |\n|---|---|---|---|")
-    for name, step in steps.items():
-        median = statistics.median(seconds[name])
-        memory = peak_memory(step, logits, target)
-        print(f"| {name} | {median / base:.2f} | {1e6 * median:.0f} | {memory:.2f} |", flush=True)
+    for name, median in seconds.items():
+        ratio = median / seconds[CE]
+        print(f"| {name} | {ratio:.2f} | {1e6 * median:.0f} | {memory[name]:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -125,8 +137,7 @@ def main() -> None:
     for size in options.sizes:
         rows, classes = map(int, size.split("x"))
         torch._dynamo.reset()
-        steps = make(options.losses, not options.no_compile)
-        measure(steps, rows, classes, options.rounds)
+        measure(rows, classes, options.losses, options.rounds, not options.no_compile)
 
 
 if __name__ == "__main__":

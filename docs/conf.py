@@ -7,7 +7,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import gradients  # noqa: E402
-
 import noisylabels  # noqa: E402
 
 project = "noisylabels"

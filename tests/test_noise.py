@@ -15,7 +15,7 @@ def test_none_changes_nothing_and_returns_a_copy():
     given = NOISES["none"](LABELS)
     assert torch.equal(given, LABELS)
     assert given is not LABELS
-    with pytest.raises(ConfigError, match="rate of noise 'none'"):
+    with pytest.raises(ConfigError, match="expected rate 0, got 0.1"):
         NOISES["none"](LABELS, rate=0.1)
 
 

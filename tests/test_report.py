@@ -1,6 +1,7 @@
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
 
@@ -44,7 +45,8 @@ class Page(html.parser.HTMLParser):
 
 def test_rows_are_means_over_seeds(runs):
     summary = report.summarise(report.read([runs]))
-    assert {group.title for group in summary.groups} == {"ce", "gce (q 0.7)"}
+    # Not in the order of the folders' names, which are hashes.
+    assert [group.title for group in summary.groups] == ["ce", "gce (q 0.7)"]
     assert "noise symmetric (rate 0.4)" in summary.shared
     for group in summary.groups:
         assert [run.config["seed"] for run in group.runs] == [0, 1]
@@ -86,17 +88,30 @@ def test_page_is_whole_and_self_contained(runs, tmp_path):
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_curves_are_drawn_through_the_means(runs):
+def test_curves_are_means_over_seeds(runs):
     group = report.summarise(report.read([runs])).groups[0]
-    svg = report.draw_curves(group)
+    for key in report.CURVES:
+        one, two = ([line[key] for line in run.metrics] for run in group.runs)
+        means, deviations = report.mean_curve(group, key)
+        assert means == pytest.approx([50 * (a + b) for a, b in zip(one, two, strict=True)])
+        wanted = [100 * abs(a - b) / 2**0.5 for a, b in zip(one, two, strict=True)]
+        assert deviations == pytest.approx(wanted)
+    assert report.mean_curve(group, "unknown") == ([], [])
+
+
+def test_every_curve_is_drawn_with_its_band(runs):
+    svg = report.draw_curves(report.summarise(report.read([runs])).groups[0])
     assert svg.startswith("<svg")
     assert svg.count("fill-opacity: 0.2") == 3
+    for _, colour, _ in report.CURVES.values():
+        assert f"stroke: {colour.lower()}" in svg.replace("stroke-dashoffset", "")
 
 
 def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
     folder = tmp_path / "abc"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"epochs": 9, "loss": {"name": "ce"}}))
+    config = {"epochs": 9, "seed": 0, "loss": {"name": "ce"}}
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="expected at least one finished run, got 1 unfinished"):
         report.summarise(report.read([tmp_path]))
     summary = report.summarise(report.read([runs, tmp_path]))
@@ -105,12 +120,26 @@ def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
     assert "(epoch 0 of 9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_runs_reached_twice_count_once(runs):
+def test_runs_reached_twice_count_once(runs, tmp_path):
     one = next(runs.iterdir())
     assert len(report.read([runs, one, runs])) == 4
+    shutil.copytree(one, tmp_path / "copy")
+    assert len(report.read([runs, tmp_path])) == 4
+
+
+def test_runs_that_differ_in_the_noise_seed_are_told_apart(tmp_path):
+    base = {"data": "digits", "model": {"name": "mlp", "hidden": [4]}, "epochs": 1}
+    for seed in (0, 1):
+        noise = {"name": "symmetric", "rate": 0.2, "seed": seed}
+        train(parse(base | {"noise": noise}), tmp_path)
+    titles = [group.title for group in report.summarise(report.read([tmp_path])).groups]
+    assert len(titles) == 2
+    assert all(f"seed {seed}" in title for seed, title in enumerate(sorted(titles)))
 
 
 def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match="expected run folders"):
+        report.read([])
     with pytest.raises(DataError, match="expected a run folder"):
         report.read([tmp_path])
     (tmp_path / "config.json").write_text("{")
@@ -118,6 +147,13 @@ def test_bad_folders_are_named(tmp_path):
         report.read([tmp_path])
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(DataError, match=r"config.json: expected a JSON object, got list"):
+        report.read([tmp_path])
+    (tmp_path / "config.json").write_text('{"epochs": 3}')
+    with pytest.raises(DataError, match=r"config.json: expected loss, seed in it"):
+        report.read([tmp_path])
+    (tmp_path / "config.json").write_text('{"epochs": 3, "loss": {"name": "ce"}, "seed": 0}')
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(DataError, match=r"result.json: expected run_id, test_accuracy"):
         report.read([tmp_path])
 
 
@@ -131,5 +167,6 @@ def test_names_from_files_are_escaped(runs, tmp_path):
 
 def test_unwritable_report_is_named(runs, tmp_path):
     summary = report.summarise(report.read([runs]))
-    with pytest.raises(DataError, match=r"report.html: cannot be written"):
-        report.write_html(summary, tmp_path / "no" / "report.html")
+    report.write_html(summary, tmp_path / "new" / "report.html")
+    with pytest.raises(DataError, match=r"inside: cannot be written"):
+        report.write_html(summary, tmp_path / "new" / "report.html" / "inside")

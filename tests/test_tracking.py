@@ -10,7 +10,7 @@ def line(epoch, loss=0.5):
 
 
 def test_lines_and_events_hold_the_same(tmp_path):
-    tracker = Tracker(tmp_path, 0)
+    tracker = Tracker(tmp_path, [])
     for epoch in range(3):
         tracker.log(line(epoch, loss=1.0 / (epoch + 1)))
     tracker.close()
@@ -21,18 +21,22 @@ def test_lines_and_events_hold_the_same(tmp_path):
     assert [e.value for e in events.Scalars("loss")] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
-def test_continuing_drops_what_comes_again(tmp_path):
+@pytest.mark.parametrize("left", [None, "", '{"epoch": 0, "loss": 9}\n{"epoch": 1, "lo'])
+def test_continuing_writes_what_was_and_drops_what_comes_again(tmp_path, left):
     path = tmp_path / "metrics.jsonl"
-    tracker = Tracker(tmp_path, 0)
-    for epoch in range(4):
-        tracker.log(line(epoch))
+    lines = [line(epoch) for epoch in range(4)]
+    tracker = Tracker(tmp_path, [])
+    for metrics in lines:
+        tracker.log(metrics)
     tracker.close()
     whole = path.read_bytes()
-    with path.open("a") as file:
-        file.write('{"epoch": 4, "lo')
-    tracker = Tracker(tmp_path, 2)
-    tracker.log(line(2))
-    tracker.log(line(3))
+    if left is None:
+        path.unlink()
+    else:
+        path.write_text(left)
+    tracker = Tracker(tmp_path, lines[:2])
+    tracker.log(lines[2])
+    tracker.log(lines[3])
     tracker.close()
     assert path.read_bytes() == whole
 
@@ -44,3 +48,12 @@ def test_damaged_lines_are_named(tmp_path):
         path.write_text('{"epoch": 0}\n' + bad + "\n")
         with pytest.raises(DataError, match=r"metrics.jsonl: line 2: expected metrics"):
             read_metrics(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"metrics.jsonl: expected UTF-8"):
+        read_metrics(path)
+
+
+def test_a_line_that_was_cut_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 0}\n{"epoch": 1, "lo')
+    assert read_metrics(path) == [{"epoch": 0}]

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from noisylabels.config import parse
+from noisylabels import checkpoint
+from noisylabels.config import Component, parse
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
 from noisylabels.losses import LOSSES
-from noisylabels.noise import NOISES
 from noisylabels.trainer import choose_precision, plan, train
 
 ACCURACIES = {
@@ -109,7 +110,7 @@ def test_config_in_the_folder_is_complete_and_runs_again(digits, tmp_path):
     folder = train(parse(digits), tmp_path)
     stored = read(folder, "config.json")
     assert stored["loss"] == {"name": "gce", "q": 0.7}
-    assert stored["noise"] == {"name": "symmetric", "rate": 0.4, "seed": 0}
+    assert stored["noise"] == {"name": "symmetric", "rate": 0.4}
     assert stored["augment"] == {"name": "none"}
     recorder = Recorder()
     assert train(parse(stored), tmp_path, recorder) == folder
@@ -174,7 +175,7 @@ def test_killed_run_ends_as_if_never_cut(digits, tmp_path):
     assert contents(cut) == contents(whole)
 
 
-def test_same_batches_for_every_loss_and_other_ones_for_another_seed(digits, tmp_path):
+def test_same_labels_for_every_loss_and_other_ones_for_another_seed(digits, tmp_path):
     runs = [
         parse(digits | {"loss": loss, "seed": seed})
         for loss, seed in (("ce", 0), ("dal", 0), ("ce", 1))
@@ -273,6 +274,13 @@ def digits_folder(tmp_path_factory):
         ({"lr_schedule": "cosin"}, "unknown lr_schedule 'cosin': did you mean 'cosine'"),
         ({"augment": {"name": "crop-flip", "padding": -1}}, "augment: padding must be in"),
         ({"method": "singel"}, "unknown method 'singel': did you mean 'single'"),
+        ({"batch_size": 10**20}, "batch_size: expected .*less than 2147483648"),
+        ({"noise": {"name": "symmetric", "rate": 0.1, "seed": -1}}, "seed must be in"),
+        ({"noise": {"name": "none", "rate": 0.4}}, "a kind such as 'symmetric' has a rate"),
+        ({"augment": {"name": "crop-flip", "padding": 10**5}}, "augment: padding must be in"),
+        ({"lr_schedule": {"name": "constant", "value": math.nan}}, "lr_schedule: factor must be"),
+        ({"loss": "torch.nn:CrossEntropyLoss"}, "loss: expected a subclass of noisylabels.losses"),
+        ({"loss": "math:pi"}, "loss: expected a function or class behind 'math:pi'"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(digits, tmp_path, change, message):
@@ -302,23 +310,94 @@ def test_damaged_checkpoint_is_named(digits, tmp_path):
 
 def test_diverging_run_stops_and_says_why(digits, tmp_path):
     digits |= {"loss": "ce", "optimizer": {"name": "sgd", "lr": 1e30}}
-    with pytest.raises(NoisyLabelsError, match=r"the loss is \w+ in epoch 0 \(ce, learning rate"):
+    with pytest.raises(NoisyLabelsError, match=r"not finite in epoch 0 \(mean loss \w+, ce, learn"):
         train(parse(digits), tmp_path)
 
 
-def test_users_own_components(digits, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "def linear(shape, num_classes, *, bias: bool = True):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes, bias=bias))\n"
-    )
+OWN = """
+from torch import nn
+
+def linear(shape, num_classes, *, bias: bool = True):
+    assert shape == (1, 8, 8), "made for digits"
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes, bias=bias))
+
+def dropout(shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes))
+
+def positional(shape, num_classes, width=3):
+    return nn.Flatten()
+
+def shift(labels, *, num_classes, features):
+    return (labels + 1) % num_classes
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    digits["model"] = {"name": "mine:linear", "bias": False}
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return tmp_path / "own.py"
+
+
+def test_users_own_components(digits, tmp_path, own):
+    digits |= {"model": {"name": "own:linear", "bias": False}, "noise": "own:shift"}
     folder = train(parse(digits), tmp_path / "runs")
     state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["method"]
     assert [tuple(v.shape) for v in state["networks"][0].values()] == [(10, 64)]
-    assert read(folder, "config.json")["model"] == {"name": "mine:linear", "bias": False}
-    assert "linear" not in NOISES
+    assert read(folder, "config.json")["model"] == {"name": "own:linear", "bias": False}
+    assert read(folder)["actual_noise_rate"] == 1
+    own.write_text(OWN + "\n# changed")
+    assert plan(parse(digits)).run_id != folder.name
+    with pytest.raises(ConfigError, match="'width' of 'own:positional' is the runner's to give"):
+        plan(parse(digits | {"model": {"name": "own:positional", "width": 4}}))
+
+
+def test_random_layers_do_not_notice_a_cut(digits, tmp_path, own):
+    run = parse(digits | {"model": "own:dropout"})
+    whole = train(run, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "cut", Recorder(stop_after=2))
+    torch.rand(3)
+    assert contents(train(run, tmp_path / "cut")) == contents(whole)
+
+
+def test_lost_metrics_come_back_from_the_checkpoint(digits, tmp_path):
+    run = parse(digits)
+    whole = train(run, tmp_path)
+    before = contents(whole)
+    for name in ("result.json", "metrics.jsonl"):
+        (whole / name).unlink()
+    train(run, tmp_path)
+    assert contents(whole) == before
+
+
+def test_folders_that_cannot_be_written_are_named(digits, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(CheckpointError, match="file: expected a folder that can be written"):
+            train(parse(digits), out)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / plan(parse(digits)).run_id).touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        train(parse(digits), tmp_path / "runs")
+
+
+def test_checkpoint_of_another_network_is_named(digits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(digits), tmp_path, Recorder(stop_after=1))
+    made = plan(parse(digits))
+    saved = tmp_path / made.run_id / "checkpoint.pt"
+    state = checkpoint.load(saved, made.run_id, torch.device("cpu"))
+    state["method"]["networks"][0].popitem()
+    checkpoint.save(saved, made.run_id, state)
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: does not fit this run"):
+        train(parse(digits), tmp_path)
+
+
+def test_a_table_without_a_name_keeps_what_suits_the_data(digits, tmp_path):
+    digits["model"] = {"hidden": [7]}
+    assert plan(parse(digits)).config.model == Component("mlp", {"hidden": (7,)})
 
 
 def test_bf16_and_float32_agree_on_a_small_network(digits_folder, digits, tmp_path):

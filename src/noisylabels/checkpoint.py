@@ -84,8 +84,10 @@ def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
     try:
         stored = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: not a whole checkpoint ({reason})") from error
+        reason = str(error).partition("\n")[0][:80] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: not a whole checkpoint ({reason}); without it the run starts again"
+        ) from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
         raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {found!r}")

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from noisylabels.errors import ConfigError, MissingExtraError
+from noisylabels.errors import ConfigError, MissingExtraError, unknown
 
 try:
     import tyro
 except ImportError as error:
     raise MissingExtraError("tyro", "train") from error
 
-OWN_OPTIONS = ("--out", "--help", "-h")
+OPTIONS = {
+    "demo": ("--out", "--report"),
+    "train": ("--out",),
+    "report": ("--out",),
+    "losses": (),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,12 @@ def run(words: Sequence[str]) -> None:
         SystemExit: There is no such command or option, or help was asked for.
     """
     rest, overrides = _split(words) if words[:1] == ["train"] else (list(words), [])
+    if rest and not rest[0].startswith("-") and rest[0] not in OPTIONS:
+        raise ConfigError(unknown("command", rest[0], OPTIONS))
+    for word in rest[1:]:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in (*OPTIONS[rest[0]], "--help"):
+            raise ConfigError(unknown(f"option of {rest[0]}", name, OPTIONS[rest[0]]))
     command = tyro.cli(
         Command,
         prog="noisylabels",
@@ -103,7 +114,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word.partition("=")[0] in OWN_OPTIONS:
+        if not word.startswith("--") or word.partition("=")[0] in ("--out", "--help"):
             own.append(word)
             if word == "--out" and rest:
                 own.append(rest.pop(0))
@@ -162,7 +173,7 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=summary.shared, title_justify="left")
     for name in report.HEADER:
-        table.add_column(name, justify="left" if name == "loss" else "right")
+        table.add_column(name, justify="left" if name == "loss" else "right", overflow="fold")
     for group in summary.groups:
         table.add_row(*group.row())
     console.print(table)

@@ -19,10 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     ConfigDict,
-    NonNegativeInt,
+    Field,
     PlainSerializer,
     PlainValidator,
-    PositiveInt,
     TypeAdapter,
     ValidationError,
 )
@@ -71,6 +70,8 @@ class Component:
 
 
 Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Component.table)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Precision = Annotated[
     Literal["auto", "32", "bf16"],
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
@@ -84,14 +85,14 @@ class RunConfig:
     Args:
         data: Where the examples come from, see ``noisylabels.data.datasets.SOURCES``.
         noise: What is done to the training labels, see ``noisylabels.noise.NOISES``.
-        model: The network, see ``noisylabels.models.MODELS``; by default what suits ``data``.
+        model: The network, see ``noisylabels.models.MODELS``; ``"auto"`` is what suits ``data``.
         method: How a batch becomes an update, see ``noisylabels.methods.METHODS``.
         loss: The loss, see ``noisylabels.losses.LOSSES``.
         optimizer: See ``noisylabels.methods.optimizers.OPTIMIZERS``.
         lr_schedule: Factor on the learning rate by progress, see
             ``noisylabels.schedules.SCHEDULES``.
-        augment: Augmentation of training images, see ``noisylabels.data.augment.AUGMENTS``; by
-            default what suits ``data``.
+        augment: Augmentation of training images, see ``noisylabels.data.augment.AUGMENTS``;
+            ``"auto"`` is what suits ``data``.
         epochs: Passes over the training set, at least 1.
         batch_size: Examples per step, at least 1.
         seed: Seed of initial weights, order, augmentation and (unless it has its own) noise.
@@ -101,15 +102,15 @@ class RunConfig:
 
     data: Part
     noise: Part = Component("none")
-    model: Part | None = None
+    model: Part = Component("auto")
     method: Part = Component("single")
     loss: Part = Component("dal")
     optimizer: Part = Component("sgd")
     lr_schedule: Part = Component("cosine")
-    augment: Part | None = None
-    epochs: PositiveInt = 150
-    batch_size: PositiveInt = 128
-    seed: NonNegativeInt = 0
+    augment: Part = Component("auto")
+    epochs: Count = 150
+    batch_size: Count = 128
+    seed: Seed = 0
     precision: Precision = "auto"
 
     def replace(self, **changes: Any) -> "RunConfig":
@@ -119,7 +120,7 @@ class RunConfig:
     def tables(self) -> dict[str, Any]:
         """Return the configuration as plain tables, as they stand in a file."""
         tables: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return {key: value for key, value in tables.items() if value is not None}
+        return tables
 
 
 _ADAPTER = TypeAdapter(RunConfig)
@@ -181,10 +182,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: The file is missing or no TOML, or :func:`parse` refuses what it holds.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
         return parse(_merge(tables, _override_tables(overrides)))
@@ -212,7 +213,7 @@ def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
     if not colon:
         raise ConfigError(unknown(what, name, registry))
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -220,7 +221,12 @@ def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
 
 
 def bind(
-    component: Component, target: Callable[..., Any], what: str, *, reserved: Collection[str] = ()
+    component: Component,
+    target: Callable[..., Any],
+    what: str,
+    *,
+    reserved: Collection[str] = (),
+    optional: Collection[str] = (),
 ) -> dict[str, Any]:
     """Check a component's parameters against a signature and fill in the defaults.
 
@@ -231,6 +237,7 @@ def bind(
         target: The function or class that its name stands for.
         what: What the component is in the configuration, for the message.
         reserved: Keyword-only parameters that are the runner's all the same.
+        optional: Keyword-only parameters that the runner gives where the user does not.
 
     Returns:
         Keyword arguments for ``target``: every keyword-only parameter that was given or has a
@@ -247,7 +254,12 @@ def bind(
         Traceback (most recent call last):
         noisylabels.errors.ConfigError: loss: unknown parameter of 'gce' 'p': (known: q)
     """
-    signature = inspect.signature(target, eval_str=True)
+    try:
+        signature = inspect.signature(target, eval_str=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise ConfigError(
+            f"{what}: expected a function or class behind {component.name!r} ({error})"
+        ) from error
     kinds = inspect.Parameter
     own = {
         name: parameter
@@ -255,14 +267,23 @@ def bind(
         if parameter.kind is kinds.KEYWORD_ONLY and name not in reserved
     }
     takes_any = any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values())
-    bound = {name: p.default for name, p in own.items() if p.default is not kinds.empty}
+    bound = {
+        name: parameter.default
+        for name, parameter in own.items()
+        if parameter.default is not kinds.empty and name not in optional
+    }
     for name, value in component.parameters.items():
+        if name in signature.parameters and name not in own and name not in reserved:
+            raise ConfigError(
+                f"{what}: {name!r} of {component.name!r} is the runner's to give: "
+                f"only keyword-only parameters can be set"
+            )
         if name not in own and not takes_any:
             raise ConfigError(f"{what}: {unknown(f'parameter of {component.name!r}', name, own)}")
         annotation = own[name].annotation if name in own else Any
         bound[name] = _typed(value, annotation, f"{what}.{name}")
     for name in own:
-        if name not in bound:
+        if name not in bound and name not in optional:
             raise ConfigError(f"{what}: {component.name!r} needs {name}")
     return bound
 

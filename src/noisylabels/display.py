@@ -11,7 +11,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -43,12 +42,11 @@ class Display:
         self._began = self._spoke = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("epochs"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -79,14 +77,17 @@ class Display:
             state = f": continues after epoch {epoch} of {epochs}"
         self._print(f"run {self._run} of {self._runs}: {name} ({folder}){state}")
         self._left -= epoch
-        self._progress.update(self._task, description=self._title(""), advance=epoch)
+        # Epochs that were there already count for nothing, or they would count as speed.
+        self._progress.update(
+            self._task, description=self._title(""), total=self._trained + self._left
+        )
 
     def advanced(self, metrics: Metrics) -> None:
         """Show the accuracy of the epoch that has just ended."""
         self._epoch += 1
         self._trained += 1
         self._left -= 1
-        accuracy = f"test accuracy {100 * (metrics['test_accuracy'] or 0):.1f} %"
+        accuracy = f"test accuracy {100 * float(metrics['test_accuracy'] or 0):.1f} %"
         self._progress.update(self._task, description=self._title(accuracy), advance=1)
         now = time.monotonic()
         last = self._epoch == self._epochs
@@ -99,8 +100,8 @@ class Display:
         )
 
     def _title(self, accuracy: str) -> str:
-        run = f"run {self._run}/{self._runs}" if self._runs > 1 else ""
-        return "  ".join(part for part in (run, self._name, accuracy) if part)
+        run = f"{self._run}/{self._runs} " if self._runs > 1 else ""
+        return f"{run}{self._name} {accuracy.removeprefix('test accuracy ')}".rstrip()
 
     def _print(self, line: str) -> None:
         self._spoke = time.monotonic()

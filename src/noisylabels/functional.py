@@ -23,6 +23,8 @@ from noisylabels.errors import ConfigError
 HALF = (torch.float16, torch.bfloat16)
 LOG_RCE = math.log(1e-4)
 """What reverse cross entropy takes for log 0."""
+LEAST_Q = 1e-12
+"""An exponent below this is 0, its limit; dividing by it would lose all digits."""
 LEAST_LOG_P = -1e30
 """Stands for log 0 where p log p must be 0 and not NaN; exp of it is 0."""
 
@@ -115,7 +117,7 @@ def generalized_cross_entropy(input: Tensor, target: Tensor, *, q: float) -> Ten
         Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with
         Noisy Labels", 2018; here without their truncation.
     """
-    if q == 0:
+    if q < LEAST_Q:
         return cross_entropy(input, target)
     # Not pow: with a changing exponent torch.compile gives wrong values for it.
     return _expectation(lambda log_p: _rest(q * log_p) / q, input, target)
@@ -672,7 +674,8 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
         \ell = \frac{1 - p_y^q}{q} + \lambda \frac{H(p)}{q \log K}, \qquad
         H(p) = -\sum_k p_k \log p_k
 
-    Both terms have range [0, 1/q]. The gradient flows through both factors of H.
+    The first term has range [0, 1/q], the second [0, lambda/q]. The gradient flows through both
+    factors of H.
 
     Args:
         input: Logits.

@@ -1,7 +1,8 @@
 """Label noise: pure functions from true labels and a seed to given labels.
 
-``NOISES`` names every kind. All share one signature, ``noise(labels, *, rate, seed,
-num_classes=None, features=None)``; each takes of it what it needs and says what is missing.
+``NOISES`` names every kind. All take ``noise(labels, *, rate, seed, num_classes=None,
+features=None)``, use of it what they need, and say what is missing; ``file`` also takes a path, and
+is the only one to need NumPy.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from noisylabels.errors import DataError, MissingExtraError, check_range
+from noisylabels.errors import ConfigError, DataError, MissingExtraError, check_range
 
 
 def none(
@@ -40,7 +41,8 @@ def none(
         >>> none(torch.tensor([2, 0]))
         tensor([2, 0])
     """
-    check_range("rate of noise 'none'", rate, high=0.0)
+    if rate != 0:
+        raise ConfigError(f"expected rate 0, got {rate!r}: a kind such as 'symmetric' has a rate")
     return labels.clone()
 
 
@@ -60,7 +62,7 @@ def symmetric(
     Args:
         labels: True labels, int64 in [0, K), of shape (N).
         rate: Probability of a redraw, in [0, 1].
-        seed: Seed of the draw; the same seed gives the same labels on every device.
+        seed: Seed of the draw, at least 0; the same seed gives the same labels on every device.
         num_classes: K; by default one more than the greatest label.
         features: Not used.
 
@@ -68,7 +70,7 @@ def symmetric(
         Given labels, int64, of shape (N).
 
     Raises:
-        ConfigError: ``rate`` is outside [0, 1].
+        ConfigError: ``rate`` is outside [0, 1], or ``seed`` is negative.
 
     Example:
         >>> symmetric(torch.zeros(8, dtype=torch.int64), rate=0.5, seed=0, num_classes=3)
@@ -79,6 +81,7 @@ def symmetric(
         Other papers leave the true class out.
     """
     check_range("rate", rate, high=1.0)
+    check_range("seed", seed, high=2**63 - 1)
     classes = num_classes if num_classes is not None else int(labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     redrawn = torch.rand(labels.shape, generator=generator, dtype=torch.float64) < rate

@@ -6,6 +6,7 @@ epoch. What all rows share stands once above the table.
 
 import io
 import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from noisylabels.checkpoint import replacing
 from noisylabels.errors import DataError, MissingExtraError
+from noisylabels.losses import LOSSES
 from noisylabels.tracking import Metrics, read_metrics
 
 CURVES = {
@@ -21,6 +23,17 @@ CURVES = {
     "train_accuracy_correct": ("training, correctly labelled", "#009E73", "--"),
     "train_accuracy_wrong": ("training, wrongly labelled", "#D55E00", "-."),
 }
+RESULTS = (
+    "run_id",
+    "test_accuracy",
+    "train_accuracy_correct",
+    "train_accuracy_wrong",
+    "actual_noise_rate",
+    "nominal_noise_rate",
+    "seconds",
+    "device",
+    "versions",
+)
 HEADER = (
     "loss",
     "seeds",
@@ -92,7 +105,7 @@ class Report:
 
     Args:
         shared: What all groups have in common.
-        groups: The groups, in the order in which their first runs were given.
+        groups: The groups, in the order of ``LOSSES``.
         unfinished: The runs that are not finished; they count in no group.
     """
 
@@ -111,7 +124,8 @@ def read(paths: Iterable[Path]) -> list[Run]:
         The runs.
 
     Raises:
-        DataError: A path is no run folder and holds none, or a file in it is damaged.
+        DataError: There is no path, a path is no run folder and holds none, or a file in it is
+            damaged.
     """
     folders: dict[Path, None] = {}
     for path in paths:
@@ -125,17 +139,20 @@ def read(paths: Iterable[Path]) -> list[Run]:
                 f"{path}: expected a run folder (with config.json), or a folder of them"
             )
         folders.update(dict.fromkeys(found))
-    return [
-        Run(
+    if not folders:
+        raise DataError("expected run folders, or folders of them")
+    runs: dict[object, Run] = {}
+    for folder in {folder.resolve(): folder for folder in folders}.values():
+        finished = (folder / "result.json").exists()
+        run = Run(
             folder=folder,
-            config=_read_json(folder / "config.json"),
+            config=_read_json(folder / "config.json", ("loss", "seed", "epochs")),
             metrics=read_metrics(folder / "metrics.jsonl"),
-            result=_read_json(folder / "result.json")
-            if (folder / "result.json").exists()
-            else None,
+            result=_read_json(folder / "result.json", RESULTS) if finished else None,
         )
-        for folder in {folder.resolve(): folder for folder in folders}.values()
-    ]
+        # A copy of a run is no other seed.
+        runs.setdefault(run.result["run_id"] if run.result else folder, run)
+    return list(runs.values())
 
 
 def summarise(runs: Sequence[Run]) -> Report:
@@ -166,8 +183,8 @@ def summarise(runs: Sequence[Run]) -> Report:
     return Report(
         shared="; ".join(f"{key} {value}" for key, value in common.items()),
         groups=[
-            Group(title, sorted(members, key=lambda run: run.config["seed"]))
-            for title, members in groups.items()
+            Group(title, sorted(groups[title], key=lambda run: run.config["seed"]))
+            for title in sorted(groups, key=_by_loss)
         ],
         unfinished=[run for run in runs if run.result is None],
     )
@@ -198,10 +215,28 @@ def write_html(report: Report, path: Path) -> None:
         runs=[run for group in report.groups for run in group.runs],
     )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(html, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def mean_curve(group: Group, key: str) -> tuple[list[float], list[float]]:
+    """Average a metric over seeds, epoch by epoch.
+
+    Args:
+        group: The runs.
+        key: The metric, a fraction in [0, 1].
+
+    Returns:
+        Mean and sample standard deviation by epoch, in percent; nothing where the metric is
+        unknown. One run has deviation 0.
+    """
+    points = list(zip(*(_series(run, key) for run in group.runs), strict=False))
+    means = [100 * statistics.fmean(point) for point in points]
+    several = len(group.runs) > 1
+    return means, [100 * statistics.stdev(point) if several else 0.0 for point in points]
 
 
 def draw_curves(group: Group) -> str:
@@ -225,17 +260,14 @@ def draw_curves(group: Group) -> str:
         figure = Figure(figsize=(4.6, 3.0), layout="constrained")
         axes = figure.subplots()
         for key, (label, colour, style) in CURVES.items():
-            points = list(zip(*(_series(run, key) for run in group.runs), strict=False))
-            if not points:
+            means, deviations = mean_curve(group, key)
+            if not means:
                 continue
-            epochs = range(1, len(points) + 1)
-            means = [100 * statistics.fmean(point) for point in points]
+            epochs = range(1, len(means) + 1)
             axes.plot(epochs, means, color=colour, linestyle=style, label=label)
-            if len(group.runs) > 1:
-                spread = [100 * statistics.stdev(point) for point in points]
-                low = [mean - std for mean, std in zip(means, spread, strict=True)]
-                high = [mean + std for mean, std in zip(means, spread, strict=True)]
-                axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+            low = [mean - std for mean, std in zip(means, deviations, strict=True)]
+            high = [mean + std for mean, std in zip(means, deviations, strict=True)]
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -261,16 +293,26 @@ def _describe(part: Mapping[str, Any]) -> str:
     own = [
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in part.items()
-        if key not in ("name", "seed") and value is not None
+        if key != "name" and value is not None
     ]
     return f"{part['name']} ({', '.join(own)})" if own else str(part["name"])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _by_loss(title: str) -> tuple[int, list[str | int]]:
+    key = title.partition(" ")[0].partition(",")[0]
+    # Numbers inside sort as numbers: 64 before 128.
+    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", title)]
+    return (list(LOSSES).index(key) if key in LOSSES else len(LOSSES), parts)
+
+
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected JSON ({error})") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise DataError(f"{path}: expected {', '.join(missing)} in it")
     return value

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,26 +37,22 @@ class Tracker:
 
     Args:
         folder: The run folder.
-        epoch: The epoch that comes next; what stands there of this and later epochs is dropped.
+        history: The metrics of the epochs before; ``metrics.jsonl`` is made to hold just these.
     """
 
-    def __init__(self, folder: Path, epoch: int) -> None:
+    def __init__(self, folder: Path, history: Sequence[Metrics]) -> None:
         with warnings.catch_warnings():
             # TensorBoard's import warns about packages of its own.
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / "metrics.jsonl"
-        self.history = [
-            line for line in read_metrics(self._path) if int(line["epoch"] or 0) < epoch
-        ]
         with replacing(self._path) as temporary:
-            temporary.write_text("".join(map(_line, self.history)), encoding="utf-8")
-        self._events = SummaryWriter(folder, purge_step=epoch or None)
+            temporary.write_text("".join(map(_line, history)), encoding="utf-8")
+        self._events = SummaryWriter(folder, purge_step=len(history) or None)
 
     def log(self, metrics: Metrics) -> None:
         """Write the metrics of one epoch."""
-        self.history.append(metrics)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(metrics))
         for name, value in metrics.items():
@@ -81,7 +78,10 @@ def read_metrics(path: Path) -> list[Metrics]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text ({error})") from error
     metrics = []
     # What follows the last newline is empty, or cut.
     for number, line in enumerate(lines[:-1], start=1):

@@ -14,8 +14,10 @@ A run folder ``<out>/<run_id>`` holds
 
 import dataclasses
 import functools
+import inspect
 import logging
 import math
+import os
 import platform
 import sys
 import time
@@ -36,7 +38,7 @@ from noisylabels.config import Component, RunConfig
 from noisylabels.data.augment import AUGMENTS
 from noisylabels.data.batches import Batches, derive_seed
 from noisylabels.data.datasets import SOURCES, Dataset, Examples, Source, file_digest, first
-from noisylabels.errors import ConfigError, NoisyLabelsError, check_range
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method
 from noisylabels.methods.base import Parts
@@ -103,47 +105,46 @@ def plan(run: RunConfig) -> Plan:
     """
     source_class, data = _bind(run.data, SOURCES, "data")
     source: Source = _call(lambda: source_class(**data), "data")
-    model = run.model or Component(source.model)
-    augment = run.augment or Component(source.augment)
-    noise_function, noise = _bind(run.noise, NOISES, "noise", NOISE_RESERVED, seed=run.seed)
-    model_function, model_parameters = _bind(model, MODELS, "model")
-    method_class, method = _bind(run.method, METHODS, "method")
-    loss_class, loss = _bind(run.loss, LOSSES, "loss", LOSS_RESERVED)
-    optimizer_function, optimizer = _bind(run.optimizer, OPTIMIZERS, "optimizer")
-    schedule, schedule_parameters = _bind(run.lr_schedule, SCHEDULES, "lr_schedule")
-    augment_function, augmentation = _bind(augment, AUGMENTS, "augment")
-
+    parts: dict[str, tuple[Component, Mapping[str, Any], tuple[str, ...]]] = {
+        "noise": (run.noise, NOISES, NOISE_RESERVED),
+        "model": (_named(run.model, source.model), MODELS, ()),
+        "method": (run.method, METHODS, ()),
+        "loss": (run.loss, LOSSES, LOSS_RESERVED),
+        "optimizer": (run.optimizer, OPTIMIZERS, ()),
+        "lr_schedule": (run.lr_schedule, SCHEDULES, ()),
+        "augment": (_named(run.augment, source.augment), AUGMENTS, ()),
+    }
+    components = {"data": Component(run.data.name, data)}
+    found: dict[str, Callable[..., Any]] = {}
+    contents = {"data": source.digest()}
+    for what, (part, registry, reserved) in parts.items():
+        # A noise that follows the run's seed has none of its own.
+        optional = ("seed",) if what == "noise" else ()
+        target, parameters = _bind(part, registry, what, reserved, optional)
+        components[what] = Component(part.name, parameters)
+        if what == "noise" and "seed" in inspect.signature(target).parameters:
+            parameters = {"seed": run.seed} | parameters
+        found[what] = functools.partial(target, **parameters)
+        contents |= _contents(what, part, target, parameters)
     made = Plan(
-        config=run.replace(
-            data=Component(run.data.name, data),
-            noise=Component(run.noise.name, noise),
-            model=Component(model.name, model_parameters),
-            method=Component(run.method.name, method),
-            loss=Component(run.loss.name, loss),
-            optimizer=Component(run.optimizer.name, optimizer),
-            lr_schedule=Component(run.lr_schedule.name, schedule_parameters),
-            augment=Component(augment.name, augmentation),
-        ),
+        config=run.replace(**components),
         run_id="",
         source=source,
-        noise=functools.partial(noise_function, **noise),
-        network=functools.partial(model_function, **model_parameters),
-        method=functools.partial(method_class, **method),
-        loss=functools.partial(loss_class, **loss),
-        optimizer=functools.partial(optimizer_function, **optimizer),
-        lr_factor=functools.partial(schedule, **schedule_parameters),
-        augment=functools.partial(augment_function, **augmentation),
+        noise=found["noise"],
+        network=found["model"],
+        method=found["method"],
+        loss=found["loss"],
+        optimizer=found["optimizer"],
+        lr_factor=found["lr_schedule"],
+        augment=found["augment"],
     )
     _try_out(made)
-    contents = {key: file_digest(value) for key, value in noise.items() if isinstance(value, Path)}
     settings = {
         name: {"name": part.name, **part.parameters} if isinstance(part, Component) else part
         for name, part in vars(made.config).items()
         if name in config.FIELDS
     }
-    return dataclasses.replace(
-        made, run_id=config.run_id(settings, {**contents, "data": source.digest()})
-    )
+    return dataclasses.replace(made, run_id=config.run_id(settings, contents))
 
 
 def train(
@@ -181,12 +182,17 @@ def train(
     if (folder / "result.json").exists():
         observer.started(made.name, folder, made.config.epochs, made.config.epochs)
         return folder
+    _check_writable(out)
     started = time.perf_counter()
     _reset_peak_memory()
     job = _assemble(made, *_label(made))
-    _open_folder(folder, job)
-    predictions, seconds = _train_epochs(job, folder, observer, started)
-    _write_result(job, folder, predictions, seconds)
+    try:
+        _open_folder(folder, job)
+        predictions, seconds = _train_epochs(job, folder, observer, started)
+        _write_result(job, folder, predictions, seconds)
+    except OSError as error:
+        place = error.filename or folder
+        raise CheckpointError(f"{place}: cannot be written ({error.strerror or error})") from error
     return folder
 
 
@@ -216,14 +222,18 @@ def _train_epochs(
     made, saved = job.plan, folder / "checkpoint.pt"
     epochs = made.config.epochs
     epoch, seconds, predictions = 0, {"total": 0.0, "training": 0.0}, None
+    history: list[Metrics] = []
     if saved.exists():
         state = checkpoint.load(saved, made.run_id, job.device)
-        epoch, seconds = state["epoch"], state["seconds"]
-        job.method.load_state_dict(state["method"])
-        job.loss.load_state_dict(state["loss"])
+        epoch, seconds, history = state["epoch"], state["seconds"], state["metrics"]
+        try:
+            job.method.load_state_dict(state["method"])
+            job.loss.load_state_dict(state["loss"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{saved}: does not fit this run ({error})") from error
     started -= seconds["total"]
     observer.started(made.name, folder, epoch, epochs)
-    tracker = Tracker(folder, epoch)
+    tracker = Tracker(folder, history)
     try:
         while epoch < epochs:
             lr = job.method.begin_epoch(epoch / epochs)
@@ -232,13 +242,13 @@ def _train_epochs(
             mean_loss = job.method.train_epoch(job.batches.epoch(epoch))
             seconds["training"] += time.perf_counter() - begun
             dynamic = job.loss.dynamic()
-            if not math.isfinite(mean_loss):
+            predictions = job.predict()
+            if not (math.isfinite(mean_loss) and all(p.isfinite().all() for p in predictions)):
                 now = "".join(f", {name} {value:g}" for name, value in dynamic.items())
                 raise NoisyLabelsError(
-                    f"the loss is {mean_loss} in epoch {epoch} ({made.config.loss.name}{now}, "
-                    f"learning rate {lr:g}): try a smaller learning rate"
+                    f"loss or predictions are not finite in epoch {epoch} (mean loss {mean_loss}, "
+                    f"{made.config.loss.name}{now}, learning rate {lr:g})"
                 )
-            predictions = job.predict()
             accuracies = _accuracies(predictions, job)
             metrics: Metrics = {
                 "epoch": epoch,
@@ -247,12 +257,14 @@ def _train_epochs(
                 **accuracies,
                 **dynamic,
             }
+            history.append(metrics)
             tracker.log(metrics)
             epoch += 1
             seconds["total"] = time.perf_counter() - started
             state = {
                 "epoch": epoch,
                 "seconds": seconds,
+                "metrics": history,
                 "method": job.method.state_dict(),
                 "loss": job.loss.state_dict(),
             }
@@ -316,16 +328,34 @@ def choose_precision(network: nn.Module, device: torch.device) -> str:
     return "bf16" if native else "32"
 
 
+def _named(part: Component, suits: str) -> Component:
+    return Component(suits, part.parameters) if part.name == "auto" else part
+
+
 def _bind(
     part: Component,
     registry: Mapping[str, Any],
     what: str,
     reserved: tuple[str, ...] = (),
-    **defaults: Any,
+    optional: tuple[str, ...] = (),
 ) -> tuple[Any, dict[str, Any]]:
     target = config.find(part.name, registry, what)
-    filled = Component(part.name, {**defaults, **part.parameters})
-    return target, config.bind(filled, target, what, reserved=reserved)
+    return target, config.bind(part, target, what, reserved=reserved, optional=optional)
+
+
+def _contents(
+    what: str, part: Component, target: Any, parameters: Mapping[str, Any]
+) -> dict[str, str]:
+    """Digest what a component's parameters lead to, and the source of the user's own."""
+    contents = {
+        f"{what}.{name}": file_digest(value)
+        for name, value in parameters.items()
+        if isinstance(value, Path)
+    }
+    if ":" in part.name:
+        with suppress(TypeError):
+            contents[what] = file_digest(Path(inspect.getfile(target)))
+    return contents
 
 
 def _call(function: Callable[[], T], what: str) -> T:
@@ -337,23 +367,37 @@ def _call(function: Callable[[], T], what: str) -> T:
 
 def _try_out(made: Plan) -> None:
     """Make one of everything in small, so that a bad value is refused before any work."""
-    _call(made.loss, "loss")
+    if not isinstance(_call(made.loss, "loss"), Loss):
+        raise ConfigError(
+            f"loss: expected a subclass of noisylabels.losses.Loss, got {made.config.loss.name!r}"
+        )
     _call(lambda: made.optimizer([nn.Parameter(torch.zeros(1))]), "optimizer")
-    _call(lambda: made.lr_factor(0.0), "lr_schedule")
-    images = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-    _call(lambda: made.augment(images, torch.Generator()), "augment")
-    with torch.device("meta"):
-        _call(lambda: made.network((1, 32, 32), 2), "model")
+    for progress in (0.0, 0.5, 1.0):
+        factor = _call(functools.partial(made.lr_factor, progress), "lr_schedule")
+        _call(lambda: check_range("factor", factor), "lr_schedule")  # noqa: B023
+    if made.config.model.name in MODELS:
+        with torch.device("meta"):
+            _call(lambda: made.network((1, 32, 32), 2), "model")
     rate = made.config.noise.parameters.get("rate")
     if rate is not None:
         _call(lambda: check_range("rate", rate, high=1.0), "noise")
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a folder that cannot be made or written before any work is done for it."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CheckpointError(f"{nearest}: expected a folder that can be written")
 
 
 def _label(made: Plan) -> tuple[Dataset, Tensor | None]:
     """Load the data, apply the noise to the whole training set, then the limit."""
     dataset = made.source.load()
     true = dataset.train.labels
-    given = made.noise(true, num_classes=len(dataset.classes), features=dataset.train.images)
+    try:
+        given = made.noise(true, num_classes=len(dataset.classes), features=dataset.train.images)
+    except TypeError as error:
+        raise ConfigError(f"noise: {error}") from error
     known = made.source.clean or made.config.noise.name != "none"
     noisy = dataclasses.replace(dataset, train=Examples(dataset.train.images, given))
     limit = made.source.limit
@@ -381,6 +425,7 @@ def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
     loss = made.loss().to(device)
     logits = torch.zeros(2, len(dataset.classes), device=device)
     _call(lambda: loss(logits, dataset.train.labels[:2].to(device)), "loss")
+    _call(lambda: made.augment(dataset.train.images[:2], torch.Generator()), "augment")
     parts = Parts(
         network=lambda number: network(number).to(memory_format=memory_format),
         optimizer=made.optimizer,

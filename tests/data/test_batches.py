@@ -1,5 +1,6 @@
 import torch
 
+from noisylabels.data import batches as module
 from noisylabels.data.augment import AUGMENTS
 from noisylabels.data.batches import Batches, derive_seed
 from noisylabels.data.datasets import Dataset, Examples, channel_statistics
@@ -38,7 +39,14 @@ def test_an_epoch_holds_every_example_once_with_its_label():
 def test_batches_have_the_batch_size_and_the_last_what_is_left():
     sizes = [len(batch.target) for batch in batches(batch_size=96).epoch(3)]
     assert sizes == [96] * 104 + [16]
-    assert [len(batch.target) for batch in batches(batch_size=9_999).epoch(0)] == [9_999, 1]
+
+
+def test_a_single_example_that_is_left_joins_the_step_before(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 48 * 5000)
+    for size, expected in ((9_999, [10_000]), (3_333, [3333, 3333, 3334]), (10_000, [10_000])):
+        source = batches(batch_size=size)
+        assert [len(batch.target) for batch in source.epoch(0)] == expected
+        assert torch.equal(collect(source, 0)[0].sort().values, torch.arange(10_000))
 
 
 def test_an_epoch_depends_on_seed_and_number_alone():

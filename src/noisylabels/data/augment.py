@@ -28,13 +28,13 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int = 4) -
     Args:
         images: uint8, of shape (N, channels, height, width).
         generator: CPU generator; the same state gives the same result on every device.
-        padding: Pixels added on each side, at least 0.
+        padding: Pixels added on each side, from 0 to the image's longer side.
 
     Returns:
         A new tensor of the same shape and dtype.
 
     Raises:
-        ConfigError: ``padding`` is negative.
+        ConfigError: ``padding`` is out of its range.
 
     Example:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
@@ -44,8 +44,8 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int = 4) -
                 [14, 13, 12,  0],
                 [ 0,  0,  0,  0]], dtype=torch.uint8)
     """
-    check_range("padding", padding)
     count, _, height, width = images.shape
+    check_range("padding", padding, high=max(height, width))
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
     flipped = (torch.rand(count, generator=generator) < 0.5).to(images.device)
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from noisylabels.data.datasets import Dataset
 
-CHUNK = 4096
+CHUNK = 2**24
+"""Pixel values that are augmented and normalised at once: 64 MiB in float32."""
 # Activations of larger batches fall out of a CPU's cache: 1,024 images take 2.2 times as long each.
 EVALUATION_BATCH = 256
 
@@ -63,7 +64,8 @@ class Batches:
     Args:
         dataset: The dataset; ``dataset.train.labels`` are the given labels.
         augment: ``(uint8 images, generator) -> uint8 images``, for training only.
-        batch_size: Examples per training step; the last batch of an epoch may be smaller.
+        batch_size: Examples per training step; the last step of an epoch has what is left, and a
+            single example that is left joins the step before.
         seed: The run's seed.
         device: Where the batches go.
         memory_format: Memory format of the inputs.
@@ -93,17 +95,19 @@ class Batches:
         """Yield the training batches of an epoch, counted from 0."""
         count = len(self._labels)
         order = torch.randperm(count, generator=derive_generator(self._seed, "order", epoch))
-        order = order.to(self._labels.device)
+        batches = list(torch.split(order.to(self._labels.device), self._batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            # Batch norm cannot normalise a single example.
+            batches[-2:] = [torch.cat(batches[-2:])]
         generator = derive_generator(self._seed, "augment", epoch)
         # Whole chunks at once: on small images the cost of a batch is dispatch, not pixels.
-        for index in torch.split(order, max(1, CHUNK // self._batch_size) * self._batch_size):
+        together = max(1, CHUNK // (self._images[0].numel() * self._batch_size))
+        for start in range(0, len(batches), together):
+            chunk = batches[start : start + together]
+            index, sizes = torch.cat(chunk), [len(batch) for batch in chunk]
             inputs = self._normalise(self._augment(self._images[index], generator))
-            yield from map(
-                Batch,
-                torch.split(index, self._batch_size),
-                torch.split(inputs, self._batch_size),
-                torch.split(self._labels[index], self._batch_size),
-            )
+            targets = self._labels[index]
+            yield from map(Batch, chunk, torch.split(inputs, sizes), torch.split(targets, sizes))
 
     def train_inputs(self) -> Iterator[Tensor]:
         """Yield the training images in order, without augmentation."""

@@ -268,8 +268,10 @@ class Parquet(Source):
         done = 0
         for path, table in tables:
             schema = table.schema_arrow
+            classes = classes or _class_names(schema, self._label_column(path, schema))
+        for path, table in tables:
+            schema = table.schema_arrow
             image, label = self._image_column(path, schema), self._label_column(path, schema)
-            classes = classes or _class_names(schema, label)
             for row, (encoded, number) in enumerate(_rows(path, table, image, label)):
                 pixels = _decode(encoded, f"{path}: row {row}")
                 if images is None:
@@ -388,7 +390,7 @@ def _rows(path: Path, table: Any, image: str, label: str) -> Iterator[tuple[byte
                 batch.column(label).to_pylist(),
                 strict=True,
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
