@@ -21,6 +21,7 @@ from noisylabels import functional
 
 BLOCK = 2**18
 """Logits in a block: 1 MiB in float32."""
+LN2 = math.log(2)
 
 
 def applies(
@@ -141,20 +142,19 @@ def _block(
     # Small batches cost what their operations cost to start: numbers of one row stay in Python.
     weight = lamb / (q * math.log(classes)) if classes > 1 else 0.0
     column = target.unsqueeze(1)
-    log_p = torch.log_softmax(input, 1)
-    # On many rows torch computes a second softmax in two thirds of the time of an exp.
-    many = input.numel() > 2**14
-    p = torch.softmax(input, 1, out=out) if many else torch.exp(log_p, out=out)
-    negentropy = torch.linalg.vecdot(p, log_p)
+    # In powers of two, for torch's exp2 takes a third of the time of its exp.
+    log2_p = torch.log_softmax(input, 1).mul_(1 / LN2)
+    p = torch.exp2(log2_p, out=out)
+    negentropy = torch.linalg.vecdot(p, log2_p)
     total = negentropy.sum().item()
     if total != total:
         # 0 log 0
-        negentropy = torch.linalg.vecdot(p, log_p.clamp_(min=functional.LEAST_LOG_P))
+        negentropy = torch.linalg.vecdot(p, log2_p.clamp_(min=functional.LEAST_LOG_P))
         total = negentropy.sum().item()
-    exponent = log_p.gather(1, column).mul_(q)
+    exponent = log2_p.gather(1, column).mul_(q * LN2)
     hit = exponent.exp().mul_(-scale)
-    row = torch.sub(negentropy.unsqueeze_(1).mul_(weight * scale), hit)
-    p.mul_(torch.sub(row, log_p, alpha=weight * scale, out=log_p))
+    row = torch.sub(negentropy.unsqueeze_(1).mul_(weight * scale * LN2), hit)
+    p.mul_(torch.sub(row, log2_p, alpha=weight * scale * LN2, out=log2_p))
     p.scatter_add_(1, column, hit)
     missed = exponent.expm1_().sum().item()
-    return -scale * (missed / q + weight * total), p
+    return -scale * (missed / q + weight * LN2 * total), p
