@@ -113,7 +113,9 @@ def test_bad_commands_are_one_line(words, message, run, capsys):
     assert f"noisylabels: {message}" in shown
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["train", "a.toml", "b.toml"]])
+@pytest.mark.parametrize(
+    "words", [[], ["train"], ["train", "a.toml", "b.toml"], ["-x", "--report"]]
+)
 def test_missing_and_spare_words_exit_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)

@@ -29,7 +29,7 @@ def one_hot(eta):
     return torch.nn.functional.one_hot(eta.argmax(), len(eta)).double()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, sizes, st.floats(0.05, 0.8))
 def test_theorem_4_1_closed_form_is_the_minimiser(seed, classes, q):
     eta = posterior(np.random.default_rng(seed), classes, 5.0)
@@ -109,7 +109,7 @@ def test_theorem_4_6_bounds_any_classifier(seed, sharpness):
     assert world.excess(f.argmax(1)) <= world.bound(f, lambda d: d >= 0.5) + 1e-12
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds, st.sampled_from([1.0, 1.5]))
 def test_theorem_4_6_bounds_a_trained_classifier(seed, q_end):
     world = World(seed)

@@ -85,12 +85,7 @@ def run(words: Sequence[str]) -> None:
         SystemExit: There is no such command or option, or help was asked for.
     """
     rest, overrides = _split(words) if words[:1] == ["train"] else (list(words), [])
-    if rest and not rest[0].startswith("-") and rest[0] not in OPTIONS:
-        raise ConfigError(unknown("command", rest[0], OPTIONS))
-    for word in rest[1:]:
-        name = word.partition("=")[0]
-        if name.startswith("--") and name not in (*OPTIONS[rest[0]], "--help"):
-            raise ConfigError(unknown(f"option of {rest[0]}", name, OPTIONS[rest[0]]))
+    _check_words(rest)
     command = tyro.cli(
         Command,
         prog="noisylabels",
@@ -106,6 +101,17 @@ def run(words: Sequence[str]) -> None:
         _report(command.runs, command.out)
     else:
         _losses()
+
+
+def _check_words(words: Sequence[str]) -> None:
+    if not words or words[0].startswith("-"):
+        return
+    name, *rest = words
+    if name not in OPTIONS:
+        raise ConfigError(unknown("command", name, OPTIONS))
+    for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
+        if option not in (*OPTIONS[name], "--help"):
+            raise ConfigError(unknown(f"option of {name}", option, OPTIONS[name]))
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

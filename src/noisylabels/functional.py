@@ -763,11 +763,12 @@ def reduce(
     else:
         ignored = target == ignore_index
         known = target.masked_fill(ignored, 0)
-        loss = function(input, known)
-        scale = torch.ones_like(loss) if weight is None else weight.to(loss.dtype)[known.long()]
-        scale = scale.masked_fill(ignored, 0)
-        loss = loss.masked_fill(ignored, 0) * scale
-        count = scale.sum()
+        loss = function(input, known).masked_fill(ignored, 0)
+        if weight is None:
+            count = target.numel() - ignored.sum()
+        else:
+            scale = weight.to(loss.dtype)[known.long()].masked_fill(ignored, 0)
+            loss, count = loss * scale, scale.sum()
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / count
