@@ -322,6 +322,18 @@ class TestNumbers:
             assert value.dtype is under.dtype is torch.float32
             torch.testing.assert_close(under, value)
 
+    @pytest.mark.parametrize("key", ORDINARY)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_autocast_changes_nothing_for_float32(self, key, dtype):
+        logits = torch.randn(64, 20, requires_grad=True)
+        target = torch.randint(20, (64,))
+        plain = at(key, 0.9)(logits, target)
+        with torch.autocast("cpu", dtype=dtype):
+            under = at(key, 0.9)(logits, target)
+            (gradient,) = torch.autograd.grad(under, logits)
+        torch.testing.assert_close(under, plain)
+        torch.testing.assert_close(gradient, torch.autograd.grad(plain, logits)[0])
+
 
 class TestContract:
     """What torch.nn.CrossEntropyLoss does, every loss does."""

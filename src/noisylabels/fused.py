@@ -145,15 +145,16 @@ def _block(
     # In powers of two, for torch's exp2 takes a third of the time of its exp.
     log2_p = torch.log_softmax(input, 1).mul_(1 / LN2)
     p = torch.exp2(log2_p, out=out)
-    negentropy = torch.linalg.vecdot(p, log2_p)
+    # Not vecdot, a matrix product, which autocast would take in bfloat16.
+    negentropy = (p * log2_p).sum(1, keepdim=True)
     total = negentropy.sum().item()
     if total != total:
         # 0 log 0
-        negentropy = torch.linalg.vecdot(p, log2_p.clamp_(min=functional.LEAST_LOG_P))
+        negentropy = (p * log2_p.clamp_(min=functional.LEAST_LOG_P)).sum(1, keepdim=True)
         total = negentropy.sum().item()
     exponent = log2_p.gather(1, column).mul_(q * LN2)
     hit = exponent.exp().mul_(-scale)
-    row = torch.sub(negentropy.unsqueeze_(1).mul_(weight * scale * LN2), hit)
+    row = torch.sub(negentropy.mul_(weight * scale * LN2), hit)
     p.mul_(torch.sub(row, log2_p, alpha=weight * scale * LN2, out=log2_p))
     p.scatter_add_(1, column, hit)
     missed = exponent.expm1_().sum().item()
