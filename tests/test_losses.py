@@ -476,6 +476,16 @@ class TestContract:
         assert logits.grad.shape == (6, 5)
         assert logits.grad.is_meta
 
+    def test_functional_transforms_of_drawn_labels(self):
+        logits, target = torch.randn(4, 6, 5), torch.randint(5, (4, 6))
+        assert torch.func.vmap(build("nlnl"))(logits, target).shape == (4,)
+        loss = build("nlnl")
+        gradient = torch.func.grad(loss)(logits[0], target[0])
+        one = logits[0].clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(build("nlnl")(one, target[0]), one)
+        torch.testing.assert_close(gradient, wanted)
+        assert torch.func.vmap(torch.func.grad(loss))(logits, target).shape == logits.shape
+
     @pytest.mark.parametrize("key", sorted(set(ORDINARY) - {"nlnl"}))
     def test_functional_transforms(self, key):
         logits = torch.randn(4, 6, 5, dtype=torch.float64)

@@ -627,8 +627,10 @@ class NegativeLearningLoss(Loss):
         self.n = check_range("n", n, low=1)
         self.class_counts = None if class_counts is None else tuple(class_counts)
         self.seed = check_range("seed", seed)
-        # Not a buffer, which DDP would overwrite and .half() would convert.
-        self._step = torch.zeros((), dtype=torch.int64)
+        # Calls are counted twice over: torch.compile takes a number for a constant, and torch.func
+        # lets no function change a tensor. No buffer, which .half() would convert.
+        self._calls = 0
+        self._compiled_calls = torch.zeros((), dtype=torch.int64)
 
     def _class_weight(self, input: Tensor) -> Tensor:
         inverse = [1 / max(count, 1) for count in self.class_counts or ()]
@@ -637,20 +639,28 @@ class NegativeLearningLoss(Loss):
 
     def get_extra_state(self) -> int:
         """Return the number of calls."""
-        return int(self._step)
+        return int(self._compiled_calls) + self._calls
 
     def set_extra_state(self, state: int) -> None:
         """Restore the number of calls."""
-        self._step.fill_(state)
+        self._compiled_calls.zero_()
+        self._calls = state
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         functional.require_indices("negative_learning", target)
         classes = input.shape[0 if input.ndim == 1 else 1]
         complement = functional.draw_complement(
-            target, num_classes=classes, n=self.n, seed=self.seed, step=self._step
+            target,
+            num_classes=classes,
+            n=self.n,
+            seed=self.seed,
+            step=self._compiled_calls + self._calls,
         )
-        self._step.add_(1)
+        if torch.compiler.is_compiling():
+            self._compiled_calls.add_(1)
+        else:
+            self._calls += 1
         if self.class_counts is not None and len(self.class_counts) != classes:
             raise ConfigError(
                 f"class_counts: expected {classes} counts, one per class, "
