@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import subprocess
@@ -186,3 +187,119 @@ def test_a_reader_that_stops_reading_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "ce        -log p_y\n"
     assert done.stderr == ""
+
+
+def test_noise_is_made_inspected_and_trained_on(run, capsys):
+    words = ["noise", "make", "asymmetric", "digits", "--rate", "0.4", "--seed", "3"]
+    assert main([*words, "--out", "a.npy"]) == 0
+    shown = capsys.readouterr().out
+    assert "asymmetric at rate 0.38" in shown
+    assert shown.endswith("a.npy\n")
+    manifest = json.loads(Path("a.json").read_text())
+    assert manifest["kind"] == "asymmetric"
+    assert manifest["parameters"]["map"] == "digits"
+    assert (manifest["nominal_rate"], manifest["seed"]) == (0.4, 3)
+    assert manifest["data"]["examples"] == manifest["labels"] == 1437
+    counts = np.array(manifest["transition_counts"])
+    assert counts.shape == (10, 10)
+    assert 1 - counts.trace() / counts.sum() == pytest.approx(manifest["actual_rate"])
+    assert manifest["sha256"] == hashlib.sha256(Path("a.npy").read_bytes()).hexdigest()
+
+    assert main(["noise", "inspect", "a.npy", "--data", "digits", "--json", "--out", "x.svg"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == counts.tolist()
+    assert found["guess"]["kind"] == "asymmetric"
+    assert "<svg" in Path("x.svg").read_text()
+    # A run that reads the file sees the labels that a run with the noise makes.
+    train = ["train", "run.toml", "--epochs", "1", "--seed", "3"]
+    assert main([*train, "--noise.name", "file", "--noise.path", "a.npy"]) == 0
+    ours = Path(capsys.readouterr().out.strip()) / "labels.npz"
+    assert main([*train, "--noise.name", "asymmetric", "--noise.rate", "0.4"]) == 0
+    theirs = Path(capsys.readouterr().out.strip()) / "labels.npz"
+    assert np.array_equal(np.load(ours)["given"], np.load(theirs)["given"])
+
+
+def test_a_changed_label_file_is_doubted(run, capsys):
+    assert main(["noise", "make", "symmetric", "digits", "--rate", "0.2"]) == 0
+    np.save("labels.npy", np.load("labels.npy")[::-1])
+    capsys.readouterr()
+    assert main(["noise", "inspect", "labels.npy"]) == 0
+    shown = capsys.readouterr()
+    assert "the true ones are not known" in shown.out
+    assert "labels.npy: not the file that labels.json describes" in shown.err
+
+
+def test_labels_of_a_pt_file_by_key(run, capsys):
+    import torch
+    from sklearn.datasets import load_digits
+
+    true = load_digits().target
+    worse = (true + (np.arange(len(true)) % 4 == 0)) % 10
+    torch.save({"clean_label": true, "worse_label": worse, "aggre_label": true}, "human.pt")
+    assert main(["noise", "inspect", "human.pt"]) == 2
+    assert "worse_label" in capsys.readouterr().err
+    assert main(["noise", "inspect", "human.pt", "--key", "worse_label", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rate"] == pytest.approx(0.25, abs=0.001)
+    assert found["guess"]["kind"] == "pairflip"
+
+
+def test_every_kind_of_noise_is_listed(capsys):
+    from noisylabels.noise import NOISES
+
+    assert main(["noise", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(NOISES)
+    assert all(line.endswith(".") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["noise", "mak"], "unknown command of noise 'mak': did you mean 'make'?"),
+        (["noise", "make", "symetric", "digits"], "unknown noise 'symetric': did you mean"),
+        (["noise", "make", "symmetric", "digits"], "noise: 'symmetric' needs rate"),
+        (
+            ["noise", "make", "symmetric", "digits", "--rate", "2"],
+            "noise: rate must be in [0, 1], got 2",
+        ),
+        (["noise", "make", "none", "digits", "--rat", "1"], "unknown option of noise make '--rat'"),
+        (
+            ["noise", "make", "pairflip", "digits", "--rate", "0.1", "--out", "a.txt"],
+            "a.txt: expected a name that ends in .npy",
+        ),
+        (
+            ["noise", "make", "pairflip", "digits", "--rate", "0.1", "--noise.map", "x"],
+            "noise: unknown parameter of 'pairflip' 'map'",
+        ),
+        (["noise", "inspect", "no.npy"], "no.npy: no such label file"),
+        (
+            ["noise", "inspect", "short.npy", "--data", "digits"],
+            "short.npy: expected 1437 labels, one per training example, got 3",
+        ),
+        (
+            ["noise", "inspect", "range.npy", "--data", "digits"],
+            "range.npy: row 0: expected a label in 0..9, got 10",
+        ),
+        (["noise", "inspect", "float.npy"], "float.npy: expected a one-dimensional array"),
+        (
+            ["noise", "inspect", "short.npy", "--clean", "range.npy"],
+            "short.npy: expected 1437 labels, one per training example, got 3",
+        ),
+        (["noise", "inspect", "short.npy", "--out", "x.svg"], "x.svg: expected labels whose true"),
+        (["data", "show", "digit"], "unknown data 'digit': did you mean 'digits'?"),
+        (["data", "show", "folder:nowhere"], "nowhere: expected a folder"),
+        (["data", "check", "cifar10", "."], "unknown dataset to check 'cifar10'"),
+        (["data", "check", "webvision", "."], "info/train_filelist_google.txt: cannot be read"),
+    ],
+)
+def test_bad_words_of_noise_and_data(run, capsys, words, message):
+    np.save("short.npy", np.zeros(3, dtype=np.int64))
+    np.save("float.npy", np.zeros(1437))
+    np.save("range.npy", np.full(1437, 10))
+    before = sorted(Path().iterdir())
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"noisylabels: {message}")
+    assert shown.err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before

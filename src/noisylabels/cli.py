@@ -18,6 +18,13 @@ OPTIONS = {
     "train": ("--out",),
     "report": ("--out",),
     "losses": (),
+    "noise": (),
+    "noise list": (),
+    "noise make": ("--rate", "--seed", "--out"),
+    "noise inspect": ("--key", "--clean", "--data", "--json", "--out"),
+    "data": (),
+    "data show": ("--out",),
+    "data check": (),
 }
 
 
@@ -42,7 +49,7 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, model, method, loss, optimizer, lr_schedule, augment, epochs, batch_size,
-    seed, precision.
+    seed, precision, validation, workers.
     """
 
     config: tyro.conf.Positional[Path]
@@ -66,11 +73,97 @@ class Losses:
     """List every loss: key, formula, hyper-parameters, the paper's values for each dataset."""
 
 
+@dataclass(frozen=True)
+class NoiseList:
+    """List every kind of label noise and what exactly it does."""
+
+
+@dataclass(frozen=True)
+class NoiseMake:
+    """Make the labels that a run with this noise would train on: a .npy file and its manifest.
+
+    Further parameters of the kind are typed like in a run's file: --noise.map digits
+    --noise.matrix matrix.npy.
+    """
+
+    kind: tyro.conf.Positional[str]
+    """A kind of noise, see `noisylabels noise list`."""
+    data: tyro.conf.Positional[str]
+    """The dataset: digits, cifar10:FOLDER, parquet:FOLDER, a file or folder, or a run's TOML."""
+    rate: float | None = None
+    """Nominal rate, in [0, 1]."""
+    seed: int = 0
+    """Seed, at least 0."""
+    out: Path = Path("labels.npy")
+    """The labels; the manifest is the same with .json."""
+
+
+@dataclass(frozen=True)
+class NoiseInspect:
+    """Say what is in a label file: actual rate, transitions, class counts, the likely kind."""
+
+    file: tyro.conf.Positional[Path]
+    """A .npy file of labels, or a .pt file of CIFAR-10N or CIFAR-100N."""
+    key: str | None = None
+    """Which labels of a .pt file, such as worse_label."""
+    clean: Path | None = None
+    """A file of the true labels."""
+    data: str | None = None
+    """The dataset that the labels belong to: its labels are the true ones."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON."""
+    out: Path | None = None
+    """Draw the transition matrix into this SVG file."""
+
+
+@dataclass(frozen=True)
+class DataShow:
+    """Make a page of a dataset's classes, counts and some of its images."""
+
+    data: tyro.conf.Positional[str]
+    """The dataset: digits, folder:FOLDER,size=64, table:FILE, a file or folder, or a run's TOML."""
+    out: Path = Path("data.html")
+    """The page to write."""
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Check a published dataset's files: counts, class map, and which "mini" it is."""
+
+    name: tyro.conf.Positional[str]
+    """webvision."""
+    root: tyro.conf.Positional[Path]
+    """Its folder."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Make label noise, or look at it."""
+
+    command: (
+        Annotated[NoiseList, tyro.conf.subcommand("list")]
+        | Annotated[NoiseMake, tyro.conf.subcommand("make")]
+        | Annotated[NoiseInspect, tyro.conf.subcommand("inspect")]
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """Look at a dataset."""
+
+    command: (
+        Annotated[DataShow, tyro.conf.subcommand("show")]
+        | Annotated[DataCheck, tyro.conf.subcommand("check")]
+    )
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Losses, tyro.conf.subcommand("losses")]
+    | Annotated[Noise, tyro.conf.subcommand("noise")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
 )
 
 
@@ -84,7 +177,7 @@ def run(words: Sequence[str]) -> None:
         NoisyLabelsError: What the user gave cannot be used.
         SystemExit: There is no such command or option, or help was asked for.
     """
-    rest, overrides = _split(words) if words[:1] == ["train"] else (list(words), [])
+    rest, overrides = _split(words)
     _check_words(rest)
     command = tyro.cli(
         Command,
@@ -92,6 +185,7 @@ def run(words: Sequence[str]) -> None:
         description="Train classifiers on data whose labels are partly wrong. "
         "Also: --version; --debug shows the traceback of an error.",
         args=rest,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     if isinstance(command, Demo):
         _demo(command)
@@ -99,16 +193,32 @@ def run(words: Sequence[str]) -> None:
         _train(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
-    else:
+    elif isinstance(command, Losses):
         _losses()
+    elif isinstance(command.command, NoiseList):
+        _noise_list()
+    elif isinstance(command.command, NoiseMake):
+        _noise_make(command.command, overrides)
+    elif isinstance(command.command, NoiseInspect):
+        _noise_inspect(command.command)
+    elif isinstance(command.command, DataShow):
+        _data_show(command.command)
+    else:
+        _data_check(command.command)
 
 
 def _check_words(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         return
     name, *rest = words
-    if name not in OPTIONS:
-        raise ConfigError(unknown("command", name, OPTIONS))
+    commands = {key for key in OPTIONS if " " not in key}
+    if name not in commands:
+        raise ConfigError(unknown("command", name, commands))
+    below = [key.partition(" ")[2] for key in OPTIONS if key.startswith(f"{name} ")]
+    if below and rest and not rest[0].startswith("-"):
+        if rest[0] not in below:
+            raise ConfigError(unknown(f"command of {name}", rest[0], below))
+        name = f"{name} {rest.pop(0)}"
     for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
         if option not in (*OPTIONS[name], "--help"):
             raise ConfigError(unknown(f"option of {name}", option, OPTIONS[name]))
@@ -116,11 +226,14 @@ def _check_words(words: Sequence[str]) -> None:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate the command's own words from overrides and their values."""
+    is_train, is_make = words[:1] == ["train"], list(words[:2]) == ["noise", "make"]
     own, overrides = [], []
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word.partition("=")[0] in ("--out", "--help"):
+        key = word.partition("=")[0]
+        foreign = is_train and key.startswith("--") and key not in ("--out", "--help")
+        if not foreign and not (is_make and key.startswith("--noise.")):
             own.append(word)
             if word == "--out" and rest:
                 own.append(rest.pop(0))
@@ -167,6 +280,105 @@ def _losses() -> None:
         print(f"          {loss.__name__}({defaults})")
         for dataset, values in HYPERPARAMETERS.get(key, {}).items():
             print(f"          {dataset}: {describe(values)}")
+
+
+def _noise_list() -> None:
+    from noisylabels.noise import NOISES
+
+    for name, kind in NOISES.items():
+        meaning = (kind.__doc__ or "").partition("\n")[0].replace("``", "")
+        print(f"{name:19} {meaning}")
+
+
+def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
+    from noisylabels import config, inspection
+    from noisylabels.config import Component
+    from noisylabels.data import spec
+    from noisylabels.trainer import label, plan
+
+    changes = config.override_tables(overrides).get("noise", {})
+    rate = {} if command.rate is None else {"rate": command.rate}
+    made = plan(
+        config.RunConfig(
+            data=spec.parse(command.data),
+            noise=Component(command.kind, {**rate, **changes}),
+            seed=command.seed,
+        )
+    )
+    dataset, true = label(made)
+    if true is None:
+        raise ConfigError(f"noise make: expected a kind of noise, got {command.kind!r}")
+    found = inspection.inspect(
+        dataset.train.labels, true, dataset.classes, num_classes=len(dataset.classes)
+    )
+    noise = made.config.noise
+    manifest = {
+        "kind": noise.name,
+        "nominal_rate": noise.parameters.get("rate"),
+        "actual_rate": found.rate,
+        "seed": noise.parameters.get("seed", command.seed),
+        "parameters": dict(noise.parameters),
+        "transition_counts": None if found.counts is None else found.counts.tolist(),
+        "data": {
+            **made.config.data.table(),
+            "digest": made.source.digest(),
+            "examples": len(true),
+            "classes": dataset.classes,
+        },
+    }
+    inspection.write(command.out, dataset.train.labels, manifest=manifest)
+    print(found.text())
+    print(command.out)
+
+
+def _noise_inspect(command: NoiseInspect) -> None:
+    import json
+
+    from noisylabels import inspection, labels
+    from noisylabels.data import spec
+
+    given = labels.read(command.file, command.key)
+    true, classes = None, None
+    if command.data is not None:
+        dataset = spec.source(spec.parse(command.data)).load()
+        true, classes = dataset.train.labels, dataset.classes
+        labels.check(given, command.file, count=len(true), num_classes=len(classes))
+    if command.clean is not None:
+        true = labels.read(command.clean)
+        labels.check(given, command.file, count=len(true), num_classes=None)
+    elif true is None and labels.is_named(command.file):
+        true = labels.read_all(command.file).get("clean_label")
+    found = inspection.inspect(given, true, classes, num_classes=len(classes) if classes else None)
+    doubt = inspection.verify(command.file)
+    if command.out is not None:
+        inspection.draw(found, command.out)
+    if command.json:
+        print(json.dumps(found.tables(), indent=2))
+    else:
+        print(found.text())
+    if doubt:
+        print(doubt, file=sys.stderr)
+
+
+def _data_show(command: DataShow) -> None:
+    from noisylabels.data import page, spec
+    from noisylabels.data.decoding import default_workers
+
+    dataset = spec.source(spec.parse(command.data)).load(default_workers())
+    for note in dataset.notes:
+        print(note)
+    page.write(command.out, command.data, dataset)
+    print(command.out)
+
+
+def _data_check(command: DataCheck) -> None:
+    from noisylabels.data.files import WebVision
+
+    checks = {"webvision": WebVision}
+    if command.name not in checks:
+        raise ConfigError(unknown("dataset to check", command.name, checks))
+    for sentence in checks[command.name](root=command.root).check():
+        print(sentence)
 
 
 def _report(runs: Sequence[Path], out: Path) -> None:

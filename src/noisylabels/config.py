@@ -72,6 +72,8 @@ class Component:
 Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Component.table)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Workers = Annotated[int, Field(ge=0, le=1024)]
+Share = Annotated[float, Field(ge=0, le=0.5)]
 Precision = Annotated[
     Literal["auto", "32", "bf16"],
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
@@ -98,6 +100,10 @@ class RunConfig:
         seed: Seed of initial weights, order, augmentation and (unless it has its own) noise.
         precision: ``"32"``, ``"bf16"`` (mixed) or ``"auto"``: bf16 for convolutional networks on
             devices that compute it natively, else 32.
+        validation: Share of the training set that is held out, with its given labels, to choose
+            hyper-parameters by; in [0, 0.5]. The test set is never touched.
+        workers: Processes that decode images, at least 0; one per core (at most 8) by default. The
+            result does not depend on it.
     """
 
     data: Part
@@ -112,6 +118,8 @@ class RunConfig:
     batch_size: Count = 128
     seed: Seed = 0
     precision: Precision = "auto"
+    validation: Share = 0.0
+    workers: Workers | None = None
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a copy with some fields changed."""
@@ -188,7 +196,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        return parse(_merge(tables, _override_tables(overrides)))
+        return parse(_merge(tables, override_tables(overrides)))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -339,7 +347,12 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
     return typed.expanduser() if isinstance(typed, Path) else typed
 
 
-def _override_tables(words: Sequence[str]) -> dict[str, Any]:
+def override_tables(words: Sequence[str]) -> dict[str, Any]:
+    """Read words such as ``["--loss.name", "gce"]`` as tables; values are read as TOML is.
+
+    Raises:
+        ConfigError: A word is no override, or has no value.
+    """
     tables: dict[str, Any] = {}
     rest = list(words)
     while rest:
@@ -356,11 +369,12 @@ def _override_tables(words: Sequence[str]) -> dict[str, Any]:
         for parent in parents:
             below = table.setdefault(parent, {})
             table[parent] = table = below if isinstance(below, dict) else {"name": below}
-        table[leaf] = _literal(text)
+        table[leaf] = literal(text)
     return tables
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Read a value as TOML does; what TOML cannot read is a string."""
     try:
         value = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

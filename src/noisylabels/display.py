@@ -82,6 +82,10 @@ class Display:
             self._task, description=self._title(""), total=self._trained + self._left
         )
 
+    def noted(self, sentence: str) -> None:
+        """Show a sentence."""
+        self._print(f"  {sentence}")
+
     def advanced(self, metrics: Metrics) -> None:
         """Show the accuracy of the epoch that has just ended."""
         self._epoch += 1

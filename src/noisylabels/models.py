@@ -1,13 +1,15 @@
 """Networks: ``(input_shape, num_classes, *, the user's parameters) -> nn.Module``."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from noisylabels.errors import check_range
+from noisylabels.errors import ConfigError, check_range
 
-InputShape = tuple[int, int, int]
+InputShape = tuple[int, ...]
 
 
 def mlp(
@@ -16,7 +18,7 @@ def mlp(
     """Build a multi-layer perceptron with ReLU over the flattened pixels.
 
     Args:
-        input_shape: Channels, height and width of an image.
+        input_shape: Channels, height and width of an image, or the number of features.
         num_classes: Number of logits.
         hidden: Width of each hidden layer.
 
@@ -24,7 +26,7 @@ def mlp(
         The network.
 
     Shape:
-        Input (N, channels, height, width), output (N, ``num_classes``).
+        Input (N, channels, height, width) or (N, D), output (N, ``num_classes``).
 
     Raises:
         ConfigError: A width is less than 1.
@@ -35,8 +37,7 @@ def mlp(
     """
     for width in hidden:
         check_range("hidden", width, low=1)
-    channels, height, width = input_shape
-    widths = [channels * height * width, *hidden]
+    widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in zip(widths, hidden, strict=False):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -68,7 +69,7 @@ def resnet18(input_shape: InputShape, num_classes: int, *, width: int = 64) -> n
         He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, which has a
         7x7 first convolution and max pooling for ImageNet.
     """
-    return ResNet(input_shape[0], num_classes, blocks=(2, 2, 2, 2), width=width)
+    return ResNet(_channels(input_shape), num_classes, blocks=(2, 2, 2, 2), width=width)
 
 
 def resnet34(input_shape: InputShape, num_classes: int, *, width: int = 64) -> nn.Module:
@@ -95,7 +96,43 @@ def resnet34(input_shape: InputShape, num_classes: int, *, width: int = 64) -> n
     References:
         He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016.
     """
-    return ResNet(input_shape[0], num_classes, blocks=(3, 4, 6, 3), width=width)
+    return ResNet(_channels(input_shape), num_classes, blocks=(3, 4, 6, 3), width=width)
+
+
+def resnet50(input_shape: InputShape, num_classes: int) -> nn.Module:
+    """Build ResNet-50 as torchvision has it, for images of about 224 pixels.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+
+    Returns:
+        The network, with random weights.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: ``input_shape`` is not that of an image.
+
+    References:
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016.
+    """
+    import torchvision.models
+
+    network = torchvision.models.resnet50(num_classes=num_classes)
+    if _channels(input_shape) != 3:
+        network.conv1 = nn.Conv2d(input_shape[0], 64, 7, stride=2, padding=3, bias=False)
+    return cast("nn.Module", network)
+
+
+def _channels(input_shape: InputShape) -> int:
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"expected images (channels, height, width), got inputs of shape {input_shape}: "
+            f"'mlp' takes any"
+        )
+    return input_shape[0]
 
 
 class ResNet(nn.Module):
@@ -166,4 +203,5 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "resnet18": resnet18,
     "resnet34": resnet34,
+    "resnet50": resnet50,
 }

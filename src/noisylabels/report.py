@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisylabels.checkpoint import replacing
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import LOSSES
+from noisylabels.pages import write_page
 from noisylabels.tracking import Metrics, read_metrics
 
 CURVES = {
@@ -201,25 +201,14 @@ def write_html(report: Report, path: Path) -> None:
         MissingExtraError: Jinja or matplotlib is not installed.
         DataError: The file cannot be written.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
-    environment = Environment(
-        loader=PackageLoader("noisylabels"), autoescape=True, undefined=StrictUndefined
-    )
-    html = environment.get_template("report.html").render(
+    write_page(
+        path,
+        "report.html",
         report=report,
         header=HEADER,
         curves=[(group.title, draw_curves(group)) for group in report.groups],
         runs=[run for group in report.groups for run in group.runs],
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def mean_curve(group: Group, key: str) -> tuple[list[float], list[float]]:

@@ -18,6 +18,9 @@ class Observer(Protocol):
     def started(self, name: str, folder: Path, epoch: int, epochs: int) -> None:
         """A run starts, or continues, with the given epoch; at ``epochs`` it was finished."""
 
+    def noted(self, sentence: str) -> None:
+        """Something that the user should know about the data or the run."""
+
     def advanced(self, metrics: Metrics) -> None:
         """The running run has finished an epoch."""
 
@@ -26,6 +29,9 @@ class Silent:
     """An observer that does nothing."""
 
     def started(self, name: str, folder: Path, epoch: int, epochs: int) -> None:
+        """Do nothing."""
+
+    def noted(self, sentence: str) -> None:
         """Do nothing."""
 
     def advanced(self, metrics: Metrics) -> None:

@@ -5,9 +5,13 @@ A run folder ``<out>/<run_id>`` holds
 * ``config.json``: the configuration with every default filled in;
 * ``metrics.jsonl``: a line per epoch;
 * ``result.json``: the last epoch's numbers; it is there if and only if the run is finished;
+* ``data.json``: the classes, how many examples, what was found and done while reading them, and
+  the place and reason of each that was left out;
 * ``labels.npz``: ``given``, and ``true`` where it is known, in the order of the training set, and
-  ``test``;
-* ``predictions.npz``: ``train_probabilities`` and ``test_probabilities``, float16, N x K;
+  ``test``; ``validation`` (as given) where examples are held out; and for examples from files the
+  ``places`` that they come from (``test_places``, ``validation_places``);
+* ``predictions.npz``: ``train_probabilities``, ``test_probabilities`` and, with a hold-out,
+  ``validation_probabilities``, float16, N x K;
 * ``checkpoint.pt``: all that is needed to continue;
 * ``events.*``: TensorBoard.
 """
@@ -35,9 +39,13 @@ from torch import Tensor, nn
 import noisylabels
 from noisylabels import checkpoint, config
 from noisylabels.config import Component, RunConfig
-from noisylabels.data.augment import AUGMENTS
-from noisylabels.data.batches import Batches, derive_seed
-from noisylabels.data.datasets import SOURCES, Dataset, Examples, Source, file_digest, first
+from noisylabels.data.augment import AUGMENTS, STREAMED, centre
+from noisylabels.data.batches import Batches, InMemory, derive_seed
+from noisylabels.data.datasets import SOURCES
+from noisylabels.data.decoding import default_workers
+from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hold_out
+from noisylabels.data.source import Source
+from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method
@@ -49,9 +57,13 @@ from noisylabels.schedules import SCHEDULES
 from noisylabels.tracking import Metrics, Observer, Silent, Tracker
 
 T = TypeVar("T")
+Predictions = dict[str, Tensor]
 
 LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
+WIDTH_OF_A_KERNEL = 16
+# What a run needs to get on, and its result does not depend on.
+EFFORT = ("workers",)
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,8 @@ class Plan:
         loss: Makes the loss.
         optimizer: ``parameters -> optimizer``.
         lr_factor: ``progress -> factor on the learning rate``.
-        augment: ``(images, generator) -> images``.
+        augment: ``(images, generator) -> images``, for images in memory.
+        stream: ``size -> (image -> image of that size)``, for images that stream.
     """
 
     config: RunConfig
@@ -83,11 +96,18 @@ class Plan:
     optimizer: Callable[..., torch.optim.Optimizer]
     lr_factor: Callable[[float], float]
     augment: Callable[[Tensor, torch.Generator], Tensor]
+    stream: Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]
 
     @property
     def name(self) -> str:
         """A short name for people: data, loss and seed."""
         return f"{self.config.data.name} {self.config.loss.name} seed {self.config.seed}"
+
+    @property
+    def workers(self) -> int:
+        """How many processes decode images."""
+        set_ = self.config.workers
+        return default_workers() if set_ is None else set_
 
 
 def plan(run: RunConfig) -> Plan:
@@ -105,14 +125,15 @@ def plan(run: RunConfig) -> Plan:
     """
     source_class, data = _bind(run.data, SOURCES, "data")
     source: Source = _call(lambda: source_class(**data), "data")
+    suits = source.suits()
     parts: dict[str, tuple[Component, Mapping[str, Any], tuple[str, ...]]] = {
-        "noise": (run.noise, NOISES, NOISE_RESERVED),
-        "model": (_named(run.model, source.model), MODELS, ()),
+        "noise": (_mapped(run.noise, suits.map), NOISES, NOISE_RESERVED),
+        "model": (_named(run.model, suits.model), MODELS, ()),
         "method": (run.method, METHODS, ()),
         "loss": (run.loss, LOSSES, LOSS_RESERVED),
         "optimizer": (run.optimizer, OPTIMIZERS, ()),
         "lr_schedule": (run.lr_schedule, SCHEDULES, ()),
-        "augment": (_named(run.augment, source.augment), AUGMENTS, ()),
+        "augment": (_named(run.augment, suits.augment), AUGMENTS, ()),
     }
     components = {"data": Component(run.data.name, data)}
     found: dict[str, Callable[..., Any]] = {}
@@ -137,12 +158,13 @@ def plan(run: RunConfig) -> Plan:
         optimizer=found["optimizer"],
         lr_factor=found["lr_schedule"],
         augment=found["augment"],
+        stream=_streamed(components["augment"], found["augment"]),
     )
     _try_out(made)
     settings = {
         name: {"name": part.name, **part.parameters} if isinstance(part, Component) else part
         for name, part in vars(made.config).items()
-        if name in config.FIELDS
+        if name in config.FIELDS and name not in EFFORT
     }
     return dataclasses.replace(made, run_id=config.run_id(settings, contents))
 
@@ -185,7 +207,9 @@ def train(
     _check_writable(out)
     started = time.perf_counter()
     _reset_peak_memory()
-    job = _assemble(made, *_label(made))
+    job = _assemble(made, *label(made))
+    for note in job.dataset.notes:
+        observer.noted(note)
     try:
         _open_folder(folder, job)
         predictions, seconds = _train_epochs(job, folder, observer, started)
@@ -209,15 +233,17 @@ class _Job:
     device: torch.device
     precision: str
 
-    def predict(self) -> tuple[Tensor, Tensor]:
-        """Predict class probabilities of the training and of the test set."""
-        train = self.method.predict(self.batches.train_inputs())
-        return train, self.method.predict(self.batches.test_inputs())
+    def predict(self) -> Predictions:
+        """Predict class probabilities of the training, the held-out and the test set."""
+        inputs = {"train": self.batches.train_inputs(), "test": self.batches.test_inputs()}
+        if self.dataset.validation is not None:
+            inputs["validation"] = self.batches.validation_inputs()
+        return {part: self.method.predict(batches) for part, batches in inputs.items()}
 
 
 def _train_epochs(
     job: _Job, folder: Path, observer: Observer, started: float
-) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
+) -> tuple[Predictions, dict[str, float]]:
     """Train from wherever the checkpoint stands; return predictions and seconds spent."""
     made, saved = job.plan, folder / "checkpoint.pt"
     epochs = made.config.epochs
@@ -243,7 +269,7 @@ def _train_epochs(
             seconds["training"] += time.perf_counter() - begun
             dynamic = job.loss.dynamic()
             predictions = job.predict()
-            if not (math.isfinite(mean_loss) and all(p.isfinite().all() for p in predictions)):
+            if not (math.isfinite(mean_loss) and _finite(predictions)):
                 now = "".join(f", {name} {value:g}" for name, value in dynamic.items())
                 raise NoisyLabelsError(
                     f"loss or predictions are not finite in epoch {epoch} (mean loss {mean_loss}, "
@@ -276,12 +302,12 @@ def _train_epochs(
 
 
 def _write_result(
-    job: _Job, folder: Path, predictions: tuple[Tensor, Tensor], seconds: dict[str, float]
+    job: _Job, folder: Path, predictions: Predictions, seconds: dict[str, float]
 ) -> None:
     made, true, given = job.plan, job.true, job.dataset.train.labels
-    train, test = (probabilities.half().numpy() for probabilities in predictions)
+    arrays = {f"{part}_probabilities": p.half().numpy() for part, p in predictions.items()}
     with checkpoint.replacing(folder / "predictions.npz") as path, path.open("wb") as file:
-        np.savez(file, train_probabilities=train, test_probabilities=test)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     result = {
         **_accuracies(predictions, job),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
@@ -328,8 +354,52 @@ def choose_precision(network: nn.Module, device: torch.device) -> str:
     return "bf16" if native else "32"
 
 
+def choose_memory_format(network: nn.Module, precision: str) -> torch.memory_format:
+    """Choose the memory format of images and convolutions.
+
+    Channels-last makes bfloat16 convolutions about twice as fast. Where a convolution has fewer
+    than 16 output channels, oneDNN's channels-last kernels write past the end of their buffers in
+    the backward pass (torch 2.14.1 on AVX-512, batches of odd sizes): a run would end in "corrupted
+    size vs. prev_size", or worse, not end.
+
+    Args:
+        network: The network to train.
+        precision: ``"32"`` or ``"bf16"``.
+
+    Returns:
+        ``torch.channels_last`` or ``torch.contiguous_format``.
+    """
+    narrow = any(
+        module.out_channels < WIDTH_OF_A_KERNEL
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    fast = precision == "bf16" and not narrow
+    return torch.channels_last if fast else torch.contiguous_format
+
+
 def _named(part: Component, suits: str) -> Component:
     return Component(suits, part.parameters) if part.name == "auto" else part
+
+
+def _mapped(noise: Component, suits: str | None) -> Component:
+    """Give asymmetric noise the class map that suits the source."""
+    if noise.name != "asymmetric" or noise.parameters.get("map", "auto") != "auto":
+        return noise
+    if suits is None:
+        raise ConfigError(
+            "noise: 'asymmetric' needs map for this data: the class that each class is mistaken "
+            "for, such as map = [1, 0, 2]"
+        )
+    return Component(noise.name, {**noise.parameters, "map": suits})
+
+
+def _streamed(
+    part: Component, augment: Callable[[Tensor, torch.Generator], Tensor]
+) -> Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]:
+    if part.name in STREAMED:
+        return functools.partial(STREAMED[part.name], **part.parameters)
+    return functools.partial(batch_of_one, augment)
 
 
 def _bind(
@@ -390,27 +460,46 @@ def _check_writable(out: Path) -> None:
         raise CheckpointError(f"{nearest}: expected a folder that can be written")
 
 
-def _label(made: Plan) -> tuple[Dataset, Tensor | None]:
-    """Load the data, apply the noise to the whole training set, then the limit."""
-    dataset = made.source.load()
-    true = dataset.train.labels
+def label(made: Plan) -> tuple[Dataset, Tensor | None]:
+    """Load a plan's data and make its noise.
+
+    The noise is applied to the whole training set, then the limit, then the hold-out.
+
+    Args:
+        made: The plan.
+
+    Returns:
+        The dataset with given labels; and the true labels of its training set, int64 of shape (N),
+        or None where they are not known.
+
+    Raises:
+        DataError: The data is missing or damaged, or the noise needs what it does not have.
+    """
+    dataset = made.source.load(made.workers)
+    train = dataset.train
+    features = train.inputs if isinstance(train.inputs, Tensor) else None
     try:
-        given = made.noise(true, num_classes=len(dataset.classes), features=dataset.train.images)
+        given = made.noise(train.labels, num_classes=len(dataset.classes), features=features)
     except TypeError as error:
         raise ConfigError(f"noise: {error}") from error
     known = made.source.clean or made.config.noise.name != "none"
-    noisy = dataclasses.replace(dataset, train=Examples(dataset.train.images, given))
-    limit = made.source.limit
-    return first(noisy, limit), true[:limit] if known else None
+    noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
+    limited = first(noisy, made.source.limit)
+    true = train.labels[: len(limited.train)]
+    if made.config.validation:
+        seed = derive_seed(made.config.seed, "validation")
+        limited, kept = hold_out(limited, made.config.validation, seed)
+        true = true[kept]
+    return limited, true if known else None
 
 
 def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
-    shape = tuple(dataset.train.images.shape[1:])
+    shape = dataset.train.shape
 
     def network(number: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(made.config.seed, "weights", number))
-            return made.network(shape, len(dataset.classes))
+            return _call(lambda: made.network(shape, len(dataset.classes)), "model")
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = Fabric(accelerator="auto", devices=1).device
@@ -421,25 +510,31 @@ def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
     fabric = Fabric(
         accelerator=device.type, devices=1, precision="bf16-mixed" if half else "32-true"
     )
-    memory_format = torch.channels_last if half else torch.contiguous_format
+    memory_format = choose_memory_format(network(0), precision)
     loss = made.loss().to(device)
     logits = torch.zeros(2, len(dataset.classes), device=device)
     _call(lambda: loss(logits, dataset.train.labels[:2].to(device)), "loss")
-    _call(lambda: made.augment(dataset.train.images[:2], torch.Generator()), "augment")
     parts = Parts(
         network=lambda number: network(number).to(memory_format=memory_format),
         optimizer=made.optimizer,
         loss=loss,
         lr_factor=made.lr_factor,
     )
-    batches = Batches(
-        dataset,
-        made.augment,
-        batch_size=made.config.batch_size,
-        seed=made.config.seed,
-        device=device,
-        memory_format=memory_format,
-    )
+    options = {
+        "batch_size": made.config.batch_size,
+        "seed": made.config.seed,
+        "device": device,
+        "memory_format": memory_format,
+    }
+    inputs = dataset.train.inputs
+    batches: Batches
+    if isinstance(inputs, Streamed):
+        size = (inputs.form.height, inputs.form.width)
+        augment = _call(lambda: made.stream(size), "augment")
+        batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
+    else:
+        _call(lambda: made.augment(inputs[:2], torch.Generator()), "augment")
+        batches = InMemory(dataset, made.augment, **options)
     return _Job(
         plan=made,
         dataset=dataset,
@@ -455,24 +550,54 @@ def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
 def _open_folder(folder: Path, job: _Job) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(folder / "config.json", job.plan.config.tables())
-    labels = {"given": job.dataset.train.labels.numpy(), "test": job.dataset.test.labels.numpy()}
+    dataset = job.dataset
+    checkpoint.write_json(
+        folder / "data.json",
+        {
+            "classes": dataset.classes,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation or ()),
+            "test": len(dataset.test),
+            "shape": dataset.train.shape,
+            "notes": dataset.notes,
+            "skipped": [{"place": place, "reason": reason} for place, reason in dataset.skipped],
+        },
+    )
+    parts = {"": dataset.train, "test": dataset.test, "validation": dataset.validation}
+    labels = {name or "given": part.labels.numpy() for name, part in parts.items() if part}
+    for name, part in parts.items():
+        if part and part.places is not None:
+            labels[f"{name}_places".lstrip("_")] = part.places
     if job.true is not None:
         labels["true"] = job.true.numpy()
     with checkpoint.replacing(folder / "labels.npz") as path, path.open("wb") as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
 
 
-def _accuracies(predictions: tuple[Tensor, Tensor], job: _Job) -> Metrics:
-    train, test = (probabilities.argmax(1) for probabilities in predictions)
+def _finite(predictions: Predictions) -> bool:
+    return all(bool(probabilities.isfinite().all()) for probabilities in predictions.values())
+
+
+def _accuracies(predictions: Predictions, job: _Job) -> Metrics:
+    predicted = {part: probabilities.argmax(1) for part, probabilities in predictions.items()}
     given = job.dataset.train.labels
-    hit = (train == given).double()
+    hit = (predicted["train"] == given).double()
     correct = None if job.true is None else given == job.true
     return {
-        "test_accuracy": (test == job.dataset.test.labels).double().mean().item(),
+        "test_accuracy": (predicted["test"] == job.dataset.test.labels).double().mean().item(),
         "train_accuracy": hit.mean().item(),
         "train_accuracy_correct": None if correct is None else _mean(hit[correct]),
         "train_accuracy_wrong": None if correct is None else _mean(hit[~correct]),
-    }
+    } | (
+        {}
+        if job.dataset.validation is None
+        else {
+            "validation_accuracy": (predicted["validation"] == job.dataset.validation.labels)
+            .double()
+            .mean()
+            .item()
+        }
+    )
 
 
 def _mean(values: Tensor) -> float | None:

@@ -2,8 +2,8 @@ import torch
 
 from noisylabels.data import batches as module
 from noisylabels.data.augment import AUGMENTS
-from noisylabels.data.batches import Batches, derive_seed
-from noisylabels.data.datasets import Dataset, Examples, channel_statistics
+from noisylabels.data.batches import InMemory, derive_seed
+from noisylabels.data.examples import Dataset, Examples, channel_statistics
 
 
 def dataset(count=10_000):
@@ -16,7 +16,7 @@ def dataset(count=10_000):
 
 def batches(augment="none", **options):
     settings = {"batch_size": 128, "seed": 0, "device": torch.device("cpu")} | options
-    return Batches(dataset(), AUGMENTS[augment], **settings)
+    return InMemory(dataset(), AUGMENTS[augment], **settings)
 
 
 def collect(source, epoch):
@@ -29,7 +29,7 @@ def test_an_epoch_holds_every_example_once_with_its_label():
     index, inputs, target = collect(batches(), 0)
     assert torch.equal(index.sort().values, torch.arange(10_000))
     assert torch.equal(target, data.train.labels[index])
-    images = data.train.images[index].float()
+    images = data.train.inputs[index].float()
     expected = (images - data.mean[:, None, None]) / data.std[:, None, None]
     torch.testing.assert_close(inputs, expected)
     assert abs(inputs.mean()) < 1e-3
@@ -62,7 +62,7 @@ def test_an_epoch_depends_on_seed_and_number_alone():
 def test_evaluation_is_in_order_and_not_augmented():
     source = batches("crop-flip")
     data = dataset()
-    plain = (data.train.images.float() - data.mean[:, None, None]) / data.std[:, None, None]
+    plain = (data.train.inputs.float() - data.mean[:, None, None]) / data.std[:, None, None]
     torch.testing.assert_close(torch.cat(list(source.train_inputs())), plain)
     torch.testing.assert_close(torch.cat(list(source.test_inputs())), plain[:300])
 

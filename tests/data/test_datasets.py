@@ -1,158 +1,37 @@
-import io
-import json
 import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
-from noisylabels.data.datasets import SOURCES, channel_statistics, first
+from noisylabels.data.datasets import SOURCES, feature_statistics
+from noisylabels.data.examples import channel_statistics, first, hold_out
 from noisylabels.errors import ConfigError, DataError
-
-
-def encode(array, kind="PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, kind)
-    return file.getvalue()
-
-
-def pixels(seed, shape=(6, 5, 3)):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def write(path, images, labels, *, names=None, label="label", image="img"):
-    struct = pa.array(
-        [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(images)],
-        type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    )
-    table = pa.table({image: struct, label: labels})
-    if names:
-        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-    pq.write_table(table, path)
-
-
-@pytest.fixture
-def root(tmp_path):
-    write(
-        tmp_path / "train-00000-of-00002.parquet",
-        [encode(pixels(i)) for i in range(3)],
-        [0, 1, 2],
-        names=["ant", "bee", "cow"],
-    )
-    write(tmp_path / "train-00001-of-00002.parquet", [encode(pixels(3))], [1])
-    write(tmp_path / "test.parquet", [encode(pixels(4)), encode(pixels(5))], [2, 0])
-    return tmp_path
-
-
-def load(root, **options):
-    return SOURCES["parquet"](root=root, **options).load()
+from pictures import pixels
 
 
 def test_digits_are_the_published_ones_split_by_class():
     data = SOURCES["digits"]().load()
-    assert data.train.images.shape == (1437, 1, 8, 8)
-    assert data.test.images.shape == (360, 1, 8, 8)
-    assert data.train.images.max() == 16
+    assert data.train.inputs.shape == (1437, 1, 8, 8)
+    assert data.test.inputs.shape == (360, 1, 8, 8)
+    assert data.train.inputs.max() == 16
     shares = torch.bincount(data.test.labels) / torch.bincount(
         torch.cat([data.train.labels, data.test.labels])
     )
     assert (shares - 0.2).abs().max() < 0.01
     again = SOURCES["digits"]().load()
-    assert torch.equal(again.test.images, data.test.images)
+    assert torch.equal(again.test.inputs, data.test.inputs)
 
 
-def test_parquet_reads_shards_in_order(root):
-    data = load(root)
-    assert data.classes == ("ant", "bee", "cow")
-    assert data.train.labels.tolist() == [0, 1, 2, 1]
-    assert data.test.labels.tolist() == [2, 0]
-    for number in range(4):
-        expected = torch.from_numpy(pixels(number)).permute(2, 0, 1)
-        assert torch.equal(data.train.images[number], expected)
-
-
-def test_parquet_in_folder_data_and_gray_and_named_columns(tmp_path):
-    (tmp_path / "data").mkdir()
-    for split in ("train", "test"):
-        gray = [encode(pixels(i, (4, 4))) for i in range(2)]
-        path = tmp_path / "data" / f"{split}.parquet"
-        write(path, gray, [0, 1], label="digit", image="picture")
-    data = load(tmp_path, label="digit", image="picture")
-    assert data.train.images.shape == (2, 1, 4, 4)
-    assert data.classes == ("0", "1")
-
-
-def test_digest_follows_the_contents(root, tmp_path_factory):
-    digest = SOURCES["parquet"](root=root).digest()
-    moved = tmp_path_factory.mktemp("moved")
-    for path in root.iterdir():
-        (moved / path.name).write_bytes(path.read_bytes())
-    assert SOURCES["parquet"](root=moved).digest() == digest
-    write(moved / "test.parquet", [encode(pixels(4)), encode(pixels(6))], [2, 0])
-    assert SOURCES["parquet"](root=moved).digest() != digest
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        ([encode(pixels(0)), b"GIF89a"], [0, 1], "row 1: expected an encoded image"),
-        ([encode(pixels(0)), encode(pixels(1))[:60]], [0, 1], "row 1: expected an encoded image"),
-        ([encode(pixels(0)), b""], [0, 1], "row 1: expected an encoded image"),
-        ([encode(pixels(0)), None], [0, 1], "row 1: expected an encoded image"),
-        (
-            [encode(pixels(0)), encode(pixels(1, (5, 6, 3)))],
-            [0, 1],
-            r"row 1: expected an image of the first one's shape \(3, 6, 5\), got \(3, 5, 6\)",
-        ),
-        ([encode(pixels(0))] * 2, [0, -1], "row 1: expected a label in 0, 1, ..., got -1"),
-        ([encode(pixels(0))] * 2, [0, None], "row 1: expected a label in 0, 1, ..., got None"),
-        ([], [], "expected examples in train"),
-    ],
-)
-def test_bad_rows_are_named(root, images, labels, message):
-    for old in root.glob("train*"):
-        old.unlink()
-    write(root / "train.parquet", images, pa.array(labels, type=pa.int64()))
-    with pytest.raises(DataError, match=message):
-        load(root)
-
-
-def test_labels_and_shapes_of_the_test_set_must_fit(root):
-    write(root / "test.parquet", [encode(pixels(4))], [3])
-    with pytest.raises(DataError, match=r"test.parquet: row 0: expected a label in 0..2, got 3"):
-        load(root)
-    write(root / "test.parquet", [encode(pixels(4, (6, 6, 3)))], [0])
-    with pytest.raises(DataError, match="expected test images of the training images' shape"):
-        load(root)
-
-
-def test_missing_files_and_columns_are_named(root, tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        load(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="expected an integer column 'species' among img, label"):
-        load(root, label="species")
-    with pytest.raises(DataError, match="expected an image column 'photo' .* got img"):
-        load(root, image="photo")
-    (root / "test.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(DataError, match=r"test.parquet: cannot be read as Parquet"):
-        load(root)
-    (root / "test.parquet").unlink()
-    with pytest.raises(DataError, match=r"expected test\*.parquet"):
-        load(root)
-
-
-def test_limit_keeps_the_first(root):
-    data = load(root)
+def test_limit_keeps_the_first():
+    data = SOURCES["digits"]().load()
     assert first(data, None) is data
-    assert first(data, 3).train.labels.tolist() == [0, 1, 2]
-    assert len(first(data, 3).test) == 2
-    with pytest.raises(DataError, match="limit 5: the dataset has 4 training examples"):
-        first(data, 5)
+    assert torch.equal(first(data, 3).train.inputs, data.train.inputs[:3])
+    assert torch.equal(first(data, 3).train.labels, data.train.labels[:3])
+    assert len(first(data, 3).test) == 360
+    with pytest.raises(DataError, match="limit 1438: the dataset has 1437 training examples"):
+        first(data, 1438)
     with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
         SOURCES["digits"](limit=0)
 
@@ -194,10 +73,10 @@ def test_cifar10_is_the_same_from_both_layouts(shared, tmp_path):
     tool = shared / "tools" / "make_cifar10.py"
     subprocess.run([sys.executable, str(tool), str(tmp_path)], check=True, capture_output=True)
     published = SOURCES["cifar10"](root=tmp_path).load()
-    parquet = load(shared / "data" / "cifar10")
+    parquet = SOURCES["parquet"](root=shared / "data" / "cifar10").load()
     assert published.classes[:3] == ("airplane", "automobile", "bird")
     for ours, theirs in ((parquet.train, published.train), (parquet.test, published.test)):
-        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.inputs, theirs.inputs)
         assert torch.equal(ours.labels, theirs.labels)
     # The constants that every CIFAR-10 recipe writes down.
     torch.testing.assert_close(
@@ -206,3 +85,114 @@ def test_cifar10_is_the_same_from_both_layouts(shared, tmp_path):
     torch.testing.assert_close(
         published.std / 255, torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-4, rtol=0
     )
+
+
+def test_the_hold_out_is_stratified_by_given_labels_and_leaves_the_test_set():
+    data = SOURCES["digits"]().load()
+    reduced, kept = hold_out(data, 0.1, seed=3)
+    assert len(reduced.validation) == 144
+    assert len(reduced.train) == len(kept) == 1437 - 144
+    assert torch.equal(reduced.train.inputs, data.train.inputs[kept])
+    shares = torch.bincount(reduced.validation.labels) / torch.bincount(data.train.labels)
+    assert (shares - 0.1).abs().max() < 0.01
+    assert reduced.test is data.test
+    assert torch.equal(hold_out(data, 0.1, seed=3)[1], kept)
+    assert not torch.equal(hold_out(data, 0.1, seed=4)[1], kept)
+
+
+def arrays(tmp_path, **parts):
+    np.savez(tmp_path / "a.npz", **parts)
+    return SOURCES["arrays"](path=tmp_path / "a.npz")
+
+
+def test_arrays_of_features_are_split_and_standardised(tmp_path):
+    x = np.random.default_rng(0).normal(5, 3, (200, 4))
+    x[:, 2] = 8
+    source = arrays(tmp_path, x=x, y=np.arange(200) % 4, classes=np.array(["a", "b", "c", "d"]))
+    data = source.load()
+    assert (len(data.train), len(data.test)) == (160, 40)
+    assert torch.bincount(data.test.labels).tolist() == [10] * 4
+    assert data.classes == ("a", "b", "c", "d")
+    mean, std = feature_statistics(data.train.inputs)
+    assert torch.equal(data.mean, mean)
+    assert std[2] == 1
+    torch.testing.assert_close(std[0], data.train.inputs[:, 0].std(correction=0))
+    assert "no test set given: 40 of 200" in data.notes[0]
+    assert source.suits().model == "mlp"
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (3, 6, 5), (6, 5, 1)])
+def test_arrays_of_images(tmp_path, shape):
+    x = pixels(0, (12, *shape))
+    y = np.array(["bee", "ant", "cow"] * 4)
+    source = arrays(tmp_path, x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
+    data = source.load()
+    expected = {(6, 5): (1, 6, 5), (6, 5, 1): (1, 6, 5)}.get(shape, (3, 6, 5))
+    assert data.train.shape == expected
+    assert data.classes == ("ant", "bee", "cow")
+    assert data.test.labels.tolist() == [1, 0, 2]
+    assert source.suits().model == "resnet18"
+    plain = torch.from_numpy(x)
+    plain = plain.permute(0, 3, 1, 2) if shape[-1] in (1, 3) and len(shape) == 3 else plain
+    assert torch.equal(data.train.inputs, plain.reshape(12, *expected))
+
+
+X, Y = np.ones((6, 2), dtype=np.float32), np.array([0, 1] * 3)
+NAN = np.array([[1, 2], [3, np.nan], [5, 6]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"x": X}, "expected arrays x and y, or x_train.* got x"),
+        ({"x_train": X, "y_train": Y}, "expected arrays x and y, or x_train"),
+        ({"x": X, "y": Y[:3]}, r"y: expected 6 class numbers .* got shape \(3,\) of int64"),
+        ({"x": X, "y": Y / 2}, r"y: expected 6 class numbers .* of float64"),
+        ({"x": X[:, :, None], "y": Y}, r"x: expected uint8 images .* shape \(6, 2, 1\) of float32"),
+        ({"x": NAN, "y": Y}, "x: row 1: expected finite numbers, got NaN or inf"),
+        ({"x": X, "y": Y - 1}, "y: row 0: expected a label in 0, 1, ..., got -1"),
+        ({"x": X, "y": Y * 10**9}, "y: row 1: expected a label in 0, 1, ..., got 1000000000"),
+        ({"x": X, "y": Y * 0}, "expected training examples of at least two classes"),
+        (
+            {"x": X, "y": Y, "classes": np.array(["a"])},
+            r"y: row 1: expected a label in 0\.\.0, got 1",
+        ),
+        (
+            {"x_train": X, "y_train": Y, "x_test": X[:, :1], "y_test": Y},
+            r"expected test inputs of the training inputs' shape \(2,\), got \(1,\)",
+        ),
+        ({"x": np.array([{}] * 6), "y": Y}, "expected an .npz file of plain arrays"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, parts, message):
+    with pytest.raises(DataError, match=message) as error:
+        arrays(tmp_path, **parts).load()
+    assert "a.npz" in str(error.value)
+
+
+def test_bad_rows_of_arrays_are_skipped_and_counted(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.tile(NAN, (10, 1)), y=np.array([0, 0, 1, 0, 1, 1] * 10))
+    data = SOURCES["arrays"](path=tmp_path / "a.npz", on_error="skip").load()
+    assert len(data.train) + len(data.test) == 40
+    assert len(data.skipped) == 20
+    place, reason = data.skipped[0]
+    assert place.endswith("a.npz: x: row 1")
+    assert reason == "expected finite numbers, got NaN or inf"
+
+
+def test_no_archive(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        SOURCES["arrays"](path=tmp_path / "no.npz").load()
+    for content in (b"", b"PK nothing", b"\x93NUMPY"):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(DataError, match="expected an .npz file of plain arrays"):
+            SOURCES["arrays"](path=tmp_path / "a.npz").load()
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    with pytest.raises(DataError, match="expected an .npz file of plain arrays"):
+        SOURCES["arrays"](path=tmp_path / "b.npy").load()
+
+
+@pytest.mark.parametrize("change", [{"test_share": 0.0}, {"test_share": 1.0}, {"split_seed": -1}])
+def test_settings_out_of_range(tmp_path, change):
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} must be in"):
+        SOURCES["arrays"](path=tmp_path, **change)

@@ -6,13 +6,15 @@ loss sees the same batches as every other.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from noisylabels.data.datasets import Dataset
+from noisylabels.data.examples import Dataset, Examples
 
 CHUNK = 2**24
 """Pixel values that are augmented and normalised at once: 64 MiB in float32."""
@@ -49,7 +51,8 @@ class Batch:
 
     Args:
         index: Position of each example in the training set, int64, of shape (N).
-        input: Normalised images, float32, of shape (N, channels, height, width).
+        input: Normalised images, float32, of shape (N, channels, height, width), or features of
+            shape (N, D).
         target: Given labels, int64, of shape (N).
     """
 
@@ -58,65 +61,107 @@ class Batch:
     target: Tensor
 
 
-class Batches:
-    """A dataset in memory, in the form that a network eats.
+class Batches(ABC):
+    """A dataset in the form that a network eats.
 
     Args:
         dataset: The dataset; ``dataset.train.labels`` are the given labels.
-        augment: ``(uint8 images, generator) -> uint8 images``, for training only.
         batch_size: Examples per training step; the last step of an epoch has what is left, and a
             single example that is left joins the step before.
         seed: The run's seed.
         device: Where the batches go.
-        memory_format: Memory format of the inputs.
+        memory_format: Memory format of inputs that are images.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        augment: Callable[[Tensor, torch.Generator], Tensor],
         *,
         batch_size: int,
         seed: int,
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        self._images = dataset.train.images.to(device)
+        self._dataset = dataset
         self._labels = dataset.train.labels.to(device)
-        self._test = dataset.test.images.to(device)
-        self._mean = dataset.mean.to(device)[:, None, None]
-        self._std = dataset.std.to(device)[:, None, None]
-        self._augment = augment
+        # One number per channel, or per feature.
+        shape = (-1, *[1] * (len(dataset.train.shape) - 1))
+        self._mean = dataset.mean.to(device).reshape(shape)
+        self._std = dataset.std.to(device).reshape(shape)
         self._batch_size = batch_size
         self._seed = seed
-        self._memory_format = memory_format
+        self._device = device
+        self._memory_format = memory_format if len(shape) == 3 else torch.contiguous_format
 
+    @abstractmethod
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, counted from 0."""
-        count = len(self._labels)
-        order = torch.randperm(count, generator=derive_generator(self._seed, "order", epoch))
-        batches = list(torch.split(order.to(self._labels.device), self._batch_size))
+
+    @abstractmethod
+    def _inputs(self, examples: Examples) -> Iterator[Tensor]:
+        """Yield the inputs in order, without augmentation."""
+
+    def train_inputs(self) -> Iterator[Tensor]:
+        """Yield the training inputs in order, without augmentation."""
+        return self._inputs(self._dataset.train)
+
+    def validation_inputs(self) -> Iterator[Tensor]:
+        """Yield the held-out inputs in order, without augmentation; none without a hold-out."""
+        held_out = self._dataset.validation
+        return iter(()) if held_out is None else self._inputs(held_out)
+
+    def test_inputs(self) -> Iterator[Tensor]:
+        """Yield the test inputs in order."""
+        return self._inputs(self._dataset.test)
+
+    def order(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each training batch of an epoch, int64 on the CPU."""
+        generator = derive_generator(self._seed, "order", epoch)
+        order = torch.randperm(len(self._labels), generator=generator)
+        batches = list(torch.split(order, self._batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:
             # Batch norm cannot normalise a single example.
             batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def _normalise(self, inputs: Tensor) -> Tensor:
+        scaled = (inputs.float() - self._mean) / self._std
+        return scaled.contiguous(memory_format=self._memory_format)
+
+
+class InMemory(Batches):
+    """A dataset in memory: whole chunks are augmented and normalised at once.
+
+    Args:
+        dataset: The dataset; its inputs are tensors.
+        augment: ``(inputs, generator) -> inputs``, for training only.
+        **options: As for :class:`Batches`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Callable[[Tensor, torch.Generator], Tensor],
+        **options: Any,
+    ) -> None:
+        super().__init__(dataset, **options)
+        self._train = dataset.train.tensor().to(self._device)
+        self._augment = augment
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch, counted from 0."""
+        batches = [batch.to(self._device) for batch in self.order(epoch)]
         generator = derive_generator(self._seed, "augment", epoch)
         # Whole chunks at once: on small images the cost of a batch is dispatch, not pixels.
-        together = max(1, CHUNK // (self._images[0].numel() * self._batch_size))
+        together = max(1, CHUNK // (self._train[0].numel() * self._batch_size))
         for start in range(0, len(batches), together):
             chunk = batches[start : start + together]
             index, sizes = torch.cat(chunk), [len(batch) for batch in chunk]
-            inputs = self._normalise(self._augment(self._images[index], generator))
+            inputs = self._normalise(self._augment(self._train[index], generator))
             targets = self._labels[index]
             yield from map(Batch, chunk, torch.split(inputs, sizes), torch.split(targets, sizes))
 
-    def train_inputs(self) -> Iterator[Tensor]:
-        """Yield the training images in order, without augmentation."""
-        yield from map(self._normalise, torch.split(self._images, EVALUATION_BATCH))
-
-    def test_inputs(self) -> Iterator[Tensor]:
-        """Yield the test images in order."""
-        yield from map(self._normalise, torch.split(self._test, EVALUATION_BATCH))
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        scaled = (images.float() - self._mean) / self._std
-        return scaled.contiguous(memory_format=self._memory_format)
+    def _inputs(self, examples: Examples) -> Iterator[Tensor]:
+        whole = self._train if examples is self._dataset.train else examples.tensor()
+        for inputs in torch.split(whole, EVALUATION_BATCH):
+            yield self._normalise(inputs.to(self._device))

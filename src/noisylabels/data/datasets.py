@@ -1,17 +1,12 @@
-"""Datasets: named sources in, images and labels in memory out.
+"""Datasets by name: each source is a frozen dataclass.
 
-A source is a frozen dataclass whose fields are the keys of ``data = {name = "...", ...}``. Its
-``load`` returns every example: ``limit`` is applied by the runner after the noise, so that a
-smaller run sees the same wrong labels as a larger one.
+Its fields are the keys of ``data = {name = "...", ...}``. Its ``load`` returns every example:
+``limit`` is applied by the runner after the noise, so that a smaller run sees the same wrong
+labels as a larger one.
 """
 
-import dataclasses
-import hashlib
-import io
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,84 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.errors import ConfigError, DataError, MissingExtraError
+from noisylabels.data.examples import (
+    Dataset,
+    Examples,
+    Intake,
+    channel_statistics,
+    file_digest,
+    stratified,
+)
+from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
+from noisylabels.data.images import SMALL
+from noisylabels.data.source import Own, Source, Suits, number
+from noisylabels.errors import DataError
 
-TEST_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images and their labels.
-
-    Args:
-        images: uint8, of shape (N, channels, height, width).
-        labels: int64 in [0, K), of shape (N).
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A training and a test set with the same classes.
-
-    Args:
-        train: Training examples, with the labels as the source has them.
-        test: Test examples.
-        classes: The K class names.
-        mean: What is subtracted from each channel's pixel values, of shape (channels).
-        std: What each channel is divided by then, of shape (channels).
-    """
-
-    train: Examples
-    test: Examples
-    classes: tuple[str, ...]
-    mean: Tensor
-    std: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(ABC):
-    """Where a dataset comes from.
-
-    Args:
-        limit: Train on the first ``limit`` training examples only; all by default.
-    """
-
-    limit: int | None = None
-
-    clean: ClassVar[bool]
-    """Whether the source's labels are known to be true."""
-    model: ClassVar[str]
-    """The model that suits the source."""
-    augment: ClassVar[str]
-    """The augmentation that suits the source."""
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ConfigError: ``limit`` is not positive.
-        """
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit must be at least 1, got {self.limit}")
-
-    @abstractmethod
-    def load(self) -> Dataset:
-        """Read all examples.
-
-        Raises:
-            DataError: Something is missing or damaged; the message names file and row.
-        """
-
-    def digest(self) -> str:
-        """Return a hash of the contents, or "" where the name alone fixes them."""
-        return ""
+DIGITS_TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +36,20 @@ class Digits(Source):
 
     A fifth is the test set: stratified, always the same. Pixels are scaled to [0, 1].
 
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+
     References:
         Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
     """
 
     clean: ClassVar[bool] = True
-    model: ClassVar[str] = "mlp"
-    augment: ClassVar[str] = "none"
 
-    def load(self) -> Dataset:
+    def suits(self) -> Suits:
+        """Return what suits digits."""
+        return Suits("mlp", "none", "digits")
+
+    def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -122,7 +58,10 @@ class Digits(Source):
         images = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
         labels = torch.from_numpy(digits.target.astype(np.int64))
         train, test = train_test_split(
-            np.arange(len(labels)), test_size=TEST_SHARE, stratify=digits.target, random_state=0
+            np.arange(len(labels)),
+            test_size=DIGITS_TEST_SHARE,
+            stratify=digits.target,
+            random_state=0,
         )
         return Dataset(
             train=Examples(images[train], labels[train]),
@@ -149,22 +88,26 @@ class Cifar10(Source):
     root: Path = Path("data")
 
     clean: ClassVar[bool] = True
-    model: ClassVar[str] = "resnet18"
-    augment: ClassVar[str] = "crop-flip"
+    _torchvision: ClassVar[str] = "CIFAR10"
 
-    def load(self) -> Dataset:
+    def suits(self) -> Suits:
+        """Return what suits CIFAR-10."""
+        return Suits("resnet18", "crop-flip", "cifar10")
+
+    def load(self, workers: int = 0) -> Dataset:
         """Read all examples, downloading them if they are not there.
 
         Raises:
             DataError: They are not there and cannot be downloaded.
         """
-        from torchvision.datasets import CIFAR10
+        import torchvision.datasets
 
+        published = getattr(torchvision.datasets, self._torchvision)
         try:
-            train = CIFAR10(self.root, train=True)
+            train = published(self.root, train=True)
         except RuntimeError:
-            train = self._download()
-        test = CIFAR10(self.root, train=False)
+            train = self._download(published)
+        test = published(self.root, train=False)
         examples, tests = (
             Examples(
                 torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
@@ -172,245 +115,210 @@ class Cifar10(Source):
             )
             for part in (train, test)
         )
-        return Dataset(examples, tests, tuple(train.classes), *channel_statistics(examples.images))
+        return Dataset(
+            examples, tests, tuple(train.classes), *channel_statistics(examples.tensor())
+        )
 
-    def _download(self) -> Any:
-        from torchvision.datasets import CIFAR10
-
+    def _download(self, published: Any) -> Any:
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
-            return CIFAR10(self.root, train=True, download=True)
+            return published(self.root, train=True, download=True)
         except (OSError, RuntimeError) as error:
             for folder in new:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
             raise DataError(
-                f"{self.root}: expected the published cifar-10-batches-py there (with its "
+                f"{self.root}: expected the published {published.base_folder} there (with its "
                 f"checksums), and it could not be downloaded: {error}"
             ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(Source):
-    """Images in the layout of Hugging Face image datasets.
-
-    ``root`` (or ``root/data``) holds ``train*.parquet`` and ``test*.parquet``; an image column is
-    a struct of ``bytes`` (an encoded image) and ``path``, a label column holds integers.
+class Cifar100(Cifar10):
+    """CIFAR-100 through torchvision: 50,000 and 10,000 images of 32x32 pixels, 100 classes.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
-        root: Folder of the files.
-        image: Image column; by default the only struct column with ``bytes``.
-        label: Label column; by default ``label`` or ``fine_label``, whichever there is.
+        root: Folder that holds ``cifar-100-python``, or to which it is downloaded. The files
+            must have the published checksums: nothing else is read.
+
+    References:
+        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
 
-    root: Path
-    image: str | None = None
-    label: str | None = None
+    _torchvision: ClassVar[str] = "CIFAR100"
 
-    clean: ClassVar[bool] = False
-    model: ClassVar[str] = "resnet18"
-    augment: ClassVar[str] = "crop-flip"
+    def suits(self) -> Suits:
+        """Return what suits CIFAR-100."""
+        return Suits("resnet18", "crop-flip", "cifar100")
 
-    def load(self) -> Dataset:
-        """Read all examples.
 
-        Raises:
-            DataError: A file or column is missing, an image cannot be decoded or has another size
-                than the first, or a label is no class; the message names file and row.
-            MissingExtraError: pyarrow is not installed.
-        """
-        train, classes = self._read("train", None)
-        test, _ = self._read("test", classes)
-        if train.images.shape[1:] != test.images.shape[1:]:
-            raise DataError(
-                f"{self.root}: expected test images of the training images' shape "
-                f"{tuple(train.images.shape[1:])}, got {tuple(test.images.shape[1:])}"
+@dataclass(frozen=True, kw_only=True)
+class Arrays(Own):
+    """NumPy arrays in one ``.npz`` file: images, or any other features.
+
+    It holds ``x`` and ``y``, of which a part becomes the test set, or ``x_train``, ``y_train``,
+    ``x_test`` and ``y_test``; and, if it likes, ``classes``, the names. Inputs are uint8 images of
+    shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D), which are
+    standardised feature by feature. Labels are class numbers or names, of shape (N).
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        path: The file. Nothing in it is unpickled.
+        on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
+            them and lists them in the run folder.
+        test_share: Share that becomes the test set where none is given, in (0, 1).
+        split_seed: Seed of that split, at least 0.
+    """
+
+    path: Path
+
+    def suits(self) -> Suits:
+        """Return what suits inputs of this shape."""
+        inputs = next(iter(self._parts.values()))[0]
+        if inputs.ndim == 2:
+            return Suits("mlp", "none")
+        small = max(inputs.shape[2:]) <= SMALL
+        return Suits("resnet18", "crop-flip") if small else Suits("resnet50", "resized-crop")
+
+    def load(self, workers: int = 0) -> Dataset:
+        """Read all examples."""
+        intake = Intake(self.on_error)
+        named = self._arrays.get("classes")
+        classes = None if named is None else tuple(map(str, named.tolist()))
+        inputs, labels, test = [], [], []
+        for part, (array, given) in self._parts.items():
+            inputs.append(array)
+            labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
+            test += [part == "_test"] * len(array)
+        finite = self._finite(intake)
+        numbers, names, sound = number(
+            [value for _, value in labels], [place for place, _ in labels], classes, intake
+        )
+        whole = torch.cat(inputs)[sound]
+        kept = finite[sound]
+        whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
+        if not is_test.any() and "" in self._parts:
+            _, chosen = stratified(numbers, self.test_share, self.split_seed)
+            is_test[chosen] = True
+            intake.note(
+                f"no test set given: {len(chosen)} of {len(whole)} examples became it "
+                f"(stratified, split_seed {self.split_seed})"
             )
-        return Dataset(train, test, classes, *channel_statistics(train.images))
+        train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
+        if len(set(train.labels.tolist())) < 2 or not len(tests):
+            raise DataError(
+                f"{self.path}: expected training examples of at least two classes and test "
+                f"examples, got {len(train)} and {len(tests)} of classes "
+                f"{sorted(set(numbers.tolist()))}"
+            )
+        statistics = channel_statistics if whole.ndim == 4 else feature_statistics
+        return Dataset(
+            train,
+            tests,
+            names,
+            *statistics(train.tensor()),
+            notes=intake.notes(),
+            skipped=tuple(intake.skipped),
+        )
 
     def digest(self) -> str:
-        """Return a hash of the files' contents."""
-        total = hashlib.sha256()
-        for split in ("train", "test"):
-            for path in self._files(split):
-                total.update(file_digest(path).encode())
-        return total.hexdigest()
+        """Return a hash of the file's contents."""
+        return file_digest(self.path)
 
-    def _files(self, split: str) -> list[Path]:
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder")
-        files = sorted(
-            [*self.root.glob(f"{split}*.parquet"), *self.root.glob(f"data/{split}*.parquet")]
-        )
-        if not files:
-            raise DataError(f"{self.root}: expected {split}*.parquet there or in its folder data")
-        return files
-
-    def _read(
-        self, split: str, classes: tuple[str, ...] | None
-    ) -> tuple[Examples, tuple[str, ...]]:
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         try:
-            import pyarrow.parquet as parquet
-        except ImportError as error:
-            raise MissingExtraError("pyarrow", "hf") from error
-        tables = []
-        for path in self._files(split):
-            try:
-                tables.append((path, parquet.ParquetFile(path)))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-        count = sum(table.metadata.num_rows for _, table in tables)
-        if count == 0:
-            raise DataError(f"{self.root}: expected examples in {split}*.parquet, got no row")
-        images: Tensor | None = None
-        labels = torch.empty(count, dtype=torch.int64)
-        done = 0
-        for path, table in tables:
-            schema = table.schema_arrow
-            classes = classes or _class_names(schema, self._label_column(path, schema))
-        for path, table in tables:
-            schema = table.schema_arrow
-            image, label = self._image_column(path, schema), self._label_column(path, schema)
-            for row, (encoded, number) in enumerate(_rows(path, table, image, label)):
-                pixels = _decode(encoded, f"{path}: row {row}")
-                if images is None:
-                    images = torch.empty(count, *pixels.shape, dtype=torch.uint8)
-                if pixels.shape != images.shape[1:]:
-                    raise DataError(
-                        f"{path}: row {row}: expected an image of the first one's shape "
-                        f"{tuple(images.shape[1:])}, got {tuple(pixels.shape)}"
-                    )
-                if type(number) is not int or number < 0 or (classes and number >= len(classes)):
-                    known = f"0..{len(classes) - 1}" if classes else "0, 1, ..."
-                    raise DataError(
-                        f"{path}: row {row}: expected a label in {known}, got {number!r}"
-                    )
-                images[done], labels[done] = pixels, number
-                done += 1
-        assert images is not None, "there is at least one row"
-        names = classes or tuple(str(index) for index in range(int(labels.max()) + 1))
-        return Examples(images, labels), names
+            with np.load(self.path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path}: no such file") from error
+        except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"{self.path}: expected an .npz file of plain arrays ({error})"
+            ) from error
 
-    def _image_column(self, path: Path, schema: Any) -> str:
-        import pyarrow as pa
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, list[tuple[int, object]]]]:
+        """Inputs and numbered labels by the ending of their names: "", or "_train" and "_test"."""
+        there = self._arrays
+        endings = ("_train", "_test") if "x_train" in there else ("",)
+        for name in [f"{letter}{ending}" for ending in endings for letter in "xy"]:
+            if name not in there:
+                raise DataError(
+                    f"{self.path}: expected arrays x and y, or x_train, y_train, x_test and "
+                    f"y_test, got {', '.join(there) or 'none'}"
+                )
+        parts = {}
+        for ending in endings:
+            x, y = there[f"x{ending}"], there[f"y{ending}"]
+            if y.ndim != 1 or y.dtype.kind not in "iuU" or len(y) != len(x):
+                raise DataError(
+                    f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
+                    f"row of x{ending}, got shape {y.shape} of {y.dtype}"
+                )
+            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(y.tolist()))
+        shapes = {name: tuple(inputs.shape[1:]) for name, (inputs, _) in parts.items()}
+        if len(set(shapes.values())) > 1:
+            raise DataError(
+                f"{self.path}: expected test inputs of the training inputs' shape "
+                f"{shapes['_train']}, got {shapes['_test']}"
+            )
+        return parts
 
-        structs = [
-            field.name
-            for field in schema
-            if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
-        ]
-        wanted = [self.image] if self.image else structs
-        if len(wanted) == 1 and wanted[0] in structs:
-            return wanted[0]
-        expected = f"an image column {self.image!r}" if self.image else "one image column"
+    def _inputs(self, x: np.ndarray[Any, Any], name: str) -> Tensor:
+        if x.ndim == 2 and x.dtype.kind in "fiub":
+            return torch.from_numpy(x.astype(np.float32))
+        if x.dtype == np.uint8 and x.ndim == 3:
+            return torch.from_numpy(x).unsqueeze(1)
+        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in (1, 3):
+            return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3):
+            return torch.from_numpy(x)
         raise DataError(
-            f"{path}: expected {expected} (a struct with bytes), "
-            f"got {', '.join(structs) or 'none'} among {', '.join(schema.names)}"
+            f"{self.path}: {name}: expected uint8 images of 1 or 3 channels or numbers of shape "
+            f"(N, D), got shape {x.shape} of {x.dtype}"
         )
 
-    def _label_column(self, path: Path, schema: Any) -> str:
-        import pyarrow as pa
-
-        for name in [self.label] if self.label else ["label", "fine_label"]:
-            if name in schema.names and pa.types.is_integer(schema.field(name).type):
-                return name
-        raise DataError(
-            f"{path}: expected an integer column {self.label or 'label'!r} "
-            f"among {', '.join(schema.names)}"
-        )
-
-
-SOURCES: dict[str, type[Source]] = {"digits": Digits, "cifar10": Cifar10, "parquet": Parquet}
+    def _finite(self, intake: Intake) -> Tensor:
+        flags = []
+        for part, (inputs, _) in self._parts.items():
+            finite = inputs.flatten(1).isfinite().all(1)
+            for row in (~finite).nonzero().squeeze(1).tolist():
+                intake.refuse(
+                    f"{self.path}: x{part}: row {row}", "expected finite numbers, got NaN or inf"
+                )
+            flags.append(finite)
+        return torch.cat(flags)
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute each channel's mean and standard deviation.
+def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute each feature's mean and standard deviation.
 
     Args:
-        images: uint8, of shape (N, channels, height, width).
+        features: Of shape (N, D).
 
     Returns:
-        Mean and standard deviation in pixel units, each of shape (channels); a constant channel
-        has standard deviation 1.
+        Mean and standard deviation, float32, each of shape (D); a constant feature has standard
+        deviation 1.
 
     Example:
-        >>> channel_statistics(torch.tensor([0, 4], dtype=torch.uint8).reshape(2, 1, 1, 1))
-        (tensor([2.]), tensor([2.]))
+        >>> feature_statistics(torch.tensor([[0.0, 7.0], [4.0, 7.0]]))
+        (tensor([2., 7.]), tensor([2., 1.]))
     """
-    values = torch.arange(256, dtype=torch.float64)
-    moments = []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
-        mean = (share * values).sum()
-        moments.append((mean, (share * (values - mean) ** 2).sum().sqrt()))
-    mean, std = torch.tensor(moments, dtype=torch.float32).T
-    return mean.clone(), std.masked_fill(std == 0, 1)
+    std, mean = torch.std_mean(features.double(), 0, correction=0)
+    return mean.float(), std.masked_fill(std == 0, 1).float()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def first(dataset: Dataset, limit: int | None) -> Dataset:
-    """Keep the first ``limit`` training examples.
-
-    Args:
-        dataset: The dataset.
-        limit: How many; all if it is None.
-
-    Returns:
-        The dataset with its training set cut.
-
-    Raises:
-        DataError: There are fewer.
-    """
-    if limit is None:
-        return dataset
-    if limit > len(dataset.train):
-        raise DataError(f"limit {limit}: the dataset has {len(dataset.train)} training examples")
-    train = Examples(dataset.train.images[:limit], dataset.train.labels[:limit])
-    return dataclasses.replace(dataset, train=train)
-
-
-def _rows(path: Path, table: Any, image: str, label: str) -> Iterator[tuple[bytes | None, Any]]:
-    try:
-        for batch in table.iter_batches(1024, columns=[image, label]):
-            yield from zip(
-                batch.column(image).field("bytes").to_pylist(),
-                batch.column(label).to_pylist(),
-                strict=True,
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-
-
-def _decode(encoded: bytes | None, place: str) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded or b"")) as image:
-            array = np.array(image if image.mode == "L" else image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{place}: expected an encoded image ({error})") from error
-    pixels = torch.from_numpy(array)
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """Read the class names that ``datasets`` keeps in a file's metadata."""
-    stored = (schema.metadata or {}).get(b"huggingface")
-    try:
-        names = json.loads(stored)["info"]["features"][label]["names"] if stored else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    return tuple(str(name) for name in names) if names else None
+SOURCES: dict[str, type[Source]] = {
+    "digits": Digits,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "animal10n": Animal10N,
+    "webvision": WebVision,
+    "folder": Folder,
+    "table": Table,
+    "parquet": Parquet,
+    "hf": Parquet,
+    "arrays": Arrays,
+}

@@ -1,0 +1,374 @@
+"""Examples: inputs in memory or in files, their labels, and what was found on the way in."""
+
+import copy
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisylabels.data.images import Form
+from noisylabels.errors import DataError
+
+OnError = Literal["raise", "skip"]
+
+
+class Encoded(ABC):
+    """Encoded images, read one by one when they are needed."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes | None:
+        """Read one image's encoded bytes; None where the file has none.
+
+        Raises:
+            DataError: It cannot be read; the message is the reason alone.
+        """
+
+    @abstractmethod
+    def place(self, index: int) -> str:
+        """Say where an image lies, for people."""
+
+    @abstractmethod
+    def take(self, index: np.ndarray[Any, Any]) -> Self:
+        """Return the images at these positions."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a hash that changes when the images do."""
+
+    def places(self) -> np.ndarray[Any, Any]:
+        """Return the place of every image, an array of strings."""
+        return np.array([self.place(index) for index in range(len(self))], dtype=np.str_)
+
+
+@dataclass(frozen=True)
+class Paths(Encoded):
+    """Image files below one folder.
+
+    Args:
+        root: The folder.
+        names: Their paths relative to it, an array of strings.
+        sizes: Their sizes in bytes, int64.
+    """
+
+    root: Path
+    names: np.ndarray[Any, Any]
+    sizes: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """Read one file."""
+        try:
+            return Path(self.root, self.names[index]).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})") from error
+
+    def place(self, index: int) -> str:
+        """Return the file's path."""
+        return str(self.root / self.names[index])
+
+    def take(self, index: np.ndarray[Any, Any]) -> Self:
+        """Return the files at these positions."""
+        return dataclasses.replace(self, names=self.names[index], sizes=self.sizes[index])
+
+    def digest(self) -> str:
+        """Return a hash of the files' names and sizes: reading them all would take minutes."""
+        total = hashlib.sha256("\n".join(self.names.tolist()).encode())
+        total.update(self.sizes.tobytes())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Column(Encoded):
+    """A column of encoded images in Arrow tables.
+
+    Args:
+        chunks: An Arrow array of bytes for each file.
+        files: The files.
+        rows: File number and row of each image, int64, of shape (N, 2).
+    """
+
+    chunks: Sequence[Any]
+    files: Sequence[Path]
+    rows: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes | None:
+        """Return one row's bytes."""
+        file, row = self.rows[index]
+        content: bytes | None = self.chunks[file][int(row)].as_py()
+        return content
+
+    def place(self, index: int) -> str:
+        """Name the file and the row, counted from 0."""
+        file, row = self.rows[index]
+        return f"{self.files[file]}: row {row}"
+
+    def take(self, index: np.ndarray[Any, Any]) -> Self:
+        """Return the rows at these positions."""
+        return dataclasses.replace(self, rows=self.rows[index])
+
+    def digest(self) -> str:
+        """Return a hash of the files' contents."""
+        return "".join(map(file_digest, self.files))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images that stay encoded and are decoded anew each time they are used.
+
+    Args:
+        encoded: The images.
+        form: What each of them is brought to.
+    """
+
+    encoded: Encoded
+    form: Form
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, channels, height and width."""
+        return len(self.encoded), *self.form.shape
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and their labels.
+
+    Args:
+        inputs: uint8 images of shape (N, channels, height, width), float32 features of shape
+            (N, D), or images that stream.
+        labels: int64 in [0, K), of shape (N).
+        places: Where each example comes from, an array of N strings; None where its number says it.
+    """
+
+    inputs: Tensor | Streamed
+    labels: Tensor
+    places: np.ndarray[Any, Any] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+    def tensor(self) -> Tensor:
+        """Return the inputs where they are in memory.
+
+        Raises:
+            DataError: They stream.
+        """
+        if isinstance(self.inputs, Tensor):
+            return self.inputs
+        raise DataError(
+            f"{len(self)} images stream from their files: this needs them in memory "
+            f'(storage = "memory")'
+        )
+
+    def take(self, index: Tensor) -> "Examples":
+        """Return the examples at these positions."""
+        inputs = (
+            self.inputs[index]
+            if isinstance(self.inputs, Tensor)
+            else Streamed(self.inputs.encoded.take(index.numpy()), self.inputs.form)
+        )
+        places = None if self.places is None else self.places[index.numpy()]
+        return Examples(inputs, self.labels[index], places)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set with the same classes.
+
+    Args:
+        train: Training examples, with the labels as the source has them.
+        test: Test examples.
+        classes: The K class names.
+        mean: What is subtracted from each channel's pixel values, or from each feature.
+        std: What each channel or feature is divided by then.
+        validation: Examples held out of the training set, with their given labels.
+        notes: What was found and done while reading, a sentence each.
+        skipped: Place and reason of each row that was left out.
+    """
+
+    train: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    validation: Examples | None = None
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+class Intake:
+    """Decides about bad rows, and remembers what was done with all others.
+
+    Args:
+        on_error: ``"raise"`` stops at the first bad row, ``"skip"`` leaves bad rows out.
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error = on_error
+        self._done: Counter[str] = Counter()
+        self._notes: list[str] = []
+        self.skipped: list[tuple[str, str]] = []
+
+    def copy(self) -> "Intake":
+        """Return an intake that remembers the same so far."""
+        return copy.deepcopy(self)
+
+    def refuse(self, place: str, reason: str) -> None:
+        """Leave a row out, or stop.
+
+        Raises:
+            DataError: Bad rows are not to be skipped.
+        """
+        if self._on_error == "raise":
+            raise DataError(f'{place}: {reason} (on_error = "skip" leaves such rows out)')
+        self.skipped.append((place, reason))
+
+    def count(self, phrases: Sequence[str]) -> None:
+        """Count what was done to an example."""
+        self._done.update(phrases)
+
+    def note(self, sentence: str) -> None:
+        """Remember a sentence for the user."""
+        self._notes.append(sentence)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return every sentence."""
+        counted = [f"{phrase}: {count}" for phrase, count in sorted(self._done.items())]
+        if self.skipped:
+            place, reason = self.skipped[0]
+            counted.append(f"left out: {len(self.skipped)} (the first: {place}: {reason})")
+        return (*self._notes, *counted)
+
+
+def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split examples into two parts that have every class in the same proportion.
+
+    Args:
+        labels: int64 in [0, K), of shape (N).
+        share: Share of the second part, in [0, 1).
+        seed: Seed of the draw.
+
+    Returns:
+        Positions of the first and of the second part, each in ascending order. Of a class with n
+        members the second part has floor(share n), or one more: those whose fractions are largest,
+        so that the whole part has round(share N); never the last one of a class.
+
+    Example:
+        >>> stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
+        (tensor([1, 2, 3, 5, 6, 7]), tensor([0, 4]))
+    """
+    counts = torch.bincount(labels)
+    exact = counts.double() * share
+    quota = exact.floor().long()
+    missing = round(share * len(labels)) - int(quota.sum())
+    for index in (quota - exact).argsort(stable=True)[:missing].tolist():
+        quota[index] += 1
+    quota = torch.minimum(quota, (counts - 1).clamp(min=0))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[order] = rank < quota[labels[order]]
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute each channel's mean and standard deviation.
+
+    Args:
+        images: uint8, of shape (N, channels, height, width).
+
+    Returns:
+        Mean and standard deviation in pixel units, each of shape (channels); a constant channel
+        has standard deviation 1.
+
+    Example:
+        >>> channel_statistics(torch.tensor([0, 4], dtype=torch.uint8).reshape(2, 1, 1, 1))
+        (tensor([2.]), tensor([2.]))
+    """
+    values = torch.arange(256, dtype=torch.float64)
+    moments = []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        moments.append((mean, (share * (values - mean) ** 2).sum().sqrt()))
+    mean, std = torch.tensor(moments, dtype=torch.float32).T
+    return mean.clone(), std.masked_fill(std == 0, 1)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def first(dataset: Dataset, limit: int | None) -> Dataset:
+    """Keep the first ``limit`` training examples.
+
+    Args:
+        dataset: The dataset.
+        limit: How many; all if it is None.
+
+    Returns:
+        The dataset with its training set cut.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    if limit is None:
+        return dataset
+    if limit > len(dataset.train):
+        raise DataError(f"limit {limit}: the dataset has {len(dataset.train)} training examples")
+    return dataclasses.replace(dataset, train=dataset.train.take(torch.arange(limit)))
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Tensor]:
+    """Hold a part of the training set out, stratified by the given labels.
+
+    Args:
+        dataset: The dataset, with the labels that training will see.
+        share: Share that is held out, in [0, 1).
+        seed: Seed of the draw.
+
+    Returns:
+        The dataset with its training set reduced and ``validation`` set, and the positions of the
+        training examples that are left. The test set is not touched.
+    """
+    kept, out = stratified(dataset.train.labels, share, seed)
+    reduced = dataclasses.replace(
+        dataset, train=dataset.train.take(kept), validation=dataset.train.take(out)
+    )
+    return reduced, kept

@@ -1,0 +1,664 @@
+"""Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from noisylabels.data.examples import Column, Intake, Paths, file_digest
+from noisylabels.data.source import ImageFiles, Listing, Suits, number
+from noisylabels.errors import DataError, MissingExtraError
+
+EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".avif",
+        ".ico",
+    ]
+)
+ANIMALS = (
+    "cat",
+    "lynx",
+    "wolf",
+    "coyote",
+    "cheetah",
+    "jaguar",
+    "chimpanzee",
+    "orangutan",
+    "hamster",
+    "guinea pig",
+)
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+
+Entry = tuple[str, str, object, bool]
+"""Place for people, path relative to the root, label as it stands, whether it is a test example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(ImageFiles):
+    """A folder of images, one folder per class.
+
+    ``root/<class>/**/<image>``, of which a part becomes the test set; or
+    ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
+    folders' names in alphabetical order are the classes. Hidden files, and files without an
+    image's extension, are left out and counted.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        root: The folder.
+        on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out, counts
+            them and lists them in the run folder.
+        test_share: Share that becomes the test set where none is given, in (0, 1).
+        split_seed: Seed of that split, at least 0.
+        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+            of the first 100 if no side of it is above 96, else 224.
+        storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+    """
+
+    root: Path
+
+    @property
+    def where(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def listing(self) -> Listing:
+        """List the images of every class folder."""
+        intake = Intake(self.on_error)
+        parts = {"": self.root}
+        train, test = self.root / "train", _named(self.root, TEST_NAMES)
+        if train.is_dir() and _only_folders(train):
+            parts = {"train": train} | ({"test": test} if test else {})
+        elif _folder(self.root) and not any(_folders(self.root)):
+            raise DataError(f"{self.root}: expected a folder per class there, got none")
+        classes = sorted({folder.name for part in parts.values() for folder in _folders(part)})
+        entries: list[Entry] = []
+        others: list[str] = []
+        for part, top in parts.items():
+            for folder in _folders(top):
+                found = list(_images(folder, self.root, others))
+                if not found:
+                    intake.refuse(str(folder), "expected images of this class, got none")
+                entries += [(str(self.root / n), n, folder.name, part == "test") for n in found]
+        links = list(self._links(name for _, name, _, _ in entries))
+        if links:
+            intake.note(f"links that lead out of {self.root}, followed: {_some(links)}")
+        if others:
+            intake.note(f"left out, for want of an image's extension: {_some(others)}")
+        present = {label for _, _, label, _ in entries}
+        kept = [name for name in classes if name in present]
+        return _listing(self.root, entries, kept, intake)
+
+    def _links(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the files and class folders that are links to somewhere outside the root."""
+        root, seen = self.root.resolve(), dict[str, bool]()
+        for name in names:
+            for part in (str(Path(name).parent), name):
+                if part not in seen:
+                    path = self.root / part
+                    seen[part] = path.is_symlink() and not path.resolve().is_relative_to(root)
+                    if seen[part]:
+                        yield part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(ImageFiles):
+    """A CSV or Parquet file with the columns ``path``, ``label`` and, if there is one, ``split``.
+
+    Paths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
+    ``train`` or ``test`` (or ``val``, which is the test set where there is no ``test``). Rows are
+    counted as a spreadsheet does: the header is row 1.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        path: The file.
+        root: Folder that no image may lie outside of, and that paths are relative to; by default
+            the file's own.
+        path_column: Column of paths.
+        label_column: Column of labels.
+        split_column: Column of splits; it may be missing.
+        on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
+            them and lists them in the run folder.
+        test_share: Share that becomes the test set where none is given, in (0, 1).
+        split_seed: Seed of that split, at least 0.
+        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+            of the first 100 if no side of it is above 96, else 224.
+        storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+    """
+
+    path: Path
+    root: Path | None = None
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str = "split"
+
+    @property
+    def where(self) -> Path:
+        """The file."""
+        return self.path
+
+    def listing(self) -> Listing:
+        """Read the table."""
+        intake = Intake(self.on_error)
+        root = (self.root or self.path.parent).resolve()
+        rows = list(self._rows())
+        splits = {split for _, _, _, split in rows}
+        test = next((name for name in TEST_NAMES if name in splits), None)
+        entries: list[Entry] = []
+        seen: dict[str, tuple[str, object, bool]] = {}
+        again = other = 0
+        for place, name, label, split in rows:
+            if split not in ("", "train", "training", *TEST_NAMES):
+                intake.refuse(place, f"expected split train or test, got {split!r}")
+                continue
+            if split in TEST_NAMES and split != test:
+                other += 1
+                continue
+            relative = _inside(root, name, place, intake)
+            if relative is None:
+                continue
+            if relative in seen:
+                before, label_before, test_before = seen[relative]
+                if (label_before, test_before) == (label, split == test):
+                    again += 1
+                    continue
+                what = "label" if label_before != label else "split"
+                intake.refuse(
+                    place,
+                    f"expected each path once, got {name!r} again with another "
+                    f"{what} than at {before.rpartition(': ')[2]}",
+                )
+                continue
+            seen[relative] = place, label, split == test
+            entries.append((place, relative, label, split == test))
+        if again:
+            intake.note(f"rows that repeat an earlier one, counted once: {again}")
+        if other:
+            intake.note(f"rows of another split than train and {test}, left out: {other}")
+        return _listing(root, entries, None, intake)
+
+    def digest(self) -> str:
+        """Return a hash of the table and of the images' names and sizes."""
+        return file_digest(self.path) + super().digest()
+
+    def _rows(self) -> Iterator[tuple[str, str, object, str]]:
+        if self.path.suffix.lower() == ".parquet":
+            table = _read_table(self.path)
+            names, rows = table.column_names, table.to_pylist()
+            numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
+        else:
+            names, numbered = _read_csv(self.path, self.path_column)
+        for column in (self.path_column, self.label_column):
+            if column not in names:
+                raise DataError(
+                    f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))}"
+                )
+        for row, values in numbered:
+            label, split = values[self.label_column], values.get(self.split_column)
+            yield (
+                f"{self.path}: row {row}",
+                str(values[self.path_column] or "").strip(),
+                label.strip() if isinstance(label, str) else label,
+                str(split or "").strip().lower(),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(ImageFiles):
+    """Images in the layout of Hugging Face image datasets, in files or a ``datasets`` folder.
+
+    ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
+    ``data/``, or in ``train/`` and ``test/``), or what ``datasets`` writes with ``save_to_disk``
+    (``train/*.arrow``). An image column is a struct of ``bytes`` (an encoded image) and ``path``,
+    a label column holds integers.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        root: Folder of the files.
+        image: Image column; by default the only struct column with ``bytes``.
+        label: Label column; by default ``label`` or ``fine_label``, whichever there is.
+        on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
+            them and lists them in the run folder.
+        test_share: Share that becomes the test set where none is given, in (0, 1).
+        split_seed: Seed of that split, at least 0.
+        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+            of the first 100 if no side of it is above 96, else 224.
+        storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+    """
+
+    root: Path
+    image: str | None = None
+    label: str | None = None
+
+    @property
+    def where(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def listing(self) -> Listing:
+        """Read the tables; images stay encoded."""
+        intake = Intake(self.on_error)
+        files = self._files(("train",), required=True)
+        train = len(files)
+        files += self._files(TEST_NAMES, required=False)
+        classes: tuple[str, ...] | None = None
+        chunks, values, rows = [], [], []
+        for number_, path in enumerate(files):
+            table = _read_table(path)
+            image, label = self._image_column(path, table.schema), self._label_column(path, table)
+            classes = classes or _class_names(table.schema, label)
+            column = table.column(image).combine_chunks()
+            chunks.append(column.field("bytes"))
+            values += table.column(label).to_pylist()
+            rows += [(number_, row) for row in range(len(column))]
+        images = Column(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
+        labels, names, sound = number(values, _Places(images), classes, intake)
+        kept = images.take(sound.numpy())
+        test = torch.from_numpy(kept.rows[:, 0] >= train)
+        return Listing(kept, labels, test, names, intake)
+
+    def suits(self) -> Suits:
+        """Return what suits images of this size."""
+        return super().suits()._replace(map="auto")
+
+    def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder")
+        for split in splits:
+            patterns = (
+                f"{split}*.parquet",
+                f"data/{split}*.parquet",
+                f"{split}/*.parquet",
+                f"{split}/*.arrow",
+                # What `datasets` writes for a set without splits.
+                *(("data-*.arrow",) if required else ()),
+            )
+            files = sorted(path for pattern in patterns for path in self.root.glob(pattern))
+            if files:
+                return files
+        if required:
+            raise DataError(
+                f"{self.root}: expected train*.parquet there or in its folder data, "
+                f"or train/*.arrow as `datasets` writes it"
+            )
+        return []
+
+    def _image_column(self, path: Path, schema: Any) -> str:
+        import pyarrow as pa
+
+        structs = [
+            field.name
+            for field in schema
+            if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
+        ]
+        wanted = [self.image] if self.image else structs
+        if len(wanted) == 1 and wanted[0] in structs:
+            return wanted[0]
+        expected = f"an image column {self.image!r}" if self.image else "one image column"
+        raise DataError(
+            f"{path}: expected {expected} (a struct with bytes), "
+            f"got {', '.join(structs) or 'none'} among {', '.join(schema.names)}"
+        )
+
+    def _label_column(self, path: Path, table: Any) -> str:
+        import pyarrow as pa
+
+        schema = table.schema
+        for name in [self.label] if self.label else ["label", "fine_label"]:
+            if name in schema.names and pa.types.is_integer(schema.field(name).type):
+                return name
+        raise DataError(
+            f"{path}: expected an integer column {self.label or 'label'!r} "
+            f"among {', '.join(schema.names)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animal10N(ImageFiles):
+    """ANIMAL-10N: 50,000 and 5,000 images of 64x64 pixels, about 8 % of the labels wrong.
+
+    ``root/training`` and ``root/testing`` as published: files ``<label>_<number>.jpg``.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        root: The folder.
+        on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
+        test_share: Not used: the test set is given.
+        split_seed: Not used.
+        size: Side in pixels; their own by default.
+        storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+
+    References:
+        Song, Kim, Lee, "SELFIE: Refurbishing Unclean Samples for Robust Deep Learning", 2019.
+    """
+
+    root: Path
+
+    @property
+    def where(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def listing(self) -> Listing:
+        """List the published files."""
+        intake = Intake(self.on_error)
+        entries: list[Entry] = []
+        for part, expected in (("training", 50_000), ("testing", 5_000)):
+            found = list(_images(_folder(self.root / part), self.root, []))
+            if len(found) != expected:
+                intake.note(f"{self.root / part}: {len(found)} images, published were {expected}")
+            for name in found:
+                label = Path(name).name.partition("_")[0]
+                entries.append((str(self.root / name), name, label, part == "testing"))
+        return _listing(self.root, entries, ANIMALS, intake)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebVision(ImageFiles):
+    """WebVision 1.0 "mini": its first 50 classes, about 20 % of the labels wrong.
+
+    ``root`` as published: ``info/train_filelist_google.txt`` and ``info/val_filelist.txt`` (a path
+    and a class number on each line), ``info/synsets.txt`` with the classes' names if it is there,
+    the Google images in ``google/`` and the validation images in ``val_images_256/``.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        root: The folder.
+        num_classes: How many of the first classes, in 2..1000.
+        on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
+        test_share: Not used: the test set is given.
+        split_seed: Not used.
+        size: Side in pixels; 224 by default.
+        storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+
+    References:
+        Li, Wang, Li, Agustsson, Van Gool, "WebVision Database: Visual Learning and Understanding
+        from Web Data", 2017.
+    """
+
+    root: Path
+    num_classes: int = 50
+
+    @property
+    def where(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def listing(self) -> Listing:
+        """Read the file lists."""
+        intake = Intake(self.on_error)
+        entries: list[Entry] = []
+        for split, name in (("train", "train_filelist_google.txt"), ("test", "val_filelist.txt")):
+            path = self.root / "info" / name
+            for row, image, label in _read_filelist(path):
+                if label >= self.num_classes:
+                    continue
+                relative = image if split == "train" else f"{self._validation_folder()}/{image}"
+                entries.append((f"{path}: row {row}", relative, label, split == "test"))
+        return _listing(self.root, entries, self.class_names(), intake)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Read the names of the classes, or number them where there is no list of names."""
+        path = self.root / "info" / "synsets.txt"
+        if not path.exists():
+            return tuple(str(index) for index in range(self.num_classes))
+        lines = _read_text(path).splitlines()
+        if len(lines) < self.num_classes:
+            raise DataError(
+                f"{path}: expected at least {self.num_classes} lines, one per class, "
+                f"got {len(lines)}"
+            )
+        return tuple(line.strip() for line in lines[: self.num_classes])
+
+    def _validation_folder(self) -> str:
+        for name in ("val_images_256", "val_images"):
+            if (self.root / name).is_dir():
+                return name
+        raise DataError(f"{self.root}: expected a folder val_images_256 there")
+
+    def check(self) -> list[str]:
+        """Compare what is there with what is known of the published sets.
+
+        Returns:
+            A sentence for each finding, the last of which says which "mini" it is.
+
+        Raises:
+            DataError: A file list is missing or damaged.
+        """
+        said = []
+        lists = {
+            "google": self.root / "info" / "train_filelist_google.txt",
+            "flickr": self.root / "info" / "train_filelist_flickr.txt",
+            "validation": self.root / "info" / "val_filelist.txt",
+        }
+        kept: dict[str, list[tuple[int, str, int]]] = {}
+        for name, path in lists.items():
+            if name == "flickr" and not path.exists():
+                continue
+            rows = list(_read_filelist(path))
+            kept[name] = [row for row in rows if row[2] < self.num_classes]
+            classes = len({label for _, _, label in kept[name]})
+            said.append(
+                f"{path}: {len(rows)} images, of which {len(kept[name])} of {classes} of the first "
+                f"{self.num_classes} classes"
+            )
+            if classes != self.num_classes:
+                said.append(f"{path}: expected all {self.num_classes} classes, got {classes}")
+        there = {
+            "google": [self.root / image for _, image, _ in kept["google"]],
+            "validation": [
+                self.root / self._validation_folder() / image for _, image, _ in kept["validation"]
+            ],
+        }
+        counts = {}
+        for name, paths in there.items():
+            missing = [path for path in paths if not path.is_file()]
+            counts[name] = len(paths) - len(missing)
+            if missing:
+                said.append(
+                    f"{lists[name]}: {len(missing)} of {len(paths)} images are not there, "
+                    f"the first: {missing[0]}"
+                )
+        names = self.class_names()
+        said.append(f"class 0 is {names[0]!r}, class {len(names) - 1} is {names[-1]!r}")
+        if names[0].isdigit():
+            said.append(f"{self.root / 'info' / 'synsets.txt'}: not there, so classes are numbers")
+        elif "tench" not in names[0]:
+            said.append("class map: expected class 0 to be the tench (n01440764), as in ImageNet")
+        said.append(_which_mini(counts["google"], counts["validation"], self.num_classes))
+        return said
+
+
+def _which_mini(train: int, test: int, num_classes: int) -> str:
+    known = {
+        65_944: 'the "mini" of the file list, which the paper and most others use (65,944 images)',
+        61_234: 'the "mini" of the resized archive, which lacks images of the list (61,234 images)',
+    }
+    if num_classes == 50 and test == 2_500 and train in known:
+        return f"this is {known[train]}, with 2,500 validation images"
+    return (
+        f"this is none of the known minis: {train} training and {test} validation images of "
+        f"{num_classes} classes (known: 65944 or 61234 and 2500 of 50)"
+    )
+
+
+class _Places(Sequence[str]):
+    """The places of a column, made when they are asked for."""
+
+    def __init__(self, images: Column) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._images.place(index)
+
+
+def _listing(
+    root: Path, entries: Sequence[Entry], classes: Sequence[str] | None, intake: Intake
+) -> Listing:
+    """Check that every file is there, and number the labels."""
+    present, sizes = [], []
+    for entry in entries:
+        try:
+            size = os.stat(root / entry[1]).st_size  # noqa: PTH116 - a tenth of Path.stat's time
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            intake.refuse(entry[0], f"expected an image file {entry[1]!r} ({reason})")
+            continue
+        if size == 0:
+            intake.refuse(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
+            continue
+        present.append(entry)
+        sizes.append(size)
+    if not present:
+        raise DataError(f"{root}: expected images there, got none")
+    labels, names, sound = number(
+        [entry[2] for entry in present], [entry[0] for entry in present], classes, intake
+    )
+    chosen = sound.numpy()
+    images = Paths(root, np.array([e[1] for e in present])[chosen], np.array(sizes)[chosen])
+    return Listing(images, labels, torch.tensor([e[3] for e in present])[sound], names, intake)
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: expected a folder, {'got a file' if path.exists() else 'got none'}"
+        )
+    return path
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in _folder(path).iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _only_folders(path: Path) -> bool:
+    return all(p.is_dir() for p in path.iterdir() if not p.name.startswith("."))
+
+
+def _named(root: Path, names: Iterable[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _images(folder: Path, root: Path, others: list[str]) -> Iterator[str]:
+    """Yield the images below a folder, relative to the root, in alphabetical order."""
+    for top, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(top, name)
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in EXTENSIONS:
+                yield str(path.relative_to(root))
+            else:
+                others.append(str(path))
+
+
+def _inside(root: Path, name: str, place: str, intake: Intake) -> str | None:
+    """Return a path relative to the root, unless it is missing or leads out of it."""
+    if not name or "\0" in name:
+        intake.refuse(place, "expected a path, got none" if not name else f"no path: {name!r}")
+        return None
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        intake.refuse(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
+        return None
+    return str(path.relative_to(root))
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text ({error})") from error
+
+
+def _read_csv(path: Path, column: str) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    lines = _read_text(path).splitlines(keepends=True)
+    header = lines[0] if lines else ""
+    # Spreadsheets of half the world write semicolons.
+    delimiter = ","
+    for candidate in (",", ";", "\t"):
+        if column in [name.strip().strip('"') for name in header.split(candidate)]:
+            delimiter = candidate
+            break
+    rows = csv.reader(lines, delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        numbered = []
+        for number_, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise DataError(
+                    f"{path}: row {number_}: expected {len(names)} columns, got {len(row)}"
+                )
+            numbered.append((number_, dict(zip(names, row, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}: not valid CSV: {error}") from error
+    return names, numbered
+
+
+def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
+    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+        image, _, label = line.strip().rpartition(" ")
+        if not image or not label.isdigit():
+            raise DataError(f"{path}: row {row}: expected a path and a class number, got {line!r}")
+        yield row, image, int(label)
+
+
+def _read_table(path: Path) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "hf") from error
+    try:
+        if path.suffix == ".arrow":
+            with pa.memory_map(str(path)) as source:
+                return pa.ipc.open_stream(source).read_all()
+        # Bound to the file alone: a folder called label=3 is no column.
+        return parquet.ParquetFile(path).read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """Read the class names that ``datasets`` keeps in a file's metadata."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(stored)["info"]["features"][label]["names"] if stored else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(str(name) for name in names) if names else None

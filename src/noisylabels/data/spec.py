@@ -1,0 +1,91 @@
+"""A dataset in one word, as it is given on the command line."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from noisylabels import config
+from noisylabels.config import Component
+from noisylabels.data.datasets import SOURCES
+from noisylabels.data.source import Source
+from noisylabels.errors import ConfigError
+
+# A table has both: the file is what it is, the root only where its images lie.
+PLACES = ("path", "root")
+
+
+def parse(spec: str) -> Component:
+    """Read a dataset's name and parameters.
+
+    Args:
+        spec: A source's name (``digits``); a name and where it lies (``parquet:data/cifar``);
+            either with more parameters (``folder:photos,size=64``); a folder or file, whose kind
+            is seen by what it holds; or a run's TOML file, of which ``data`` is taken.
+
+    Returns:
+        The component, not checked yet.
+
+    Raises:
+        ConfigError: It is none of these.
+
+    Example:
+        >>> parse("digits,limit=100")
+        Component(name='digits', parameters={'limit': 100})
+        >>> parse("table:labels.csv").parameters
+        {'path': 'labels.csv'}
+    """
+    path = Path(spec)
+    if path.suffix == ".toml":
+        return config.load(path).data
+    if path.exists() and spec not in SOURCES:
+        name = _kind(path)
+        return Component(name, {_place(SOURCES[name]): spec})
+    word, *settings = spec.split(",")
+    name, colon, where = word.partition(":")
+    # "module:attr" names the user's own source.
+    if colon and name not in SOURCES:
+        name, where = word, ""
+    target = config.find(name, SOURCES, "data")
+    parameters: dict[str, object] = {_place(target): where} if where else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"data: expected key=value after the comma, got {setting!r}")
+        parameters[key] = config.literal(value)
+    return Component(name, parameters)
+
+
+def source(component: Component) -> Source:
+    """Make the source that a component names.
+
+    Raises:
+        ConfigError: There is none, or a parameter does not fit.
+    """
+    target = config.find(component.name, SOURCES, "data")
+    made: Source = target(**config.bind(component, target, "data"))
+    return made
+
+
+def _kind(path: Path) -> str:
+    if path.is_file():
+        kinds = {".npz": "arrays", ".csv": "table", ".tsv": "table", ".parquet": "table"}
+        if path.suffix.lower() in kinds:
+            return kinds[path.suffix.lower()]
+        raise ConfigError(f"{path}: expected a .csv, .parquet, .npz or .toml file, or a folder")
+    patterns = ("*.parquet", "data/*.parquet", "train/*.parquet", "*.arrow", "train/*.arrow")
+    if any(True for pattern in patterns for _ in path.glob(pattern)):
+        return "parquet"
+    if (path / "info" / "train_filelist_google.txt").exists():
+        return "webvision"
+    if (path / "training").is_dir() and (path / "testing").is_dir():
+        return "animal10n"
+    return "folder"
+
+
+def _place(target: Any) -> str:
+    """Return the parameter that says where a source lies."""
+    parameters = inspect.signature(target).parameters
+    for name in PLACES:
+        if name in parameters:
+            return name
+    raise ConfigError(f"data: {target.__name__} lies nowhere, so it takes no path")

@@ -1,0 +1,123 @@
+"""An epoch of images that stay in their files: decoded and augmented by worker processes.
+
+Each image's randomness comes from (seed, epoch, its position) and nothing else, so neither the
+number of workers nor a cut of the run changes what the network sees.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Indexed
+
+from noisylabels.data.augment import centre
+from noisylabels.data.batches import EVALUATION_BATCH, Batch, Batches, derive_seed
+from noisylabels.data.decoding import Decoder
+from noisylabels.data.examples import Dataset, Examples, Streamed
+from noisylabels.errors import DataError
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Stream(Batches):
+    """A dataset in files, in the form that a network eats.
+
+    Args:
+        dataset: The dataset; its inputs stream.
+        augment: One uint8 image of any size to one of the dataset's, drawing from torch's global
+            generator; for training only.
+        centre: The same without randomness, for evaluation.
+        workers: Processes that decode.
+        **options: As for :class:`noisylabels.data.batches.Batches`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Transform,
+        centre: Transform,
+        *,
+        workers: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(dataset, **options)
+        self._augment = augment
+        self._centre = centre
+        self._workers = workers
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch, counted from 0."""
+        batches = self.order(epoch)
+        labels = self._labels
+        examples = _Images(self._dataset.train, self._augment, self._seed, epoch)
+        for index, images in zip(batches, self._load(examples, batches), strict=True):
+            yield Batch(index, self._normalise(images), labels[index])
+
+    def _inputs(self, examples: Examples) -> Iterator[Tensor]:
+        positions = torch.split(torch.arange(len(examples)), EVALUATION_BATCH)
+        yield from map(self._normalise, self._load(_Images(examples, self._centre), positions))
+
+    def _load(self, images: "_Images", batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            images,
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self._workers,
+            collate_fn=list,
+            pin_memory=self._device.type == "cuda",
+        )
+        for number, batch in enumerate(loader):
+            for position, image in zip(batches[number].tolist(), batch, strict=True):
+                if isinstance(image, str):
+                    raise DataError(f"{images.place(position)}: {image}")
+            yield torch.stack(batch).to(self._device, non_blocking=True)
+
+
+def batch_of_one(
+    augment: Callable[[Tensor, torch.Generator], Tensor], size: tuple[int, int]
+) -> Transform:
+    """Make an augmentation of batches, such as the user's own, into one of a single image.
+
+    Args:
+        augment: ``(images, generator) -> images``.
+        size: Height and width of the result.
+
+    Returns:
+        The transform; its draws come from torch's global generator.
+    """
+    return functools.partial(_augment_one, augment, centre(size))
+
+
+def _augment_one(
+    augment: Callable[[Tensor, torch.Generator], Tensor], centre: Transform, image: Tensor
+) -> Tensor:
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return augment(centre(image).unsqueeze(0), generator)[0]
+
+
+class _Images(Indexed[Tensor | str]):
+    def __init__(
+        self, examples: Examples, transform: Transform, seed: int | None = None, epoch: int = 0
+    ) -> None:
+        assert isinstance(examples.inputs, Streamed), "what is in memory does not stream"
+        self._encoded = examples.inputs.encoded
+        self._decoder = Decoder(self._encoded, channels=examples.inputs.form.channels)
+        self._transform = transform
+        self._seed = seed
+        self._epoch = epoch
+
+    def __getitem__(self, position: int) -> Tensor | str:
+        _, pixels, _ = self._decoder[position]
+        if isinstance(pixels, str):
+            return pixels
+        if self._seed is None:
+            return self._transform(pixels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, "augment", self._epoch, position))
+            return self._transform(pixels)
+
+    def place(self, position: int) -> str:
+        """Say where an image lies."""
+        return self._encoded.place(position)

@@ -1,0 +1,35 @@
+"""Pages for a browser: a template and what fills it, in one file that needs no network."""
+
+from pathlib import Path
+from typing import Any
+
+from noisylabels.checkpoint import replacing
+from noisylabels.errors import DataError, MissingExtraError
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Fill a template and write it, whole or not at all.
+
+    Args:
+        path: The file to make or replace; its folder is made if it is not there.
+        template: Name of a file in ``noisylabels/templates``. What fills it is escaped.
+        **context: What the template asks for.
+
+    Raises:
+        MissingExtraError: Jinja is not installed.
+        DataError: The file cannot be written.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report") from error
+    environment = Environment(
+        loader=PackageLoader("noisylabels"), autoescape=True, undefined=StrictUndefined
+    )
+    html = environment.get_template(template).render(**context)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noisylabels.config import Component
+from noisylabels.data import spec
+from noisylabels.errors import ConfigError
+from pictures import pixels, save
+
+
+def test_names_places_and_parameters():
+    assert spec.parse("digits") == Component("digits")
+    assert spec.parse("digits,limit=5").parameters == {"limit": 5}
+    assert spec.parse("folder:a/b,size=64,on_error=skip").parameters == {
+        "root": "a/b",
+        "size": 64,
+        "on_error": "skip",
+    }
+    assert spec.parse("arrays:x.npz") == Component("arrays", {"path": "x.npz"})
+
+
+def test_what_is_there_says_what_it_is(tmp_path):
+    save(tmp_path / "photos" / "ant" / "1.png", pixels(0))
+    for name in ("a.csv", "a.parquet", "a.npz"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "train-0.parquet").write_bytes(b"")
+    (tmp_path / "animals" / "training").mkdir(parents=True)
+    (tmp_path / "animals" / "testing").mkdir()
+    (tmp_path / "web" / "info").mkdir(parents=True)
+    (tmp_path / "web" / "info" / "train_filelist_google.txt").write_text("")
+    (tmp_path / "run.toml").write_text('data = { name = "digits", limit = 3 }\n')
+    kinds = {
+        "photos": "folder",
+        "a.csv": "table",
+        "a.parquet": "table",
+        "a.npz": "arrays",
+        "hf": "parquet",
+        "animals": "animal10n",
+        "web": "webvision",
+    }
+    for name, kind in kinds.items():
+        assert spec.parse(str(tmp_path / name)).name == kind
+        assert str(tmp_path / name) in spec.parse(str(tmp_path / name)).parameters.values()
+    assert spec.parse(str(tmp_path / "run.toml")) == Component("digits", {"limit": 3})
+    (tmp_path / "a.doc").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"a.doc: expected a .csv, .parquet, .npz or .toml"):
+        spec.parse(str(tmp_path / "a.doc"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("digit", "unknown data 'digit': did you mean 'digits'?"),
+        ("digits,5", "expected key=value after the comma, got '5'"),
+        ("digits:here", "Digits lies nowhere, so it takes no path"),
+        ("digits,size=3", "unknown parameter of 'digits' 'size'"),
+        ("folder:x,size=big", "data.size: expected"),
+        ("folder", "'folder' needs root"),
+    ],
+)
+def test_specs_that_say_nothing(text, message):
+    with pytest.raises(ConfigError, match=message):
+        spec.source(spec.parse(text))
+
+
+def test_a_source_is_made(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]))
+    made = spec.source(spec.parse(f"arrays:{tmp_path / 'a.npz'},test_share=0.5"))
+    assert made.path == Path(tmp_path / "a.npz")
+    assert len(made.load().test) == 2
