@@ -47,6 +47,10 @@ class Encoded(ABC):
     def digest(self) -> str:
         """Return a hash that changes when the images do."""
 
+    def hold(self) -> Self:
+        """Return the same images, quick to read in any order."""
+        return self
+
     def places(self) -> np.ndarray[Any, Any]:
         """Return the place of every image, an array of strings."""
         return np.array([self.place(index) for index in range(len(self))], dtype=np.str_)
@@ -94,10 +98,10 @@ class Paths(Encoded):
 
 @dataclass(frozen=True)
 class Column(Encoded):
-    """A column of encoded images in Arrow tables.
+    """A column of encoded images in Parquet or Arrow files.
 
     Args:
-        chunks: An Arrow array of bytes for each file.
+        chunks: For each file its encoded images: an Arrow array, or :class:`RowGroups`.
         files: The files.
         rows: File number and row of each image, int64, of shape (N, 2).
     """
@@ -125,9 +129,48 @@ class Column(Encoded):
         """Return the rows at these positions."""
         return dataclasses.replace(self, rows=self.rows[index])
 
+    def hold(self) -> Self:
+        """Return the same images with all encoded bytes in memory."""
+        whole = [chunk.whole() if isinstance(chunk, RowGroups) else chunk for chunk in self.chunks]
+        return dataclasses.replace(self, chunks=whole)
+
     def digest(self) -> str:
         """Return a hash of the files' contents."""
         return "".join(map(file_digest, self.files))
+
+
+class RowGroups:
+    """The encoded images of a Parquet file, of which one row group at a time is in memory.
+
+    Args:
+        file: A ``pyarrow.parquet.ParquetFile``.
+        column: Its image column, a struct with ``bytes``.
+    """
+
+    def __init__(self, file: Any, column: str) -> None:
+        self._file = file
+        self._column = column
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+        self._group = -1
+        self._rows: Any = None
+
+    def __getitem__(self, row: int) -> Any:
+        """Return one row's bytes, as an Arrow scalar."""
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if group != self._group:
+            self._rows = self._bytes(self._file.read_row_group(group, columns=[self._column]))
+            self._group = group
+        return self._rows[row - int(self._starts[group])]
+
+    def whole(self) -> Any:
+        """Read all rows into one Arrow array."""
+        return self._bytes(self._file.read(columns=[self._column]))
+
+    def _bytes(self, table: Any) -> Any:
+        import pyarrow.compute as compute
+
+        return compute.struct_field(table.column(self._column), "bytes")
 
 
 @dataclass(frozen=True)

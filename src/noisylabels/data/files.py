@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisylabels.data.examples import Column, Intake, Paths, file_digest
+from noisylabels.data.examples import Column, Intake, Paths, RowGroups, file_digest
 from noisylabels.data.source import ImageFiles, Listing, Suits, number
 from noisylabels.errors import DataError, MissingExtraError
 
@@ -265,13 +265,13 @@ class Parquet(ImageFiles):
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
         for number_, path in enumerate(files):
-            table = _read_table(path)
-            image, label = self._image_column(path, table.schema), self._label_column(path, table)
-            classes = classes or _class_names(table.schema, label)
-            column = table.column(image).combine_chunks()
-            chunks.append(column.field("bytes"))
-            values += table.column(label).to_pylist()
-            rows += [(number_, row) for row in range(len(column))]
+            schema = _schema(path)
+            image, label = self._image_column(path, schema), self._label_column(path, schema)
+            classes = classes or _class_names(schema, label)
+            chunks.append(_encoded(path, image))
+            found = _read_table(path, [label]).column(label).to_pylist()
+            values += found
+            rows += [(number_, row) for row in range(len(found))]
         images = Column(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
         labels, names, sound = number(values, _Places(images), classes, intake)
         kept = images.take(sound.numpy())
@@ -321,10 +321,9 @@ class Parquet(ImageFiles):
             f"got {', '.join(structs) or 'none'} among {', '.join(schema.names)}"
         )
 
-    def _label_column(self, path: Path, table: Any) -> str:
+    def _label_column(self, path: Path, schema: Any) -> str:
         import pyarrow as pa
 
-        schema = table.schema
         for name in [self.label] if self.label else ["label", "fine_label"]:
             if name in schema.names and pa.types.is_integer(schema.field(name).type):
                 return name
@@ -638,7 +637,8 @@ def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
         yield row, image, int(label)
 
 
-def _read_table(path: Path) -> Any:
+def _open(path: Path) -> Any:
+    """Open a Parquet file, or read an Arrow file through a memory map."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -648,10 +648,33 @@ def _read_table(path: Path) -> Any:
         if path.suffix == ".arrow":
             with pa.memory_map(str(path)) as source:
                 return pa.ipc.open_stream(source).read_all()
-        # Bound to the file alone: a folder called label=3 is no column.
-        return parquet.ParquetFile(path).read()
+        return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
+
+
+def _schema(path: Path) -> Any:
+    opened = _open(path)
+    return opened.schema if path.suffix == ".arrow" else opened.schema_arrow
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> Any:
+    opened = _open(path)
+    if path.suffix == ".arrow":
+        return opened.select(columns)
+    try:
+        return opened.read(columns=columns)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def _encoded(path: Path, column: str) -> Any:
+    import pyarrow.compute as compute
+
+    opened = _open(path)
+    if path.suffix == ".arrow":
+        return compute.struct_field(opened.column(column), "bytes")
+    return RowGroups(opened, column)
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:

@@ -14,6 +14,12 @@ from torch import Tensor
 from noisylabels.errors import DataError
 
 GRAY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"RIFF", "WEBP"),
+    (b"GIF8", "GIF"),
+)
 SMALL = 96
 """Sides up to which images keep their own size."""
 LARGE = 224
@@ -71,7 +77,7 @@ def decode(
     if not encoded:
         raise DataError("expected an encoded image, got 0 bytes")
     try:
-        with _quiet(), Image.open(io.BytesIO(encoded)) as opened:
+        with _quiet(), _open(encoded) as opened:
             image, done = _tidy(opened)
             if form is not None or channels is not None:
                 image = _coloured(image, form.channels if form else channels or 0, done)
@@ -92,7 +98,7 @@ def decode(
 def peek(encoded: bytes | None) -> tuple[int, int, int] | None:
     """Read an image's header: channels (1 or 3), height and width; None where it has none."""
     try:
-        with _quiet(), Image.open(io.BytesIO(encoded or b"")) as image:
+        with _quiet(), _open(encoded or b"") as image:
             channels = 1 if image.mode in GRAY else 3
             # An orientation of 5 to 8 lies on its side.
             turned = image.getexif().get(0x0112, 1) > 4
@@ -172,6 +178,12 @@ def _coloured(image: Image.Image, channels: int, done: list[str]) -> Image.Image
         return image
     done.append("gray shown as RGB" if channels == 3 else "colour shown as gray")
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def _open(encoded: bytes) -> Image.Image:
+    """Open an image as what its first bytes say: asking every format takes twice the time."""
+    likely = [name for magic, name in MAGIC if encoded.startswith(magic)]
+    return Image.open(io.BytesIO(encoded), formats=likely or None)
 
 
 @contextmanager

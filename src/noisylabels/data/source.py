@@ -247,6 +247,8 @@ class ImageFiles(Own):
 
     def _part(self, index: Tensor, intake: Intake, stream: bool, workers: int) -> Examples:
         images, labels = self._listing.images.take(index.numpy()), self._listing.labels[index]
+        if stream:
+            images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
             return Examples(Streamed(images, self._form), labels, images.places())

@@ -65,14 +65,21 @@ class Stream(Batches):
             images,
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self._workers,
-            collate_fn=list,
+            collate_fn=_collate,
             pin_memory=self._device.type == "cuda",
         )
-        for number, batch in enumerate(loader):
-            for position, image in zip(batches[number].tolist(), batch, strict=True):
-                if isinstance(image, str):
-                    raise DataError(f"{images.place(position)}: {image}")
-            yield torch.stack(batch).to(self._device, non_blocking=True)
+        for batch in loader:
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch.to(self._device, non_blocking=True)
+
+
+def _collate(images: Sequence[Tensor | str]) -> Tensor | str:
+    """Stack images, or say what is wrong with the first that is none."""
+    tensors = [image for image in images if isinstance(image, Tensor)]
+    if len(tensors) < len(images):
+        return next(image for image in images if isinstance(image, str))
+    return torch.stack(tensors)
 
 
 def batch_of_one(
@@ -111,13 +118,9 @@ class _Images(Indexed[Tensor | str]):
     def __getitem__(self, position: int) -> Tensor | str:
         _, pixels, _ = self._decoder[position]
         if isinstance(pixels, str):
-            return pixels
+            return f"{self._encoded.place(position)}: {pixels}"
         if self._seed is None:
             return self._transform(pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self._seed, "augment", self._epoch, position))
             return self._transform(pixels)
-
-    def place(self, position: int) -> str:
-        """Say where an image lies."""
-        return self._encoded.place(position)
