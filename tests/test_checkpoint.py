@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ class Bomb:
 
 def test_a_pickle_bomb_does_not_run(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    torch.save({"format": 1, "run_id": "abc", "state": Bomb()}, path)
+    torch.save({"format": 2, "run_id": "abc", "state": Bomb()}, path)
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         checkpoint.load(path, "abc", CPU)
 
@@ -60,8 +62,73 @@ def test_of_another_run_or_format(tmp_path):
     with pytest.raises(CheckpointError, match="expected run xyz, got abc"):
         checkpoint.load(path, "xyz", CPU)
     torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1, got 99"):
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2, got 99"):
         checkpoint.load(path, "abc", CPU)
     torch.save([1], path)
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1, got 'list'"):
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2, got 'list'"):
         checkpoint.load(path, "abc", CPU)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, "abc", {"weights": torch.arange(300.0)})
+    content = path.read_bytes()
+    random = Random(0)
+    for place in [
+        *random.sample(range(len(content)), 150),
+        *range(len(content) - 93, len(content)),
+    ]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+            checkpoint.load(path, "abc", CPU)
+
+
+def test_torch_reads_the_file_as_it_is(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, "abc", {"weights": torch.arange(3.0)})
+    stored = torch.load(path, weights_only=True)
+    assert stored["state"]["weights"].tolist() == [0, 1, 2]
+
+
+def test_the_previous_checkpoint_is_kept_and_taken_where_the_latest_is_bad(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    assert checkpoint.load_latest(path, "abc", CPU) == (None, None)
+    for epoch in (1, 2, 3):
+        checkpoint.save(path, "abc", {"epoch": epoch})
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "checkpoint.previous.pt",
+        "checkpoint.pt",
+    ]
+    assert checkpoint.load_latest(path, "abc", CPU) == ({"epoch": 3}, None)
+    content = path.read_bytes()
+    for damage in (content[:-1], content[:50], b""):
+        path.write_bytes(damage)
+        state, doubt = checkpoint.load_latest(path, "abc", CPU)
+        assert state == {"epoch": 2}
+        assert "the previous one is taken" in doubt
+    path.unlink()
+    state, doubt = checkpoint.load_latest(path, "abc", CPU)
+    assert state == {"epoch": 2}
+    assert "not there" in doubt
+    checkpoint.previous(path).write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="without them the run starts again"):
+        checkpoint.load_latest(path, "abc", CPU)
+
+
+def test_a_full_disk_leaves_both_checkpoints(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    for epoch in (1, 2):
+        checkpoint.save(path, "abc", {"epoch": epoch})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save(path, "abc", {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path, "abc", CPU) == {"epoch": 2}
+    assert checkpoint.load(checkpoint.previous(path), "abc", CPU) == {"epoch": 1}
+    assert len(list(tmp_path.iterdir())) == 2

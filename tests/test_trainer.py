@@ -72,6 +72,9 @@ def test_run_folder_holds_what_is_promised(digits, tmp_path):
     assert names - events == {
         "config.json",
         "data.json",
+        "setup.json",
+        ".lock",
+        "checkpoint.previous.pt",
         "metrics.jsonl",
         "result.json",
         "labels.npz",
@@ -314,10 +317,32 @@ def test_damaged_checkpoint_is_named(digits, tmp_path):
         train(parse(digits), tmp_path)
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(digits, tmp_path):
+    whole = train(parse(digits), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(digits), tmp_path / "cut", Recorder(stop_after=2))
+    saved = tmp_path / "cut" / whole.name / "checkpoint.pt"
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved.write_bytes(content)
+    seen = Recorder()
+    cut = train(parse(digits), tmp_path / "cut", seen)
+    assert seen.starts[0][1] == 1
+    assert any("the previous one is taken" in note for note in seen.notes)
+    assert contents(cut) == contents(whole)
+
+
 def test_diverging_run_stops_and_says_why(digits, tmp_path):
     digits |= {"loss": "ce", "optimizer": {"name": "sgd", "lr": 1e30}}
-    with pytest.raises(NoisyLabelsError, match=r"not finite in epoch 0 \(mean loss \w+, ce, learn"):
+    expected = r"not finite in epoch 0, step 1 \(loss \w+, ce, learning rate 1e\+30, examples \d+, "
+    with pytest.raises(NoisyLabelsError, match=expected) as error:
         train(parse(digits), tmp_path)
+    path = tmp_path / plan(parse(digits)).run_id / "nonfinite.npz"
+    assert str(path) in str(error.value)
+    batch = np.load(path)
+    assert batch["input"].shape == (64, 1, 8, 8)
+    first = ", ".join(map(str, batch["index"][:8]))
+    assert f"examples {first}, ...)" in str(error.value)
 
 
 OWN = """

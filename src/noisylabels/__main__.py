@@ -15,7 +15,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: The arguments; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 for an error that has a name, 130 when interrupted.
+        The exit status: 0; 2 for an error that has a name; 130 or 143 when SIGINT or SIGTERM asked
+        to stop.
     """
     rest = list(sys.argv[1:] if words is None else words)
     if "--version" in rest:
@@ -30,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"noisylabels: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough; nor may the exit flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,17 @@
-"""Files that are either whole or not there, and the checkpoints among them."""
+"""Files that are either whole or not there, and the checkpoints among them.
 
+A checkpoint is what ``torch.save`` writes, a zip file, whose comment is the SHA-256 of all bytes
+before it: ``torch.load`` reads it as it is, and a single flipped bit is noticed.
+"""
+
+import hashlib
+import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +19,10 @@ import torch
 
 from noisylabels.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+# Of a zip file without a comment the last two bytes are the comment's length.
+NO_COMMENT = b"\0\0"
+COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")
 
 
 @contextmanager
@@ -40,6 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,16 +66,40 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def previous(path: Path) -> Path:
+    """Return where the checkpoint before the latest is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
-    """Save a checkpoint, whole or not at all.
+    """Save a checkpoint; the one that was there before becomes the previous one.
+
+    At every moment either file, or both, is whole: the new one is written under another name,
+    synced and read again before anything is renamed.
 
     Args:
         path: The file to make or replace.
         run_id: The run that it belongs to.
         state: Tensors and plain values.
+
+    Raises:
+        OSError: It cannot be written; the checkpoints that were there stay.
+        CheckpointError: What was written does not read back.
     """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "run_id": run_id, "state": state}, buffer)
+    content = buffer.getvalue()
+    if not content.endswith(NO_COMMENT):
+        raise CheckpointError(f"{path}: expected torch.save to write a zip file without a comment")
+    body = content[: -len(NO_COMMENT)]
+    comment = f"sha256:{hashlib.sha256(body).hexdigest()}".encode()
+    whole = body + len(comment).to_bytes(2, "little") + comment
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, "run_id": run_id, "state": state}, temporary)
+        temporary.write_bytes(whole)
+        if temporary.read_bytes() != whole:
+            raise CheckpointError(f"{path}: what was written does not read back")
+        if path.exists():
+            path.replace(previous(path))
 
 
 def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
@@ -82,16 +117,76 @@ def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
         CheckpointError: The file is damaged, of another version or of another run.
     """
     try:
-        stored = torch.load(path, map_location=device, weights_only=True)
+        content = path.read_bytes()
+        _check_sum(content)
+        stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a whole checkpoint ({reason}); without it the run starts again"
-        ) from error
+        raise CheckpointError(f"{path}: not a whole checkpoint ({reason})") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
         raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {found!r}")
-    if stored["run_id"] != run_id:
-        raise CheckpointError(f"{path}: expected run {run_id}, got {stored['run_id']}")
+    if stored.get("run_id") != run_id:
+        raise CheckpointError(f"{path}: expected run {run_id}, got {stored.get('run_id')}")
     state: dict[str, Any] = stored["state"]
     return state
+
+
+def load_latest(
+    path: Path, run_id: str, device: torch.device
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Load the latest checkpoint that can be read.
+
+    Args:
+        path: The latest; the previous one lies beside it.
+        run_id: The run that they must belong to.
+        device: Where the tensors go.
+
+    Returns:
+        The state, or None where there is no checkpoint; and what is wrong with the latest, if the
+        previous one had to be taken.
+
+    Raises:
+        CheckpointError: There is a checkpoint, and none that can be read.
+    """
+    before = previous(path)
+    if not path.exists() and not before.exists():
+        return None, None
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path}: not there")
+        return load(path, run_id, device), None
+    except CheckpointError as error:
+        try:
+            return load(before, run_id, device), f"{error}; the previous one is taken"
+        except CheckpointError as worse:
+            raise CheckpointError(
+                f"{error}; nor can {worse}; without them the run starts again"
+                if before.exists()
+                else f"{error}; without it the run starts again"
+            ) from error
+
+
+def _check_sum(content: bytes) -> None:
+    if content[-22:].startswith(b"PK\5\6"):
+        # A zip file without a comment: none of ours, and what it holds will say so.
+        return
+    found = COMMENT.search(content[-71:])
+    if found is None:
+        raise ValueError("its last bytes are not the checksum")
+    length = len(found[0])
+    body = content[: -length - 2]
+    if content[-length - 2 : -length] != length.to_bytes(2, "little"):
+        raise ValueError("its comment's length is not that which was written")
+    if hashlib.sha256(body).hexdigest() != found[1].decode():
+        raise ValueError("its bytes are not those that were written")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last: it is the folder that has changed."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -247,7 +247,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _train(command: Train, overrides: Sequence[str]) -> None:
     from noisylabels import config
     from noisylabels.display import Display
-    from noisylabels.trainer import plan, train
+    from noisylabels.trainer import leads, plan, train
 
     run = config.load(command.config, overrides)
     try:
@@ -256,7 +256,8 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
         raise ConfigError(f"{command.config}: {error}") from error
     with Display(runs=1, epochs=run.epochs) as display:
         folder = train(made, command.out, display)
-    print(folder)
+    if leads():
+        print(folder)
 
 
 def _demo(command: Demo) -> None:

@@ -73,6 +73,7 @@ Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Com
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Annotated[int, Field(ge=0, le=1024)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 Precision = Annotated[
     Literal["auto", "32", "bf16"],
@@ -102,8 +103,21 @@ class RunConfig:
             devices that compute it natively, else 32.
         validation: Share of the training set that is held out, with its given labels, to choose
             hyper-parameters by; in [0, 0.5]. The test set is never touched.
+        compile: Whether networks are compiled by ``torch.compile``.
+        clip_norm: Norm that a step's gradients are scaled down to, above 0; by default they are
+            left as they are.
+        accumulate: Parts that a batch is computed in, one after the other, to save memory.
+        on_nan: What becomes of a step whose loss or gradients are not finite: ``"raise"`` stops the
+            run, ``"skip"`` leaves the step out and counts it.
+        devices: Processes on each machine that share each batch, one per GPU or, without GPUs, on
+            the CPU.
+        nodes: Machines.
+        sync_batchnorm: Whether batch norm takes its statistics from all processes.
         workers: Processes that decode images, at least 0; one per core (at most 8) by default. The
-            result does not depend on it.
+            result does not depend on it, nor on the two that follow.
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
+        checkpoint_minutes: Minutes after which a checkpoint is written within a long epoch, above
+            0; there is one after every epoch.
     """
 
     data: Part
@@ -119,7 +133,16 @@ class RunConfig:
     seed: Seed = 0
     precision: Precision = "auto"
     validation: Share = 0.0
+    compile: bool = False
+    clip_norm: Positive | None = None
+    accumulate: Count = 1
+    on_nan: Literal["raise", "skip"] = "raise"
+    devices: Count = 1
+    nodes: Count = 1
+    sync_batchnorm: bool = False
     workers: Workers | None = None
+    evaluate_every: Count = 1
+    checkpoint_minutes: Positive = 10.0
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a copy with some fields changed."""

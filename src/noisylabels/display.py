@@ -91,7 +91,8 @@ class Display:
         self._epoch += 1
         self._trained += 1
         self._left -= 1
-        accuracy = f"test accuracy {100 * float(metrics['test_accuracy'] or 0):.1f} %"
+        value = metrics.get("test_accuracy")
+        accuracy = "not evaluated" if value is None else f"test accuracy {100 * value:.1f} %"
         self._progress.update(self._task, description=self._title(accuracy), advance=1)
         now = time.monotonic()
         last = self._epoch == self._epochs

@@ -12,7 +12,13 @@ Number = TypeVar("Number", bound=float)
 
 
 class NoisyLabelsError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    """Base class of every error that this library raises on purpose.
+
+    Attributes:
+        status: The exit status of a command that ends with it.
+    """
+
+    status = 2
 
 
 class ConfigError(NoisyLabelsError, ValueError):

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from noisylabels.errors import ConfigError, check_range
 
@@ -197,6 +198,81 @@ class BasicBlock(nn.Module):
         """Compute the block's features."""
         features = F.relu(self.norm1(self.conv1(input)))
         return F.relu(self.norm2(self.conv2(features)) + self.shortcut(input))
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over all processes, and of its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        summed = input.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # type: ignore[override]
+        summed = grad_output.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of all processes, on any device.
+
+    torch's own needs CUDA.
+
+    Shape:
+        Input and output (N, channels, height, width).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise with the mean and variance over all processes' examples."""
+        if not self.training or not distributed.is_initialized():
+            return super().forward(input)
+        values = input.float()
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        sums = torch.cat([values.sum((0, 2, 3)), (values * values).sum((0, 2, 3)), count])
+        total, squares, whole = torch.split(
+            _SumOverProcesses.apply(sums),
+            [*[self.num_features] * 2, 1],
+        )
+        mean = total / whole
+        variance = squares / whole - mean * mean
+        self._follow(mean.detach(), variance.detach(), whole.detach())
+        shape = (1, -1, 1, 1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (values * scale.view(shape) + shift.view(shape)).to(input.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * count / (count - 1), momentum)
+
+
+def synchronise_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Make a network's batch norms take their statistics from all processes.
+
+    Args:
+        network: The network; it is changed.
+        device: Where it will train.
+
+    Returns:
+        The network, with torch's ``SyncBatchNorm`` on CUDA and :class:`SyncBatchNorm2d` elsewhere.
+    """
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            # Same parameters and buffers, another forward.
+            module.__class__ = SyncBatchNorm2d
+    return network
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

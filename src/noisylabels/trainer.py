@@ -12,21 +12,23 @@ A run folder ``<out>/<run_id>`` holds
   ``places`` that they come from (``test_places``, ``validation_places``);
 * ``predictions.npz``: ``train_probabilities``, ``test_probabilities`` and, with a hold-out,
   ``validation_probabilities``, float16, N x K;
-* ``checkpoint.pt``: all that is needed to continue;
+* ``checkpoint.pt`` and ``checkpoint.previous.pt``: all that is needed to continue;
+* ``setup.json``: device, precision and memory format, chosen once;
 * ``events.*``: TensorBoard.
 """
 
 import dataclasses
 import functools
 import inspect
+import json
 import logging
-import math
 import os
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +36,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 import noisylabels
-from noisylabels import checkpoint, config
+from noisylabels import checkpoint, config, lock
 from noisylabels.config import Component, RunConfig
 from noisylabels.data.augment import AUGMENTS, STREAMED, centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
@@ -46,24 +49,27 @@ from noisylabels.data.decoding import default_workers
 from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hold_out
 from noisylabels.data.source import Source
 from noisylabels.data.stream import Stream, batch_of_one
-from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
+from noisylabels.errors import CheckpointError, ConfigError, check_range
+from noisylabels.interruption import listening
+from noisylabels.lock import locked
+from noisylabels.loop import Job, Loop, Predictions, Seconds, accuracies
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method
 from noisylabels.methods.base import Parts
+from noisylabels.methods.guard import Guard
 from noisylabels.methods.optimizers import OPTIMIZERS
-from noisylabels.models import MODELS
+from noisylabels.models import MODELS, synchronise_batchnorm
 from noisylabels.noise import NOISES
 from noisylabels.schedules import SCHEDULES
-from noisylabels.tracking import Metrics, Observer, Silent, Tracker
+from noisylabels.tracking import Observer, Silent
 
 T = TypeVar("T")
-Predictions = dict[str, Tensor]
 
 LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
 WIDTH_OF_A_KERNEL = 16
 # What a run needs to get on, and its result does not depend on.
-EFFORT = ("workers",)
+EFFORT = ("workers", "evaluate_every", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,9 @@ def train(
     Raises:
         ConfigError: The configuration is not valid.
         DataError: The data or the labels are missing or damaged.
-        CheckpointError: The checkpoint to continue from is damaged or of another run.
+        CheckpointError: No checkpoint to continue from can be read, or they are of another run;
+            another process is making this run; or the folder cannot be written.
+        StoppedError: SIGINT or SIGTERM came; the last step has been saved.
         NoisyLabelsError: The loss is not finite any more.
 
     Example:
@@ -207,13 +215,20 @@ def train(
     _check_writable(out)
     started = time.perf_counter()
     _reset_peak_memory()
-    job = _assemble(made, *label(made))
-    for note in job.dataset.notes:
-        observer.noted(note)
+    if not leads():
+        observer = Silent()
     try:
-        _open_folder(folder, job)
-        predictions, seconds = _train_epochs(job, folder, observer, started)
-        _write_result(job, folder, predictions, seconds)
+        with _held(folder), listening() as request:
+            job, setup = _assemble(made, _read_setup(folder), *label(made))
+            for note in job.dataset.notes:
+                observer.noted(note)
+            observer.noted(setup.sentence())
+            if leads():
+                _open_folder(folder, job, setup)
+            loop = Loop(job, folder, observer, request, started)
+            predictions = loop.run()
+            if leads():
+                _write_result(job, folder, predictions, loop.seconds, setup)
     except OSError as error:
         place = error.filename or folder
         raise CheckpointError(f"{place}: cannot be written ({error.strerror or error})") from error
@@ -221,105 +236,95 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A plan with its data and its networks in memory."""
+class Setup:
+    """How a run is computed, chosen once and kept when it continues.
 
-    plan: Plan
-    dataset: Dataset
-    true: Tensor | None
-    method: Method
-    loss: Loss
-    batches: Batches
-    device: torch.device
+    Args:
+        device: Kind of device, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"32"`` or ``"bf16"``.
+        channels_last: Whether images and convolutions are in that memory format.
+        compile: Whether networks are compiled.
+        processes: How many train together.
+        threads: Threads of each.
+        torch: Its version.
+    """
+
+    device: str
     precision: str
+    channels_last: bool
+    compile: bool
+    processes: int
+    threads: int
+    torch: str
 
-    def predict(self) -> Predictions:
-        """Predict class probabilities of the training, the held-out and the test set."""
-        inputs = {"train": self.batches.train_inputs(), "test": self.batches.test_inputs()}
-        if self.dataset.validation is not None:
-            inputs["validation"] = self.batches.validation_inputs()
-        return {part: self.method.predict(batches) for part, batches in inputs.items()}
+    def sentence(self) -> str:
+        """Say it in a line."""
+        precision = {"32": "float32", "bf16": "bfloat16 where it pays (mixed)"}[self.precision]
+        return (
+            f"{self.processes} x {self.device}, {precision}"
+            f"{', channels last' if self.channels_last else ''}"
+            f"{', compiled' if self.compile else ''}, {self.threads} threads, torch {self.torch}"
+        )
 
 
-def _train_epochs(
-    job: _Job, folder: Path, observer: Observer, started: float
-) -> tuple[Predictions, dict[str, float]]:
-    """Train from wherever the checkpoint stands; return predictions and seconds spent."""
-    made, saved = job.plan, folder / "checkpoint.pt"
-    epochs = made.config.epochs
-    epoch, seconds, predictions = 0, {"total": 0.0, "training": 0.0}, None
-    history: list[Metrics] = []
-    if saved.exists():
-        state = checkpoint.load(saved, made.run_id, job.device)
-        epoch, seconds, history = state["epoch"], state["seconds"], state["metrics"]
-        try:
-            job.method.load_state_dict(state["method"])
-            job.loss.load_state_dict(state["loss"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{saved}: does not fit this run ({error})") from error
-    started -= seconds["total"]
-    observer.started(made.name, folder, epoch, epochs)
-    tracker = Tracker(folder, history)
+def leads() -> bool:
+    """Return whether this process is the first of those that train together."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make the run folder and hold it; the first process does so for all."""
+    if not leads():
+        yield
+        return
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        while epoch < epochs:
-            lr = job.method.begin_epoch(epoch / epochs)
-            torch.manual_seed(derive_seed(made.config.seed, "step", epoch))
-            begun = time.perf_counter()
-            mean_loss = job.method.train_epoch(job.batches.epoch(epoch))
-            seconds["training"] += time.perf_counter() - begun
-            dynamic = job.loss.dynamic()
-            predictions = job.predict()
-            if not (math.isfinite(mean_loss) and _finite(predictions)):
-                now = "".join(f", {name} {value:g}" for name, value in dynamic.items())
-                raise NoisyLabelsError(
-                    f"loss or predictions are not finite in epoch {epoch} (mean loss {mean_loss}, "
-                    f"{made.config.loss.name}{now}, learning rate {lr:g})"
-                )
-            accuracies = _accuracies(predictions, job)
-            metrics: Metrics = {
-                "epoch": epoch,
-                "loss": mean_loss,
-                "lr": lr,
-                **accuracies,
-                **dynamic,
-            }
-            history.append(metrics)
-            tracker.log(metrics)
-            epoch += 1
-            seconds["total"] = time.perf_counter() - started
-            state = {
-                "epoch": epoch,
-                "seconds": seconds,
-                "metrics": history,
-                "method": job.method.state_dict(),
-                "loss": job.loss.state_dict(),
-            }
-            checkpoint.save(saved, made.run_id, state)
-            observer.advanced(metrics)
+        with locked(folder):
+            yield
     finally:
-        tracker.close()
-    return predictions or job.predict(), seconds
+        # Nothing was made: the data was refused, say.
+        if new and {path.name for path in folder.glob("*")} <= {lock.NAME}:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.parent.rmdir()
+
+
+def _read_setup(folder: Path) -> dict[str, Any]:
+    """Read how the run was computed so far, if it was."""
+    path = folder / "setup.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return stored if isinstance(stored, dict) else {}
 
 
 def _write_result(
-    job: _Job, folder: Path, predictions: Predictions, seconds: dict[str, float]
+    job: Job, folder: Path, predictions: Predictions, seconds: Seconds, setup: Setup
 ) -> None:
-    made, true, given = job.plan, job.true, job.dataset.train.labels
+    true, given = job.true, job.dataset.train.labels
     arrays = {f"{part}_probabilities": p.half().numpy() for part, p in predictions.items()}
     with checkpoint.replacing(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     result = {
-        **_accuracies(predictions, job),
+        **accuracies(predictions, job),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
-        "nominal_noise_rate": None if true is None else made.config.noise.parameters.get("rate"),
-        "epochs": made.config.epochs,
-        "seconds": seconds["total"],
-        "images_per_second": made.config.epochs * len(given) / seconds["training"],
+        "nominal_noise_rate": None if true is None else job.config.noise.parameters.get("rate"),
+        "epochs": job.config.epochs,
+        "skipped_steps": job.method.skipped,
+        "seconds": seconds.total,
+        "training_seconds": seconds.training,
+        "evaluation_seconds": seconds.evaluation,
+        "saving_seconds": seconds.saving,
+        "images_per_second": job.config.epochs * len(given) / seconds.training,
         "peak_memory_bytes": _peak_memory(job.device),
-        "run_id": made.run_id,
-        "device": str(job.device),
-        "precision": job.precision,
-        "threads": torch.get_num_threads(),
+        "run_id": job.run_id,
+        **dataclasses.asdict(setup),
         "versions": {
             "noisylabels": noisylabels.__version__,
             "torch": str(torch.__version__),
@@ -493,38 +498,61 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
     return limited, true if known else None
 
 
-def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
-    shape = dataset.train.shape
+def _assemble(
+    made: Plan, before: Mapping[str, Any], dataset: Dataset, true: Tensor | None
+) -> tuple[Job, Setup]:
+    shape, run = dataset.train.shape, made.config
 
     def network(number: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(made.config.seed, "weights", number))
+            torch.manual_seed(derive_seed(run.seed, "weights", number))
             return _call(lambda: made.network(shape, len(dataset.classes)), "model")
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    example = network(0)
     device = Fabric(accelerator="auto", devices=1).device
-    precision: str = made.config.precision
+    precision: str = run.precision
     if precision == "auto":
-        precision = choose_precision(network(0), device)
-    half = precision == "bf16"
-    fabric = Fabric(
-        accelerator=device.type, devices=1, precision="bf16-mixed" if half else "32-true"
+        same = before.get("device") == device.type
+        precision = before["precision"] if same else choose_precision(example, device)
+    memory_format = choose_memory_format(example, precision)
+    fabric = _launch(run, device, precision)
+    device = fabric.device
+    setup = Setup(
+        device=device.type,
+        precision=precision,
+        channels_last=memory_format is torch.channels_last,
+        compile=run.compile,
+        processes=fabric.world_size,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
     )
-    memory_format = choose_memory_format(network(0), precision)
     loss = made.loss().to(device)
     logits = torch.zeros(2, len(dataset.classes), device=device)
     _call(lambda: loss(logits, dataset.train.labels[:2].to(device)), "loss")
+
+    def prepared(number: int) -> nn.Module:
+        made_network = network(number).to(memory_format=memory_format)
+        if run.sync_batchnorm and fabric.world_size > 1:
+            made_network = synchronise_batchnorm(made_network, device)
+        return torch.compile(made_network) if run.compile else made_network  # type: ignore[return-value]
+
     parts = Parts(
-        network=lambda number: network(number).to(memory_format=memory_format),
+        network=prepared,
         optimizer=made.optimizer,
         loss=loss,
         lr_factor=made.lr_factor,
+        clip_norm=run.clip_norm,
+        accumulate=run.accumulate,
+        guard=Guard(run.on_nan),
     )
     options = {
-        "batch_size": made.config.batch_size,
-        "seed": made.config.seed,
+        "batch_size": run.batch_size,
+        "seed": run.seed,
         "device": device,
         "memory_format": memory_format,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
     }
     inputs = dataset.train.inputs
     batches: Batches
@@ -535,21 +563,43 @@ def _assemble(made: Plan, dataset: Dataset, true: Tensor | None) -> _Job:
     else:
         _call(lambda: made.augment(inputs[:2], torch.Generator()), "augment")
         batches = InMemory(dataset, made.augment, **options)
-    return _Job(
-        plan=made,
+    job = Job(
+        config=run,
+        run_id=made.run_id,
+        name=made.name,
         dataset=dataset,
         true=true,
         method=made.method(fabric, parts),
         loss=loss,
         batches=batches,
+        processes=fabric,
         device=device,
-        precision=precision,
     )
+    return job, setup
 
 
-def _open_folder(folder: Path, job: _Job) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(folder / "config.json", job.plan.config.tables())
+def _launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
+    """Start the processes that train together; each comes back from here."""
+    together = run.devices * run.nodes > 1
+    # Running statistics are averaged at the end of each epoch, not overwritten at every step.
+    strategy = DDPStrategy(broadcast_buffers=False) if together else "auto"
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        strategy=strategy,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _open_folder(folder: Path, job: Job, setup: Setup) -> None:
+    for left in folder.glob(".*.tmp"):
+        # A process that died while it wrote; the folder is held, so nobody is writing it.
+        left.unlink()
+    checkpoint.write_json(folder / "config.json", job.config.tables())
+    checkpoint.write_json(folder / "setup.json", dataclasses.asdict(setup))
     dataset = job.dataset
     checkpoint.write_json(
         folder / "data.json",
@@ -572,36 +622,6 @@ def _open_folder(folder: Path, job: _Job) -> None:
         labels["true"] = job.true.numpy()
     with checkpoint.replacing(folder / "labels.npz") as path, path.open("wb") as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
-
-
-def _finite(predictions: Predictions) -> bool:
-    return all(bool(probabilities.isfinite().all()) for probabilities in predictions.values())
-
-
-def _accuracies(predictions: Predictions, job: _Job) -> Metrics:
-    predicted = {part: probabilities.argmax(1) for part, probabilities in predictions.items()}
-    given = job.dataset.train.labels
-    hit = (predicted["train"] == given).double()
-    correct = None if job.true is None else given == job.true
-    return {
-        "test_accuracy": (predicted["test"] == job.dataset.test.labels).double().mean().item(),
-        "train_accuracy": hit.mean().item(),
-        "train_accuracy_correct": None if correct is None else _mean(hit[correct]),
-        "train_accuracy_wrong": None if correct is None else _mean(hit[~correct]),
-    } | (
-        {}
-        if job.dataset.validation is None
-        else {
-            "validation_accuracy": (predicted["validation"] == job.dataset.validation.labels)
-            .double()
-            .mean()
-            .item()
-        }
-    )
-
-
-def _mean(values: Tensor) -> float | None:
-    return values.mean().item() if len(values) else None
 
 
 def _reset_peak_memory() -> None:

@@ -63,8 +63,8 @@ def test_evaluation_is_in_order_and_not_augmented():
     source = batches("crop-flip")
     data = dataset()
     plain = (data.train.inputs.float() - data.mean[:, None, None]) / data.std[:, None, None]
-    torch.testing.assert_close(torch.cat(list(source.train_inputs())), plain)
-    torch.testing.assert_close(torch.cat(list(source.test_inputs())), plain[:300])
+    torch.testing.assert_close(torch.cat(list(source.inputs("train"))), plain)
+    torch.testing.assert_close(torch.cat(list(source.inputs("test"))), plain[:300])
 
 
 def test_memory_format_is_kept():

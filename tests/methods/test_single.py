@@ -1,4 +1,6 @@
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +10,13 @@ from noisylabels.data.batches import Batch
 from noisylabels.losses import build
 from noisylabels.methods import METHODS
 from noisylabels.methods.base import Parts
+from noisylabels.methods.guard import Guard, NonFiniteError
 from noisylabels.schedules import cosine
 
 
 class PlainEngine:
+    world_size = 1
+
     def setup(self, module, *optimizers):
         return module, *optimizers
 
@@ -42,9 +47,11 @@ def epoch():
 
 def test_an_epoch_is_plain_gradient_descent(epoch):
     method = METHODS["single"](PlainEngine(), parts())
-    lr = method.begin_epoch(0.5)
+    lr = method.set_progress(0.5)
     assert lr == pytest.approx(0.25)
-    mean = method.train_epoch(epoch)
+    method.begin_epoch()
+    method.train_epoch(epoch)
+    mean = method.end_epoch()
 
     network = parts().network(0)
     loss = build("dal")
@@ -68,14 +75,100 @@ def test_an_epoch_is_plain_gradient_descent(epoch):
 
 def test_state_restores_weights_and_momentum(epoch):
     first = METHODS["single"](PlainEngine(), parts())
-    first.begin_epoch(0.0)
+    first.set_progress(0.0)
+    first.begin_epoch()
     first.train_epoch(epoch)
     state = copy.deepcopy(first.state_dict())
     second = METHODS["single"](PlainEngine(), parts(lr=0.5))
     second.load_state_dict(state)
+    means = []
     for method in (first, second):
-        method.begin_epoch(0.3)
-    assert first.train_epoch(epoch) == second.train_epoch(epoch)
+        method.set_progress(0.3)
+        method.begin_epoch()
+        method.train_epoch(epoch)
+        means.append(method.end_epoch())
+    assert means[0] == means[1]
+
+
+def test_state_between_two_batches_continues_to_the_same_end(epoch):
+    whole, cut, again = (METHODS["single"](PlainEngine(), parts()) for _ in range(3))
+    for method in (whole, cut):
+        method.set_progress(0.2)
+        method.begin_epoch()
+    whole.train_epoch(epoch)
+    cut.train_epoch(epoch[:1])
+    again.set_progress(0.2)
+    again.load_state_dict(copy.deepcopy(cut.state_dict()))
+    again.train_epoch(epoch[1:])
+    assert again.end_epoch() == whole.end_epoch()
+    for ours, theirs in zip(
+        again.state_dict()["networks"][0].values(),
+        whole.state_dict()["networks"][0].values(),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_batch_in_parts_gives_the_same_step(epoch):
+    def trained(**options):
+        method = METHODS["single"](PlainEngine(), replace(parts(), **options))
+        method.set_progress(0.2)
+        method.begin_epoch()
+        method.train_epoch(epoch)
+        return method.end_epoch(), list(method.state_dict()["networks"][0].values())
+
+    mean, weights = trained()
+    for accumulate in (2, 3, 9):
+        other_mean, others = trained(accumulate=accumulate)
+        assert other_mean == pytest.approx(mean, rel=1e-6)
+        for ours, theirs in zip(weights, others, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_are_clipped(epoch):
+    method = METHODS["single"](PlainEngine(), replace(parts(lr=1.0), clip_norm=1e-3))
+    before = [p.clone() for p in method.state_dict()["networks"][0].values()]
+    method.begin_epoch()
+    method.train_epoch(epoch[:1])
+    after = method.state_dict()["networks"][0].values()
+    moved = torch.stack([(a - b).norm() for a, b in zip(after, before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_step_changes_nothing(epoch, value):
+    bad = Batch(epoch[1].index, torch.full_like(epoch[1].input, value), epoch[1].target)
+    method = METHODS["single"](PlainEngine(), parts())
+    method.begin_epoch()
+    method.train_epoch(epoch[:1])
+    before = copy.deepcopy(method.state_dict())
+    with pytest.raises(NonFiniteError) as error:
+        method.train_epoch([bad])
+    assert error.value.step == 1
+    assert error.value.batch is bad
+    for a, b in zip(
+        before["networks"][0].values(), method.state_dict()["networks"][0].values(), strict=True
+    ):
+        assert torch.equal(a, b)
+    skipping = METHODS["single"](PlainEngine(), replace(parts(), guard=Guard("skip")))
+    skipping.begin_epoch()
+    skipping.train_epoch([epoch[0], bad, epoch[2]])
+    assert skipping.skipped == 1
+    plain = METHODS["single"](PlainEngine(), parts())
+    plain.begin_epoch()
+    plain.train_epoch([epoch[0], epoch[2]])
+    assert skipping.end_epoch() == plain.end_epoch()
+
+
+def test_flags_of_other_devices_are_looked_at_together(epoch):
+    """A tensor on the meta device cannot be read, so none may be before the guard settles."""
+    guard = Guard()
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    parameter.grad = torch.zeros(2, device="meta")
+    for step in range(31):
+        assert guard.passes(step, epoch[0], torch.zeros((), device="meta"), [parameter])
+    with pytest.raises(RuntimeError, match="meta"):
+        guard.settle()
 
 
 def test_predictions_are_probabilities_in_evaluation_mode(epoch):

@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -54,11 +55,26 @@ class Batch:
         input: Normalised images, float32, of shape (N, channels, height, width), or features of
             shape (N, D).
         target: Given labels, int64, of shape (N).
+        weight: Factor on the mean loss: the batch's share of what all processes, or all parts of a
+            batch, have in a step, such that the gradients' mean (or sum) is that of the whole.
     """
 
     index: Tensor
     input: Tensor
     target: Tensor
+    weight: float = 1.0
+
+    def split(self, parts: int) -> "list[Batch]":
+        """Cut the batch into parts of about the same size whose weights add up to its own."""
+        if parts == 1:
+            return [self]
+        count = len(self.target)
+        columns = (torch.tensor_split(t, parts) for t in (self.index, self.input, self.target))
+        return [
+            Batch(index, input, target, self.weight * len(target) / count)
+            for index, input, target in zip(*columns, strict=True)
+            if len(target)
+        ]
 
 
 class Batches(ABC):
@@ -71,6 +87,8 @@ class Batches(ABC):
         seed: The run's seed.
         device: Where the batches go.
         memory_format: Memory format of inputs that are images.
+        rank: The number of this process among those that train together.
+        world: How many train together; each gets every ``world``-th example of a batch.
     """
 
     def __init__(
@@ -81,8 +99,12 @@ class Batches(ABC):
         seed: int,
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._dataset = dataset
+        self._rank = rank
+        self._world = world
         self._labels = dataset.train.labels.to(device)
         # One number per channel, or per feature.
         shape = (-1, *[1] * (len(dataset.train.shape) - 1))
@@ -94,35 +116,48 @@ class Batches(ABC):
         self._memory_format = memory_format if len(shape) == 3 else torch.contiguous_format
 
     @abstractmethod
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, counted from 0."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's part of the training batches of an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            start: How many batches to leave out.
+        """
 
     @abstractmethod
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
         """Yield the inputs in order, without augmentation."""
 
-    def train_inputs(self) -> Iterator[Tensor]:
-        """Yield the training inputs in order, without augmentation."""
-        return self._inputs(self._dataset.train)
+    def inputs(self, part: str) -> Iterator[Tensor]:
+        """Yield this process's part of some inputs in order, without augmentation.
 
-    def validation_inputs(self) -> Iterator[Tensor]:
-        """Yield the held-out inputs in order, without augmentation; none without a hold-out."""
-        held_out = self._dataset.validation
-        return iter(()) if held_out is None else self._inputs(held_out)
-
-    def test_inputs(self) -> Iterator[Tensor]:
-        """Yield the test inputs in order."""
-        return self._inputs(self._dataset.test)
+        Args:
+            part: ``"train"``, ``"validation"`` or ``"test"``.
+        """
+        examples: Examples = getattr(self._dataset, part)
+        if self._world > 1:
+            examples = examples.take(torch.arange(self._rank, len(examples), self._world))
+        return self._inputs(examples)
 
     def order(self, epoch: int) -> list[Tensor]:
         """Return the positions of each training batch of an epoch, int64 on the CPU."""
         generator = derive_generator(self._seed, "order", epoch)
         order = torch.randperm(len(self._labels), generator=generator)
         batches = list(torch.split(order, self._batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > 1 and len(batches[-1]) < 2 * self._world:
             # Batch norm cannot normalise a single example.
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
+
+    def _shares(self, epoch: int) -> tuple[list[Tensor], list[float]]:
+        """Return this process's positions in each batch, and their weights."""
+        whole = self.order(epoch)
+        shares = [batch[self._rank :: self._world] for batch in whole]
+        weights = [
+            len(share) * self._world / len(batch)
+            for share, batch in zip(shares, whole, strict=True)
+        ]
+        return shares, weights
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         layout = self._memory_format if inputs.ndim == 4 else torch.preserve_format
@@ -150,20 +185,28 @@ class InMemory(Batches):
         self._train = dataset.train.tensor().to(self._device)
         self._augment = augment
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, counted from 0."""
-        batches = [batch.to(self._device) for batch in self.order(epoch)]
-        generator = derive_generator(self._seed, "augment", epoch)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's part of the training batches of an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            start: How many batches to leave out.
+        """
+        batches, weights = self._shares(epoch)
         # Whole chunks at once: on small images the cost of a batch is dispatch, not pixels.
         together = max(1, CHUNK // (self._train[0].numel() * self._batch_size))
-        for start in range(0, len(batches), together):
-            chunk = batches[start : start + together]
+        for first in range(start - start % together, len(batches), together):
+            chunk = [batch.to(self._device) for batch in batches[first : first + together]]
+            generator = derive_generator(self._seed, "augment", epoch, first, self._rank)
             index, sizes = torch.cat(chunk), [len(batch) for batch in chunk]
             inputs = self._normalise(self._augment(self._train[index], generator))
-            targets = self._labels[index]
-            yield from map(Batch, chunk, torch.split(inputs, sizes), torch.split(targets, sizes))
+            columns = chunk, torch.split(inputs, sizes), torch.split(self._labels[index], sizes)
+            made = map(Batch, *columns, weights[first : first + together])
+            yield from islice(made, max(0, start - first), None)
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
         whole = self._train if examples is self._dataset.train else examples.tensor()
+        if not len(whole):
+            return
         for inputs in torch.split(whole, EVALUATION_BATCH):
             yield self._normalise(inputs.to(self._device))

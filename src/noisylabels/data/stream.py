@@ -48,13 +48,19 @@ class Stream(Batches):
         self._centre = centre
         self._workers = workers
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, counted from 0."""
-        batches = self.order(epoch)
-        labels = self._labels
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's part of the training batches of an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            start: How many batches to leave out.
+        """
+        batches, weights = self._shares(epoch)
         examples = _Images(self._dataset.train, self._augment, self._seed, epoch)
-        for index, images in zip(batches, self._load(examples, batches), strict=True):
-            yield Batch(index, self._normalise(images), labels[index])
+        images = self._load(examples, batches[start:])
+        for index, weight, loaded in zip(batches[start:], weights[start:], images, strict=True):
+            there = index.to(self._device)
+            yield Batch(there, self._normalise(loaded), self._labels[there], weight)
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
         positions = torch.split(torch.arange(len(examples)), EVALUATION_BATCH)
@@ -67,6 +73,8 @@ class Stream(Batches):
             num_workers=self._workers,
             collate_fn=_collate,
             pin_memory=self._device.type == "cuda",
+            # Of its own, or the loader draws its workers' seed from the run's.
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, str):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
@@ -20,25 +19,17 @@ class Single(Method):
     def __init__(self, engine: Engine, parts: Parts) -> None:
         super().__init__(engine, parts, networks=1)
 
-    def train_epoch(self, batches: Iterable[Batch]) -> float:
-        """Train on one epoch's batches.
-
-        Returns:
-            The mean training loss per example.
-        """
-        (network,), (optimizer,) = self._networks, self._optimizers
+    def train_epoch(self, batches: Iterable[Batch]) -> None:
+        """Train on one epoch's batches, or on what is left of them."""
+        (network,) = self._networks
         network.train()
-        total: Tensor | float = 0.0
-        count = 0
+
+        def loss(part: Batch) -> Tensor:
+            value: Tensor = self._loss(network(part.input), part.target)
+            return value
+
         for batch in batches:
-            loss = self._loss(network(batch.input), batch.target)
-            optimizer.zero_grad()
-            self._engine.backward(loss)
-            optimizer.step()
-            # Summed on the device: reading the value here would wait for it at every step.
-            total = total + loss.detach() * len(batch.target)
-            count += len(batch.target)
-        return float(torch.as_tensor(total)) / count
+            self._descend(0, batch, loss)
 
     def predict(self, inputs: Iterable[Tensor]) -> Tensor:
         """Predict class probabilities.

@@ -1,0 +1,327 @@
+"""The epochs of one run, from wherever its checkpoint stands to the end."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisylabels import checkpoint
+from noisylabels.config import RunConfig
+from noisylabels.data.batches import Batch, Batches, derive_seed
+from noisylabels.data.examples import Dataset
+from noisylabels.errors import CheckpointError, NoisyLabelsError
+from noisylabels.interruption import Request, StoppedError
+from noisylabels.losses import Loss
+from noisylabels.methods import Method
+from noisylabels.methods.guard import NonFiniteError
+from noisylabels.tracking import Metrics, Observer, Tracker
+
+Predictions = dict[str, Tensor]
+AGREEMENT = 16
+"""Steps between two agreements of several processes on whether to stop or save."""
+
+
+class Processes(Protocol):
+    """The processes that train together; Lightning's Fabric is one."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    @property
+    def global_rank(self) -> int:
+        """Which of them this is."""
+
+    def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """Combine a tensor over all of them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with its data and its networks in memory.
+
+    Args:
+        config: The configuration with every default filled in.
+        run_id: Hash of what affects the result.
+        name: A short name for people.
+        dataset: The dataset with given labels.
+        true: True labels of the training set, where they are known.
+        method: The method.
+        loss: Its loss.
+        batches: The dataset as batches.
+        processes: The processes that train together.
+        device: Where they train.
+    """
+
+    config: RunConfig
+    run_id: str
+    name: str
+    dataset: Dataset
+    true: Tensor | None
+    method: Method
+    loss: Loss
+    batches: Batches
+    processes: Processes
+    device: torch.device
+
+
+@dataclass
+class Seconds:
+    """Where a run's time went.
+
+    Attributes:
+        total: From start to end, without the time between a cut and its continuation.
+        training: In training steps and their data.
+        evaluation: In predictions and accuracies.
+        saving: In checkpoints.
+    """
+
+    total: float = 0.0
+    training: float = 0.0
+    evaluation: float = 0.0
+    saving: float = 0.0
+
+
+class Loop:
+    """Trains, evaluates, saves; continues bit for bit on a CPU.
+
+    Args:
+        job: The run.
+        folder: Its folder.
+        observer: Whoever looks on.
+        request: Whether somebody asked to stop.
+        started: When the run was started, by ``time.perf_counter``.
+    """
+
+    def __init__(
+        self, job: Job, folder: Path, observer: Observer, request: Request, started: float
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._observer = observer
+        self._request = request
+        self._path = folder / "checkpoint.pt"
+        self._epoch = 0
+        self._step = 0
+        self._history: list[Metrics] = []
+        self._predictions: Predictions | None = None
+        self.seconds = Seconds()
+        self._load()
+        self._started = started - self.seconds.total
+        self._saved = time.monotonic()
+
+    def run(self) -> Predictions:
+        """Train to the end.
+
+        Returns:
+            The last epoch's predictions.
+
+        Raises:
+            StoppedError: Somebody asked to stop.
+            NoisyLabelsError: The loss is not finite any more.
+            CheckpointError: The checkpoint does not fit, or the folder cannot be written.
+        """
+        job, epochs = self._job, self._job.config.epochs
+        self._observer.started(job.name, self._folder, self._epoch, epochs)
+        tracker = Tracker(self._folder, self._history) if self._leads else None
+        try:
+            while self._epoch < epochs:
+                metrics = self._train_epoch()
+                if tracker:
+                    tracker.log(metrics)
+                self._save()
+                self._observer.advanced(metrics)
+                self._stop_if_asked(int(self._request.number > 0))
+        finally:
+            if tracker:
+                tracker.close()
+        return self._predictions or self._predict()
+
+    @property
+    def _leads(self) -> bool:
+        return self._job.processes.global_rank == 0
+
+    def _train_epoch(self) -> Metrics:
+        job, epoch = self._job, self._epoch
+        lr = job.method.set_progress(epoch / job.config.epochs)
+        if self._step == 0:
+            job.method.begin_epoch()
+            torch.manual_seed(derive_seed(job.config.seed, "step", epoch))
+        begun, saving = time.perf_counter(), self.seconds.saving
+        try:
+            job.method.train_epoch(self._steps())
+            mean_loss = job.method.end_epoch()
+        except NonFiniteError as error:
+            raise self._explain(error, lr) from error
+        self.seconds.training += time.perf_counter() - begun - (self.seconds.saving - saving)
+        self._epoch, self._step = epoch + 1, 0
+        metrics: Metrics = {"epoch": epoch, "loss": mean_loss, "lr": lr}
+        metrics |= self._evaluate() | job.loss.dynamic()
+        if skipped := job.method.skipped:
+            metrics["skipped_steps"] = skipped
+        self._history.append(metrics)
+        return metrics
+
+    def _steps(self) -> Iterator[Batch]:
+        """Yield the epoch's batches; between two of them the method is whole and can be saved."""
+        first = self._step
+        for step, batch in enumerate(self._job.batches.epoch(self._epoch, first), start=first):
+            if step > first:
+                self._step = step
+                self._between_steps(step)
+            yield batch
+
+    def _between_steps(self, step: int) -> None:
+        minutes = self._job.config.checkpoint_minutes
+        due = (time.monotonic() - self._saved) > 60 * minutes
+        asked = self._request.number > 0
+        if self._job.processes.world_size > 1:
+            # All processes must save and stop after the same step, or the rest wait for ever.
+            if step % AGREEMENT:
+                return
+            flags = torch.tensor([float(due), float(asked)], device=self._job.device)
+            due, asked = (
+                value > 0
+                for value in self._job.processes.all_reduce(flags, reduce_op="sum").tolist()
+            )
+        if due or asked:
+            self._save()
+            self._stop_if_asked(int(asked))
+
+    def _stop_if_asked(self, asked: int) -> None:
+        if asked and self._epoch < self._job.config.epochs:
+            where = f"epoch {self._epoch + 1} of {self._job.config.epochs}"
+            after = f", after step {self._step}" if self._step else ""
+            raise StoppedError(
+                self._request.number or 15,
+                f"stopped in {where}{after}; {self._folder} has a checkpoint: "
+                f"the same command continues",
+            )
+
+    def _evaluate(self) -> Metrics:
+        every, epochs = self._job.config.evaluate_every, self._job.config.epochs
+        if self._epoch % every and self._epoch < epochs:
+            return {}
+        begun = time.perf_counter()
+        self._predictions = self._predict()
+        found = accuracies(self._predictions, self._job)
+        self.seconds.evaluation += time.perf_counter() - begun
+        if not all(bool(p.isfinite().all()) for p in self._predictions.values()):
+            raise NoisyLabelsError(
+                f"{self._folder}: predictions are not finite after epoch {self._epoch - 1} "
+                f"({self._circumstances()})"
+            )
+        return found
+
+    def _predict(self) -> Predictions:
+        dataset = self._job.dataset
+        parts = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
+        return {
+            name: self._gather(self._job.method.predict(self._job.batches.inputs(name)), len(part))
+            for name, part in parts.items()
+            if part is not None
+        }
+
+    def _gather(self, own: Tensor, count: int) -> Tensor:
+        """Put the predictions of all processes, each of every so-manieth example, in order."""
+        world = self._job.processes.world_size
+        if world == 1:
+            return own
+        whole = torch.zeros(count, own.shape[1], device=self._job.device)
+        whole[self._job.processes.global_rank :: world] = own.to(whole.device)
+        gathered: Tensor = self._job.processes.all_reduce(whole, reduce_op="sum").cpu()
+        return gathered
+
+    def _save(self) -> None:
+        begun = time.perf_counter()
+        self.seconds.total = begun - self._started
+        if self._leads:
+            state = {
+                "epoch": self._epoch,
+                "step": self._step,
+                "random": torch.get_rng_state() if self._step else None,
+                "seconds": vars(self.seconds),
+                "metrics": self._history,
+                "method": self._job.method.state_dict(),
+                "loss": self._job.loss.state_dict(),
+            }
+            checkpoint.save(self._path, self._job.run_id, state)
+        self._saved = time.monotonic()
+        self.seconds.saving += time.perf_counter() - begun
+
+    def _load(self) -> None:
+        state, doubt = checkpoint.load_latest(self._path, self._job.run_id, self._job.device)
+        if doubt:
+            self._observer.noted(doubt)
+        if state is None:
+            return
+        try:
+            self._job.method.load_state_dict(state["method"])
+            self._job.loss.load_state_dict(state["loss"])
+            self._epoch, self._step = state["epoch"], state["step"]
+            self._history = state["metrics"]
+            self.seconds = Seconds(**state["seconds"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self._path}: does not fit this run ({error})") from error
+        if state["random"] is not None:
+            torch.set_rng_state(state["random"].cpu())
+
+    def _circumstances(self) -> str:
+        dynamic = "".join(f", {k} {v:g}" for k, v in self._job.loss.dynamic().items())
+        return f"{self._job.config.loss.name}{dynamic}"
+
+    def _explain(self, error: NonFiniteError, lr: float) -> NoisyLabelsError:
+        """Save the batch of a step that is not finite, and say all that is known of it."""
+        path = self._folder / "nonfinite.npz"
+        index = error.batch.index.cpu()
+        with checkpoint.replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                index=index.numpy(),
+                input=error.batch.input.float().cpu().numpy(),
+                target=error.batch.target.cpu().numpy(),
+            )
+        shown = ", ".join(map(str, index[:8].tolist()))
+        return NoisyLabelsError(
+            f"loss or gradients are not finite in epoch {self._epoch}, step {error.step} "
+            f"(loss {error.loss:g}, {self._circumstances()}, learning rate {lr:g}, examples {shown}"
+            f"{', ...' if len(index) > 8 else ''}): {path} has the batch; "
+            f'on_nan = "skip" leaves such steps out'
+        )
+
+
+def accuracies(predictions: Predictions, job: Job) -> Metrics:
+    """Compare predictions with labels.
+
+    Args:
+        predictions: Class probabilities of each part.
+        job: The run.
+
+    Returns:
+        ``test_accuracy``; ``train_accuracy`` with respect to the given labels, and its values on
+        correctly and on wrongly labelled examples where the true labels are known; and, with a
+        hold-out, ``validation_accuracy``. Fractions in [0, 1]; None where there is no such example.
+    """
+    hits = {
+        name: (probabilities.argmax(1) == getattr(job.dataset, name).labels).double()
+        for name, probabilities in predictions.items()
+    }
+    correct = None if job.true is None else job.dataset.train.labels == job.true
+    metrics: Metrics = {
+        "test_accuracy": _mean(hits["test"]),
+        "train_accuracy": _mean(hits["train"]),
+        "train_accuracy_correct": None if correct is None else _mean(hits["train"][correct]),
+        "train_accuracy_wrong": None if correct is None else _mean(hits["train"][~correct]),
+    }
+    if "validation" in hits:
+        metrics["validation_accuracy"] = _mean(hits["validation"])
+    return metrics
+
+
+def _mean(values: Tensor) -> float | None:
+    return values.mean().item() if len(values) else None

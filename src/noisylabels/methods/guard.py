@@ -1,0 +1,105 @@
+"""Losses and gradients that are not finite: noticed before they reach the weights."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from noisylabels.data.batches import Batch
+from noisylabels.errors import NoisyLabelsError
+
+OnNan = Literal["raise", "skip"]
+LAG = 32
+"""Steps between two looks at the flags of a device that one would have to wait for."""
+
+
+class NonFiniteError(NoisyLabelsError):
+    """A loss or a gradient is not finite.
+
+    Args:
+        step: The step of the epoch, counted from 0.
+        batch: The batch of that step.
+        loss: Its loss.
+    """
+
+    def __init__(self, step: int, batch: Batch, loss: float) -> None:
+        super().__init__(f"loss or gradients are not finite in step {step} (loss {loss:g})")
+        self.step = step
+        self.batch = batch
+        self.loss = loss
+
+
+class Guard:
+    """Looks at every step's loss and gradients.
+
+    On a CPU, and wherever bad steps are skipped, a bad step changes no weight. On other devices,
+    which would have to be waited for, the flags of 32 steps are looked at together: the bad step is
+    named all the same, and the last checkpoint is from before it.
+
+    Args:
+        on_nan: ``"raise"`` stops, ``"skip"`` leaves the step out and counts it.
+    """
+
+    def __init__(self, on_nan: OnNan = "raise") -> None:
+        self._on_nan = on_nan
+        self._waiting: list[tuple[int, Batch, Tensor, Tensor]] = []
+        self.skipped = 0
+
+    def passes(
+        self, step: int, batch: Batch, loss: Tensor, parameters: Iterable[nn.Parameter]
+    ) -> bool:
+        """Look at a step after its backward pass.
+
+        Args:
+            step: The step of the epoch, counted from 0.
+            batch: Its batch.
+            loss: Its loss, a scalar.
+            parameters: The parameters with their gradients.
+
+        Returns:
+            Whether the weights may be updated.
+
+        Raises:
+            NonFiniteError: The step, or one of the last 32, is bad and not to be skipped.
+        """
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # A sum is finite only if every gradient is, and far cheaper than looking at each.
+        finite = (loss.detach() + sum_of_norms(gradients)).isfinite()
+        if self._on_nan == "raise" and finite.device.type != "cpu":
+            self._waiting.append((step, batch, loss.detach(), finite))
+            if len(self._waiting) >= LAG:
+                self.settle()
+            return True
+        if bool(finite):
+            return True
+        if self._on_nan == "raise":
+            raise NonFiniteError(step, batch, float(loss))
+        self.skipped += 1
+        return False
+
+    def settle(self) -> None:
+        """Look at the flags that have not been looked at yet.
+
+        Raises:
+            NonFiniteError: A step was bad.
+        """
+        waiting, self._waiting = self._waiting, []
+        if waiting and not bool(torch.stack([flag for *_, flag in waiting]).all()):
+            step, batch, loss, _ = next(entry for entry in waiting if not bool(entry[3]))
+            raise NonFiniteError(step, batch, float(loss))
+
+
+def sum_of_norms(tensors: list[Tensor]) -> Tensor | float:
+    """Add the norms of tensors; NaN or infinite if any value is.
+
+    Args:
+        tensors: Of any shapes, on one device.
+
+    Returns:
+        A scalar; 0 for none.
+    """
+    if not tensors:
+        return 0.0
+    norms: Any = torch._foreach_norm(tensors)
+    return torch.stack(list(norms)).sum()

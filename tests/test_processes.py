@@ -1,0 +1,133 @@
+"""Two real processes that share each batch, started as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noisylabels.config import parse
+from noisylabels.trainer import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def images(tmp_path) -> dict:
+    """Small pictures whose classes differ in colour; the numbers divide by nothing."""
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 165)
+    x = random.integers(0, 120, (165, 12, 12, 3)).astype(np.uint8)
+    x[np.arange(165), :, :, y] += 100
+    np.savez(tmp_path / "a.npz", x_train=x[:130], y_train=y[:130], x_test=x[130:], y_test=y[130:])
+    return {
+        "data": {"name": "arrays", "path": str(tmp_path / "a.npz")},
+        "noise": {"name": "symmetric", "rate": 0.3},
+        "model": {"name": "resnet18", "width": 16},
+        "augment": "none",
+        "loss": {"name": "dal", "q_start": 0.6, "q_end": 1.5},
+        "optimizer": {"name": "sgd", "lr": 0.02},
+        "batch_size": 32,
+        "epochs": 3,
+        "precision": "32",
+    }
+
+
+def write(path: Path, tables: dict) -> Path:
+    def value(item):
+        if isinstance(item, dict):
+            return "{" + ", ".join(f"{k} = {value(v)}" for k, v in item.items()) + "}"
+        return json.dumps(item)
+
+    path.write_text("".join(f"{key} = {value(item)}\n" for key, item in tables.items()))
+    return path
+
+
+def start(path, out):
+    command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process) -> Path:
+    shown, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    assert "Warning" not in complaints
+    (folder,) = shown.splitlines()
+    return Path(folder)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_have_the_loss_curve_of_one(images, tmp_path):
+    """The paper's step with synchronised batch norm, float32, the same global batch."""
+    single = lines(train(parse(images), tmp_path / "one"))
+    both = images | {"devices": 2, "sync_batchnorm": True}
+    folder = finish(start(write(tmp_path / "run.toml", both), tmp_path / "two"))
+    for ours, theirs in zip(lines(folder), single, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.03)
+    assert single[-1]["loss"] < 0.9 * single[0]["loss"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["processes"] == 2
+    with np.load(folder / "predictions.npz") as predictions:
+        assert predictions["test_probabilities"].shape == (35, 3)
+        sums = predictions["test_probabilities"].astype(np.float32).sum(1)
+    np.testing.assert_allclose(sums, 1, atol=2e-3)
+
+
+def test_without_synchronised_batch_norm_a_run_is_only_near(images, tmp_path):
+    """So that the test above could fail."""
+    single = lines(train(parse(images), tmp_path / "one"))
+    both = images | {"devices": 2}
+    folder = finish(start(write(tmp_path / "run.toml", both), tmp_path / "two"))
+    ours = [line["loss"] for line in lines(folder)]
+    theirs = [line["loss"] for line in single]
+    assert ours != pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(theirs, rel=0.2)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")
+def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
+    both = images | {"devices": 2, "epochs": 400}
+    path = write(tmp_path / "run.toml", both)
+    job = start(path, tmp_path / "runs")
+    saved = tmp_path / "runs"
+    end = time.monotonic() + 60
+    while not any(saved.glob("*/checkpoint.pt")):
+        assert time.monotonic() < end
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    (second,) = children(job.pid)
+    os.kill(second, signal.SIGKILL)
+    job.communicate(timeout=60)
+    assert job.returncode != 0
+    job = start(path, tmp_path / "runs")
+    time.sleep(10)
+    assert job.poll() is None, job.communicate()
+    job.send_signal(signal.SIGTERM)
+    for child in children(job.pid):
+        os.kill(child, signal.SIGTERM)
+    _, complaints = job.communicate(timeout=60)
+    assert job.returncode == 143, complaints
+    assert "continues after epoch" in complaints
+    assert "the same command continues" in complaints
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+            name = status.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and b"noisylabels" in name:
+            found.append(int(status.parent.name))
+    return found

@@ -1,0 +1,278 @@
+"""Real processes, really killed: whatever happens to a run, it ends as if nothing had happened."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from noisylabels import checkpoint
+from noisylabels.config import parse
+from noisylabels.errors import CheckpointError, NoisyLabelsError
+from noisylabels.tracking import Silent
+from noisylabels.trainer import plan, train
+
+RUN = """
+epochs = 8
+checkpoint_minutes = {minutes}
+batch_size = 64
+data = {{ name = "digits" }}
+noise = {{ name = "symmetric", rate = 0.4 }}
+model = {{ name = "mlp", hidden = [256, 256] }}
+loss = {{ name = "dal", q_start = 0.6, q_end = 1.5 }}
+optimizer = {{ name = "sgd", lr = 0.1 }}
+augment = {{ name = "crop-flip", padding = 1 }}
+"""
+ALWAYS = 1e-9
+
+# One process that has imported everything, whose children are killed: a new interpreter takes
+# seconds to start, in which nothing can go wrong.
+DRIVER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import sklearn.datasets, sklearn.model_selection, torch.utils.tensorboard
+from noisylabels import config
+from noisylabels.trainer import train
+
+run, out, kills = config.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+moments = random.Random(0)
+for kill in range(kills + 1):
+    child = os.fork()
+    if child == 0:
+        train(run, out)
+        os._exit(0)
+    if kill < kills:
+        time.sleep(moments.uniform(0.2, 0.8))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    checkpoints = list(out.glob("*/checkpoint.pt"))
+    half = list(out.glob("*/.*.tmp"))
+    print(status, len(checkpoints), len(half), flush=True)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(minutes=ALWAYS))
+    return path
+
+
+def tables(**changes):
+    import tomllib
+
+    return parse(tomllib.loads(RUN.format(minutes=10)) | changes)
+
+
+def contents(folder: Path):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    result = json.loads((folder / "result.json").read_text())
+    timed = {key: value for key, value in result.items() if "accuracy" in key or "rate" in key}
+    with np.load(folder / "predictions.npz") as predictions:
+        arrays = {name: predictions[name].tobytes() for name in predictions}
+    return {
+        "metrics": (folder / "metrics.jsonl").read_bytes(),
+        "weights": [v.numpy().tobytes() for v in state["method"]["networks"][0].values()],
+        "momentum": [
+            v["momentum_buffer"].numpy().tobytes()
+            for v in state["method"]["optimizers"][0]["state"].values()
+        ],
+        "predictions": arrays,
+        "result": timed,
+    }
+
+
+def start(run, out, *words):
+    command = [sys.executable, "-m", "noisylabels", "train", str(run), "--out", str(out), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process=None, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_twenty_kills_change_nothing(run, tmp_path):
+    """A checkpoint is written after every step, so that kills meet it half written."""
+    run.write_text(run.read_text().replace("epochs = 8", "epochs = 80"))
+    # The interval between checkpoints is not part of what a run is.
+    whole = train(tables(epochs=80), tmp_path / "whole")
+    command = [sys.executable, "-c", DRIVER, str(run), str(tmp_path / "cut"), "20"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [tuple(map(int, line.split())) for line in shown.splitlines()]
+    assert len(rows) == 21
+    assert sum(status == signal.SIGKILL for status, _, _ in rows) >= 15
+    assert rows[-1] == (0, 1, 0)
+    assert contents(tmp_path / "cut" / whole.name) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_finish_the_step_save_and_say_how_to_go_on(run, tmp_path, number, status):
+    whole = train(tables(), tmp_path / "whole")
+    run.write_text(RUN.format(minutes=10).replace("epochs = 8", "epochs = 2000"))
+    process = start(run, tmp_path / "cut")
+    folders = tmp_path / "cut"
+    wait_for(lambda: any(folders.glob("*/checkpoint.pt")), process)
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == status
+    last = shown.splitlines()[-1]
+    assert re.search(r"stopped in epoch \d+ of 2000.*: the same command continues", last)
+    assert "Traceback" not in shown
+    # The same with a run that ends, which must not notice.
+    run.write_text(RUN.format(minutes=10))
+    process = start(run, tmp_path / "short")
+    saved = tmp_path / "short" / whole.name / "checkpoint.pt"
+    wait_for(saved.exists, process)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode in (0, status)
+    again = start(run, tmp_path / "short")
+    again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert contents(saved.parent) == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path):
+    run.write_text(RUN.format(minutes=10).replace("epochs = 8", "epochs = 2000"))
+    first = start(run, tmp_path / "runs")
+    try:
+        wait_for(lambda: any((tmp_path / "runs").glob("*/checkpoint.pt")), first)
+        second = start(run, tmp_path / "runs")
+        _, shown = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert f"another process ({first.pid}) is making this run" in shown
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    third = start(run, tmp_path / "runs")
+    time.sleep(8)
+    third.send_signal(signal.SIGTERM)
+    _, shown = third.communicate(timeout=60)
+    assert third.returncode == 143, shown
+
+
+class Meddler(Silent):
+    """Does something to the run after its first epoch."""
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def advanced(self, metrics):
+        if metrics["epoch"] == 0:
+            self.deed()
+
+
+def test_a_folder_deleted_under_a_run_is_named(tmp_path):
+    folder = tmp_path / plan(tables()).run_id
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        train(tables(), tmp_path, Meddler(lambda: shutil.rmtree(folder)))
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path):
+    resource = pytest.importorskip("resource")
+    whole = train(tables(), tmp_path / "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot be written \(File too large\)"):
+            train(tables(), tmp_path / "full", Meddler(fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    path = tmp_path / "full" / whole.name / "checkpoint.pt"
+    assert checkpoint.load(path, whole.name, torch.device("cpu"))["epoch"] == 1
+    assert contents(train(tables(), tmp_path / "full")) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to mount")
+def test_a_really_full_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no permission to mount")
+    try:
+        whole = train(tables(), tmp_path / "whole")
+        filler = disk / "filler"
+        fill = Meddler(lambda: filler.write_bytes(b"x" * (free(disk) - 4096)))
+        with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
+            train(tables(), disk, fill)
+        path = disk / whole.name / "checkpoint.pt"
+        assert checkpoint.load(path, whole.name, torch.device("cpu"))["epoch"] == 1
+        filler.unlink()
+        (tmp_path / "more").mkdir()
+        shutil.copytree(disk / whole.name, tmp_path / "more" / whole.name)
+        assert contents(train(tables(), tmp_path / "more")) == contents(whole)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def test_what_a_dead_process_left_half_written_is_removed(tmp_path):
+    folder = tmp_path / plan(tables()).run_id
+    folder.mkdir()
+    (folder / ".checkpoint.pt.99999.tmp").write_bytes(b"half")
+    train(tables(epochs=1), tmp_path)
+    train(tables(), tmp_path)
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3
+    x[7] = 1e3
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Touchy(nn.Module):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(shape[0], classes)\n"
+        "    def forward(self, input):\n"
+        "        bad = (input > 10) & self.training\n"
+        "        return self.linear(input.masked_fill(bad, float('nan')))\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    settings = {
+        "data": {"name": "arrays", "path": str(tmp_path / "a.npz")},
+        "noise": {"name": "symmetric", "rate": 0.1},
+        "model": "mine:Touchy",
+        "epochs": 3,
+        "batch_size": 50,
+    }
+    try:
+        folder = train(parse(settings | {"on_nan": "skip"}), tmp_path / "runs")
+        with pytest.raises(NoisyLabelsError, match=r"not finite in epoch 0, step \d \(loss nan"):
+            train(parse(settings), tmp_path / "runs")
+    finally:
+        sys.path.remove(str(tmp_path))
+    (path,) = (tmp_path / "runs").glob("*/nonfinite.npz")
+    batch = np.load(path)
+    assert 7 in batch["index"]
+    assert (batch["input"] > 10).any()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert [line["skipped_steps"] for line in lines] == [1, 2, 3]
+    assert json.loads((folder / "result.json").read_text())["skipped_steps"] == 3
