@@ -210,7 +210,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return summed
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         summed = grad_output.clone()
         distributed.all_reduce(summed)
         return summed
