@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import noisylabels
 from noisylabels.__main__ import main
@@ -230,7 +231,6 @@ def test_a_changed_label_file_is_doubted(run, capsys):
 
 
 def test_labels_of_a_pt_file_by_key(run, capsys):
-    import torch
     from sklearn.datasets import load_digits
 
     true = load_digits().target
@@ -242,6 +242,17 @@ def test_labels_of_a_pt_file_by_key(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["rate"] == pytest.approx(0.25, abs=0.001)
     assert found["guess"]["kind"] == "pairflip"
+
+
+def test_superclasses_are_compared_with_superclasses(run, capsys):
+    fine, coarse = np.arange(200) % 20, np.arange(200) % 4
+    stored = {"clean_label": fine, "noisy_label": fine, "clean_coarse_label": coarse}
+    torch.save(stored | {"noisy_coarse_label": (coarse + (fine == 0)) % 4}, "human.pt")
+    assert main(["noise", "inspect", "human.pt", "--key", "noisy_coarse_label", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rate"] == pytest.approx(0.05)
+    np.save("given.npy", fine)
+    assert main(["noise", "inspect", "given.npy", "--clean", "human.pt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rate"] == 0
 
 
 def test_every_kind_of_noise_is_listed(capsys):
@@ -287,6 +298,21 @@ def test_every_kind_of_noise_is_listed(capsys):
             "short.npy: expected 1437 labels, one per training example, got 3",
         ),
         (["noise", "inspect", "short.npy", "--out", "x.svg"], "x.svg: expected labels whose true"),
+        (["noise", "inspect", "huge.npy"], "given labels: row 1: expected a label in 0..9999"),
+        (
+            ["noise", "inspect", "huge.npy", "--clean", "short.npy"],
+            "huge.npy: row 1: expected a label in 0..0, got 1000000000000",
+        ),
+        (["noise", "inspect", "zip.npy"], "zip.npy: expected a .npy file of integer labels"),
+        (["noise", "inspect", "claim.npy"], "claim.npy: expected a .npy file of integer labels"),
+        (
+            ["noise", "inspect", "order.pt", "--data", "digits"],
+            "order.pt: its clean labels differ from the dataset's in",
+        ),
+        (
+            ["noise", "make", "symmetric", "digits", "--rate", "0.4", "--seed", "-1"],
+            "seed: expected a value greater than or equal to 0, got -1",
+        ),
         (["data", "show", "digit"], "unknown data 'digit': did you mean 'digits'?"),
         (["data", "show", "folder:nowhere"], "nowhere: expected a folder"),
         (["data", "check", "cifar10", "."], "unknown dataset to check 'cifar10'"),
@@ -297,6 +323,12 @@ def test_bad_words_of_noise_and_data(run, capsys, words, message):
     np.save("short.npy", np.zeros(3, dtype=np.int64))
     np.save("float.npy", np.zeros(1437))
     np.save("range.npy", np.full(1437, 10))
+    np.save("huge.npy", np.array([0, 10**12, 0]))
+    Path("zip.npy").write_bytes(b"PK\3\4 and no more")
+    claim = np.lib.format.magic(1, 0) + b"\x76\0{'descr': '<i8', 'fortran_order': False, "
+    Path("claim.npy").write_bytes(claim + b"'shape': (100000000000,), }".ljust(118 - 44) + b"\n")
+    order = np.arange(1437) % 10
+    torch.save({"clean_label": order, "noisy_label": order, "meta": "x"}, "order.pt")
     before = sorted(Path().iterdir())
     assert main(words) == 2
     shown = capsys.readouterr()

@@ -49,7 +49,8 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, model, method, loss, optimizer, lr_schedule, augment, epochs, batch_size,
-    seed, precision, validation, workers.
+    seed, precision, validation, compile, clip_norm, accumulate, on_nan, devices, nodes,
+    sync_batchnorm, workers, evaluate_every, checkpoint_minutes.
     """
 
     config: tyro.conf.Positional[Path]
@@ -293,17 +294,18 @@ def _noise_list() -> None:
 
 def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
     from noisylabels import config, inspection
-    from noisylabels.config import Component
     from noisylabels.data import spec
     from noisylabels.trainer import label, plan
 
     changes = config.override_tables(overrides).get("noise", {})
     rate = {} if command.rate is None else {"rate": command.rate}
     made = plan(
-        config.RunConfig(
-            data=spec.parse(command.data),
-            noise=Component(command.kind, {**rate, **changes}),
-            seed=command.seed,
+        config.parse(
+            {
+                "data": spec.parse(command.data).table(),
+                "noise": {"name": command.kind, **rate, **changes},
+                "seed": command.seed,
+            }
         )
     )
     dataset, true = label(made)
@@ -337,19 +339,21 @@ def _noise_inspect(command: NoiseInspect) -> None:
 
     from noisylabels import inspection, labels
     from noisylabels.data import spec
+    from noisylabels.noise import NOISES
 
-    given = labels.read(command.file, command.key)
-    true, classes = None, None
+    given, true = labels.read_with_clean(command.file, command.key)
+    classes = None
     if command.data is not None:
         dataset = spec.source(spec.parse(command.data)).load()
         true, classes = dataset.train.labels, dataset.classes
-        labels.check(given, command.file, count=len(true), num_classes=len(classes))
+        # Where the file holds clean labels too, these must be the dataset's.
+        NOISES["file"](true, path=command.file, key=command.key, num_classes=len(classes))
     if command.clean is not None:
-        true = labels.read(command.clean)
-        labels.check(given, command.file, count=len(true), num_classes=None)
-    elif true is None and labels.is_named(command.file):
-        true = labels.read_all(command.file).get("clean_label")
-    found = inspection.inspect(given, true, classes, num_classes=len(classes) if classes else None)
+        true = labels.read_clean(command.clean)
+    if true is not None:
+        num_classes = len(classes) if classes else int(true.max()) + 1
+        labels.check(given, command.file, count=len(true), num_classes=num_classes)
+    found = inspection.inspect(given, true, classes)
     doubt = inspection.verify(command.file)
     if command.out is not None:
         inspection.draw(found, command.out)

@@ -23,6 +23,9 @@ FEWEST_FLIPS = 10
 REJECTED = 6.0
 """The z-score from which counts do not fit a kind of noise."""
 
+MOST_CLASSES = 10_000
+"""The most classes that are counted where nothing says how many there are."""
+
 PRINTED_CLASSES = 20
 """The most classes whose matrix is printed in full, and the most flips that are listed else."""
 
@@ -215,6 +218,8 @@ def inspect(
     if not len(given):
         raise DataError("given labels: expected at least one, got none")
     if num_classes is None:
+        # A single damaged label must not make a matrix of billions of classes.
+        label_files.check(given, "given labels", num_classes=None if classes else MOST_CLASSES)
         greatest = int(given.max()) if true is None else max(int(given.max()), int(true.max()))
         num_classes = greatest + 1 if classes is None else len(classes)
     names = tuple(map(str, range(num_classes))) if classes is None else tuple(classes)

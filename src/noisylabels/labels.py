@@ -10,7 +10,9 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +63,36 @@ def read(path: Path, key: str | None = None) -> Tensor:
         Wei, Zhu, Cheng, Liu, Niu, Liu, "Learning with Noisy Labels Revisited: A Study Using
         Real-World Human Annotations", 2022, published the files of CIFAR-10N and CIFAR-100N.
     """
+    return read_with_clean(path, key)[0]
+
+
+def read_with_clean(path: Path, key: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """Read a label file, and the true labels where it holds them too.
+
+    Args:
+        path: As for :func:`read`.
+        key: As for :func:`read`.
+
+    Returns:
+        The labels, and the clean ones that go with them: ``clean_label``, or for
+        ``noisy_coarse_label`` ``clean_coarse_label``; None where there are none. Each is int64, of
+        shape (N).
+
+    Raises:
+        DataError: As :func:`read`; or the clean labels are of another number.
+        MissingExtraError: NumPy is not installed, and the file is no ``.pt`` file.
+    """
     if is_named(path):
-        found = read_all(path)
-        return found[choose(path, found, key)]
+        stored = _stored(path)
+        name = choose(path, stored if key else _names_of_labels(stored), key)
+        own = name.replace("noisy", "clean")
+        clean_name = own if own != name else "clean_label"
+        given = _labels(stored[name], f"{path}: {name}")
+        if clean_name not in stored:
+            return given, None
+        clean = _labels(stored[clean_name], f"{path}: {clean_name}")
+        check(clean, f"{path}: {clean_name}", count=len(given))
+        return given, clean
     if key is not None:
         raise DataError(f"{path}: got key {key!r}, but only a .pt file has keys")
     array = read_array(path, "integer labels")
@@ -72,7 +101,26 @@ def read(path: Path, key: str | None = None) -> Tensor:
             f"{path}: expected a one-dimensional array of integer labels, "
             f"got shape {array.shape} of {array.dtype}"
         )
-    return torch.from_numpy(array.astype("int64"))
+    if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
+        raise DataError(f"{path}: expected labels below 2^63, got {array.max()}")
+    return torch.from_numpy(array.astype("int64")), None
+
+
+def read_clean(path: Path) -> Tensor:
+    """Read true labels: a ``.npy`` file, or the ``clean_label`` of a ``.pt`` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Labels, int64, of shape (N).
+
+    Raises:
+        DataError: As :func:`read`.
+    """
+    if is_named(path) and "clean_label" in (stored := _stored(path)):
+        return _labels(stored["clean_label"], f"{path}: clean_label")
+    return read(path)
 
 
 def read_all(path: Path) -> dict[str, Tensor]:
@@ -83,11 +131,11 @@ def read_all(path: Path) -> dict[str, Tensor]:
             with whatever version of NumPy and in either of its file formats.
 
     Returns:
-        Labels by key, each int64, of shape (N).
+        Labels by key, each int64, of shape (N); what is something else is left out.
 
     Raises:
-        DataError: The file is missing or damaged, asks for code to be run, is no dict, or holds
-            something other than labels.
+        DataError: The file is missing or damaged, asks for code to be run, is no dict, or holds no
+            labels.
 
     Example:
         >>> import tempfile
@@ -97,6 +145,25 @@ def read_all(path: Path) -> dict[str, Tensor]:
         ...     read_all(path)
         {'clean_label': tensor([0, 1]), 'noisy_label': tensor([0, 0])}
     """
+    stored = _stored(path)
+    names = _names_of_labels(stored)
+    if not names:
+        key, value = next(iter(stored.items()))
+        _labels(value, f"{path}: {key}")
+    return {key: _labels(stored[key], f"{path}: {key}") for key in names}
+
+
+def _names_of_labels(stored: dict[str, Any]) -> list[str]:
+    names = []
+    for key, value in stored.items():
+        with suppress(DataError):
+            _labels(value, key)
+            names.append(key)
+    return names or list(stored)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Load what a ``.pt`` file holds by name; nothing in it is run."""
     # On leaving, torch forgets all of the list, even what was allowed before.
     allowed = [entry for entry in STAND_INS if entry not in torch.serialization.get_safe_globals()]
     try:
@@ -115,7 +182,7 @@ def read_all(path: Path) -> dict[str, Tensor]:
     for key in stored:
         if not isinstance(key, str):
             raise DataError(f"{path}: expected names as keys, got {key!r:.80}")
-    return {key: _labels(value, f"{path}: {key}") for key, value in stored.items()}
+    return stored
 
 
 def choose(path: Path, keys: Collection[str], key: str | None) -> str:
@@ -147,7 +214,7 @@ def choose(path: Path, keys: Collection[str], key: str | None) -> str:
     if len(given) != 1:
         raise DataError(
             f"{path}: holds {', '.join(sorted(keys))}: choose one of them with key, such as "
-            f"key = {min(given or keys)!r}"
+            f"key = {min(given or keys, key=lambda name: ('coarse' in name, name))!r}"
         )
     return given[0]
 
@@ -216,11 +283,16 @@ def read_array(path: Path, what: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("numpy", "train") from error
     try:
-        array = np.load(path, allow_pickle=False)
+        # Given a path, NumPy would leave the file of a damaged archive open.
+        with Path(path).open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such label file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: expected a .npy file of {what} ({error})") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        # NumPy's own advice would be to unpickle it.
+        pickled = "allow_pickle" in str(error)
+        reason = "no array of plain numbers" if pickled else error or "too large for the memory"
+        raise DataError(f"{path}: expected a .npy file of {what} ({reason})") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise DataError(f"{path}: expected one .npy array of {what}, got an .npz archive")
@@ -298,7 +370,8 @@ def _refusal(error: Exception) -> str:
         return f"refused: it asks for {wanted[1]}, which no label file needs; nothing was run"
     return (
         "expected a whole .pt file of labels that torch.save wrote "
-        f"({text[:80] or type(error).__name__})"
+        # Torch's own words end in advice how to load it all the same.
+        f"({type(error).__name__ if 'eights' in text else text[:80]})"
     )
 
 

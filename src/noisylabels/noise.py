@@ -461,19 +461,9 @@ def file(
     if rate is not None:
         check_range("rate", rate, high=1.0)
     true, classes = _checked(labels, num_classes)
-    clean = None
-    if label_files.is_named(path):
-        found = label_files.read_all(path)
-        name = label_files.choose(path, found, key)
-        given = found[name]
-        # CIFAR-100N holds superclasses too, as `noisy_coarse_label` and `clean_coarse_label`.
-        own = name.replace("noisy", "clean")
-        clean = found.get(own if own != name else "clean_label")
-    else:
-        given = label_files.read(path, key)
+    given, clean = label_files.read_with_clean(path, key)
     label_files.check(given, path, count=len(true), num_classes=classes)
     if clean is not None:
-        label_files.check(clean, f"{path}: clean labels", count=len(true))
         different = int((clean != true).sum())
         if different:
             raise DataError(
@@ -554,6 +544,7 @@ def instance_chances(
 
 def _checked(labels: Tensor, num_classes: int | None, fewest: int = 1) -> tuple[Tensor, int]:
     """Return the labels on the CPU and K."""
+    labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.dtype is not torch.int64:
         raise DataError(
             f"labels: expected int64 of shape (N), got {labels.dtype} of shape "

@@ -483,6 +483,13 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
     dataset = made.source.load(made.workers)
     train = dataset.train
     features = train.inputs if isinstance(train.inputs, Tensor) else None
+    if features is None and made.config.noise.name == "instance":
+        raise ConfigError(
+            "noise: 'instance' needs the images' features in memory, but they stream: "
+            'storage = "memory" in data, or a label file'
+        )
+    if features is not None and features.is_floating_point():
+        features = (features - dataset.mean) / dataset.std
     try:
         given = made.noise(train.labels, num_classes=len(dataset.classes), features=features)
     except TypeError as error:

@@ -26,8 +26,9 @@ def test_what_is_there_says_what_it_is(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "train-0.parquet").write_bytes(b"")
-    (tmp_path / "animals" / "training").mkdir(parents=True)
-    (tmp_path / "animals" / "testing").mkdir()
+    for part in ("training", "testing"):
+        save(tmp_path / "animals" / part / "0_00001.jpg", pixels(0))
+        save(tmp_path / "classes" / part / "cat" / "0_00001.jpg", pixels(0))
     (tmp_path / "web" / "info").mkdir(parents=True)
     (tmp_path / "web" / "info" / "train_filelist_google.txt").write_text("")
     (tmp_path / "run.toml").write_text('data = { name = "digits", limit = 3 }\n')
@@ -38,11 +39,14 @@ def test_what_is_there_says_what_it_is(tmp_path):
         "a.npz": "arrays",
         "hf": "parquet",
         "animals": "animal10n",
+        "classes": "folder",
         "web": "webvision",
     }
     for name, kind in kinds.items():
         assert spec.parse(str(tmp_path / name)).name == kind
         assert str(tmp_path / name) in spec.parse(str(tmp_path / name)).parameters.values()
+    with_more = spec.parse(f"{tmp_path / 'photos'},size=8")
+    assert with_more == Component("folder", {"root": str(tmp_path / "photos"), "size": 8})
     assert spec.parse(str(tmp_path / "run.toml")) == Component("digits", {"limit": 3})
     (tmp_path / "a.doc").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a.doc: expected a .csv, .parquet, .npz or .toml"):

@@ -5,6 +5,8 @@ Its fields are the keys of ``data = {name = "...", ...}``. Its ``load`` returns 
 labels as a larger one.
 """
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from noisylabels.data.examples import (
 )
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.images import SMALL
-from noisylabels.data.source import Own, Source, Suits, number
+from noisylabels.data.source import Own, Source, Suits, note_empty, number
 from noisylabels.errors import DataError
 
 DIGITS_TEST_SHARE = 0.2
@@ -212,6 +214,7 @@ class Arrays(Own):
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
+        note_empty(train.labels, names, "training examples", intake)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
@@ -229,13 +232,18 @@ class Arrays(Own):
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            # Given a path, NumPy would leave the file of a damaged archive open.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except FileNotFoundError as error:
             raise DataError(f"{self.path}: no such file") from error
-        except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+        except (
+            *(OSError, ValueError, EOFError, AttributeError, TypeError),
+            *(zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError),
+        ) as error:
+            reason = "it holds objects" if "allow_pickle" in str(error) else error or "too large"
             raise DataError(
-                f"{self.path}: expected an .npz file of plain arrays ({error})"
+                f"{self.path}: expected an .npz file of plain arrays ({reason})"
             ) from error
 
     @cached_property
@@ -252,6 +260,10 @@ class Arrays(Own):
         parts = {}
         for ending in endings:
             x, y = there[f"x{ending}"], there[f"y{ending}"]
+            if x.ndim == 0 or not x.size:
+                raise DataError(
+                    f"{self.path}: x{ending}: expected examples, got an array of shape {x.shape}"
+                )
             if y.ndim != 1 or y.dtype.kind not in "iuU" or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "

@@ -64,11 +64,13 @@ class Paths(Encoded):
         root: The folder.
         names: Their paths relative to it, an array of strings.
         sizes: Their sizes in bytes, int64.
+        origins: Where each is listed, an array of strings: itself, or a table's row.
     """
 
     root: Path
     names: np.ndarray[Any, Any]
     sizes: np.ndarray[Any, Any]
+    origins: np.ndarray[Any, Any]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -82,12 +84,22 @@ class Paths(Encoded):
             raise DataError(f"cannot be read ({error.strerror})") from error
 
     def place(self, index: int) -> str:
-        """Return the file's path."""
-        return str(self.root / self.names[index])
+        """Return the file's path, after the table's row if a table lists it."""
+        path, origin = str(self.root / self.names[index]), str(self.origins[index])
+        return path if origin == path else f"{origin}: {path}"
+
+    def places(self) -> np.ndarray[Any, Any]:
+        """Return every file's path, an array of strings."""
+        return np.array([str(self.root / name) for name in self.names], dtype=np.str_)
 
     def take(self, index: np.ndarray[Any, Any]) -> Self:
         """Return the files at these positions."""
-        return dataclasses.replace(self, names=self.names[index], sizes=self.sizes[index])
+        return dataclasses.replace(
+            self,
+            names=self.names[index],
+            sizes=self.sizes[index],
+            origins=self.origins[index],
+        )
 
     def digest(self) -> str:
         """Return a hash of the files' names and sizes: reading them all would take minutes."""

@@ -1,8 +1,10 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
 import csv
+import io
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,8 @@ ANIMALS = (
     "hamster",
     "guinea pig",
 )
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev")
 
 Entry = tuple[str, str, object, bool]
 """Place for people, path relative to the root, label as it stands, whether it is a test example."""
@@ -58,8 +61,8 @@ class Folder(ImageFiles):
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
     ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
-    folders' names in alphabetical order are the classes. Hidden files, and files without an
-    image's extension, are left out and counted.
+    folders' names in alphabetical order (numbers in theirs) are the classes. Hidden files, and
+    files without an image's extension, are left out and counted.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -84,16 +87,18 @@ class Folder(ImageFiles):
     def listing(self) -> Listing:
         """List the images of every class folder."""
         intake = Intake(self.on_error)
-        parts = {"": self.root}
-        train, test = self.root / "train", _named(self.root, TEST_NAMES)
-        if train.is_dir() and _only_folders(train):
-            parts = {"train": train} | ({"test": test} if test else {})
-        elif _folder(self.root) and not any(_folders(self.root)):
-            raise DataError(f"{self.root}: expected a folder per class there, got none")
-        classes = sorted({folder.name for part in parts.values() for folder in _folders(part)})
+        parts = self._parts(intake)
+        classes = sorted(
+            {folder.name for part in parts.values() for folder in _folders(part)}, key=_in_order
+        )
         entries: list[Entry] = []
         others: list[str] = []
         for part, top in parts.items():
+            others += [
+                str(path)
+                for path in sorted(top.iterdir())
+                if not path.is_dir() and not path.name.startswith(".")
+            ]
             for folder in _folders(top):
                 found = list(_images(folder, self.root, others))
                 if not found:
@@ -106,7 +111,24 @@ class Folder(ImageFiles):
             intake.note(f"left out, for want of an image's extension: {_some(others)}")
         present = {label for _, _, label, _ in entries}
         kept = [name for name in classes if name in present]
-        return _listing(self.root, entries, kept, intake)
+        numbered = [(*entry[:2], kept.index(str(entry[2])), entry[3]) for entry in entries]
+        return _listing(self.root, numbered, kept, intake)
+
+    def _parts(self, intake: Intake) -> dict[str, Path]:
+        """Return the folders that hold class folders: one, or those of the splits."""
+        folders = {folder.name.lower(): folder for folder in _folders(self.root)}
+        if not folders:
+            raise DataError(f"{self.root}: expected a folder per class there, got none")
+        train = next((folders[name] for name in TRAIN_NAMES if name in folders), None)
+        # A class may be called "train"; but not every class is called like a split.
+        if train is None or not set(folders) <= {*TRAIN_NAMES, *TEST_NAMES} or not _folders(train):
+            return {"": self.root}
+        test = next((folders[name] for name in TEST_NAMES if name in folders), None)
+        parts = {"train": train} | ({"test": test} if test else {})
+        unused = [str(folder) for folder in folders.values() if folder not in parts.values()]
+        if unused:
+            intake.note(f"folders of other splits, left out: {', '.join(unused)}")
+        return parts
 
     def _links(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the files and class folders that are links to somewhere outside the root."""
@@ -161,14 +183,14 @@ class Table(ImageFiles):
         """Read the table."""
         intake = Intake(self.on_error)
         root = (self.root or self.path.parent).resolve()
-        rows = list(self._rows())
+        rows = list(self._rows(intake))
         splits = {split for _, _, _, split in rows}
         test = next((name for name in TEST_NAMES if name in splits), None)
         entries: list[Entry] = []
         seen: dict[str, tuple[str, object, bool]] = {}
         again = other = 0
         for place, name, label, split in rows:
-            if split not in ("", "train", "training", *TEST_NAMES):
+            if split not in ("", *TRAIN_NAMES, *TEST_NAMES):
                 intake.refuse(place, f"expected split train or test, got {split!r}")
                 continue
             if split in TEST_NAMES and split != test:
@@ -195,19 +217,19 @@ class Table(ImageFiles):
             intake.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
             intake.note(f"rows of another split than train and {test}, left out: {other}")
-        return _listing(root, entries, None, intake)
+        return _listing(root, entries, None, intake, self.path)
 
     def digest(self) -> str:
         """Return a hash of the table and of the images' names and sizes."""
         return file_digest(self.path) + super().digest()
 
-    def _rows(self) -> Iterator[tuple[str, str, object, str]]:
+    def _rows(self, intake: Intake) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
             table = _read_table(self.path)
             names, rows = table.column_names, table.to_pylist()
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         else:
-            names, numbered = _read_csv(self.path, self.path_column)
+            names, numbered = _read_csv(self.path, self.path_column, intake)
         for column in (self.path_column, self.label_column):
             if column not in names:
                 raise DataError(
@@ -267,7 +289,13 @@ class Parquet(ImageFiles):
         for number_, path in enumerate(files):
             schema = _schema(path)
             image, label = self._image_column(path, schema), self._label_column(path, schema)
-            classes = classes or _class_names(schema, label)
+            named = _class_names(schema, label)
+            if classes and named and named != classes:
+                raise DataError(
+                    f"{path}: expected the class names of {files[0]}, {', '.join(classes[:5])}, "
+                    f"..., got {', '.join(named[:5])}, ..."
+                )
+            classes = classes or named
             chunks.append(_encoded(path, image))
             found = _read_table(path, [label]).column(label).to_pylist()
             values += found
@@ -280,7 +308,9 @@ class Parquet(ImageFiles):
 
     def suits(self) -> Suits:
         """Return what suits images of this size."""
-        return super().suits()._replace(map="auto")
+        ends = self._listing.classes[0].lower(), self._listing.classes[-1].lower()
+        known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
+        return super().suits()._replace(map=known.get(ends))
 
     def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
         if not self.root.is_dir():
@@ -518,29 +548,43 @@ class _Places(Sequence[str]):
 
 
 def _listing(
-    root: Path, entries: Sequence[Entry], classes: Sequence[str] | None, intake: Intake
+    root: Path,
+    entries: Sequence[Entry],
+    classes: Sequence[str] | None,
+    intake: Intake,
+    where: Path | None = None,
 ) -> Listing:
     """Check that every file is there, and number the labels."""
+    where = where or root
     present, sizes = [], []
     for entry in entries:
         try:
-            size = os.stat(root / entry[1]).st_size  # noqa: PTH116 - a tenth of Path.stat's time
+            found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             intake.refuse(entry[0], f"expected an image file {entry[1]!r} ({reason})")
             continue
+        if stat.S_ISDIR(found.st_mode):
+            intake.refuse(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
+            continue
+        size = found.st_size
         if size == 0:
             intake.refuse(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
             continue
         present.append(entry)
         sizes.append(size)
     if not present:
-        raise DataError(f"{root}: expected images there, got none")
+        raise DataError(f"{where}: expected images, got none")
     labels, names, sound = number(
         [entry[2] for entry in present], [entry[0] for entry in present], classes, intake
     )
     chosen = sound.numpy()
-    images = Paths(root, np.array([e[1] for e in present])[chosen], np.array(sizes)[chosen])
+    images = Paths(
+        root,
+        names=np.array([entry[1] for entry in present])[chosen],
+        sizes=np.array(sizes)[chosen],
+        origins=np.array([entry[0] for entry in present])[chosen],
+    )
     return Listing(images, labels, torch.tensor([e[3] for e in present])[sound], names, intake)
 
 
@@ -556,12 +600,9 @@ def _folders(path: Path) -> list[Path]:
     return sorted(p for p in _folder(path).iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _only_folders(path: Path) -> bool:
-    return all(p.is_dir() for p in path.iterdir() if not p.name.startswith("."))
-
-
-def _named(root: Path, names: Iterable[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _in_order(name: str) -> tuple[bool, int, str]:
+    """Sort numbers as numbers, before all other names."""
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
 def _images(folder: Path, root: Path, others: list[str]) -> Iterator[str]:
@@ -600,19 +641,21 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text ({error})") from error
+        raise DataError(f"{path}: expected UTF-8 text, save it as that ({error})") from error
 
 
-def _read_csv(path: Path, column: str) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    lines = _read_text(path).splitlines(keepends=True)
-    header = lines[0] if lines else ""
+def _read_csv(
+    path: Path, column: str, intake: Intake
+) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    text = _read_text(path)
+    header = text.partition("\n")[0]
     # Spreadsheets of half the world write semicolons.
     delimiter = ","
     for candidate in (",", ";", "\t"):
         if column in [name.strip().strip('"') for name in header.split(candidate)]:
             delimiter = candidate
             break
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         names = [name.strip() for name in next(rows, [])]
         numbered = []
@@ -620,9 +663,10 @@ def _read_csv(path: Path, column: str) -> tuple[list[str], Iterable[tuple[int, M
             if not row:
                 continue
             if len(row) != len(names):
-                raise DataError(
-                    f"{path}: row {number_}: expected {len(names)} columns, got {len(row)}"
+                intake.refuse(
+                    f"{path}: row {number_}", f"expected {len(names)} columns, got {len(row)}"
                 )
+                continue
             numbered.append((number_, dict(zip(names, row, strict=True))))
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
@@ -634,6 +678,8 @@ def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
         image, _, label = line.strip().rpartition(" ")
         if not image or not label.isdigit():
             raise DataError(f"{path}: row {row}: expected a path and a class number, got {line!r}")
+        if image.startswith("/") or ".." in image.split("/"):
+            raise DataError(f"{path}: row {row}: expected a path inside its folder, got {image!r}")
         yield row, image, int(label)
 
 

@@ -84,7 +84,7 @@ def write(path: Path, title: str, dataset: Dataset, seed: int = 0) -> None:
         shape="x".join(map(str, dataset.train.shape)),
         train=len(dataset.train),
         test=len(dataset.test),
-        most=max(train),
+        most=max(1, *train),
         notes=dataset.notes,
         skipped=dataset.skipped,
         side=SIDE,
@@ -111,7 +111,7 @@ def _samples(train: Examples, number: int, seed: int) -> list[Sample]:
             for place, row in zip(places, inputs, strict=True)
         ]
     # Digits have values 0..16: as they are they would all be black.
-    brightest = max(1, int(inputs.max()))
+    brightest = max(1, int(inputs.max())) if len(inputs) else 1
     stretch = 255 // brightest if brightest <= FAINT else 1
     return [
         Sample(_address(image * stretch), place)

@@ -29,6 +29,8 @@ from noisylabels.errors import ConfigError, DataError, check_range
 
 PEEKED = 100
 SAMPLED = 1024
+SPARSE = 10
+"""How many times as great as there are different labels a number may be and still be a class."""
 
 Array = np.ndarray[Any, Any]
 
@@ -113,7 +115,8 @@ class Own(Source):
             ConfigError: A value is out of its range.
         """
         super().__post_init__()
-        check_range("test_share", self.test_share, high=1 - 1e-9, open=True)
+        if not 0 < self.test_share < 1:
+            raise ConfigError(f"test_share must be in (0, 1), got {self.test_share!r}")
         check_range("split_seed", self.split_seed, high=2**63 - 1)
 
 
@@ -235,7 +238,7 @@ class ImageFiles(Own):
             self._part(chosen.nonzero().squeeze(1), intake, stream, workers)
             for chosen in (~listing.test, listing.test)
         )
-        self._check_parts(train, test, listing.classes)
+        self._check_parts(train, test, listing.classes, intake)
         return Dataset(
             train,
             test,
@@ -257,16 +260,16 @@ class ImageFiles(Own):
     def _check_classes(self, listing: Listing) -> None:
         if not len(listing.labels):
             raise DataError(f"{self.where}: expected examples, got none that is sound")
-        counts = torch.bincount(listing.labels, minlength=len(listing.classes))
-        for index in (counts == 0).nonzero().squeeze(1).tolist():
-            listing.intake.note(f"class {index} ({listing.classes[index]}) has no example")
 
-    def _check_parts(self, train: Examples, test: Examples, classes: Sequence[str]) -> None:
+    def _check_parts(
+        self, train: Examples, test: Examples, classes: Sequence[str], intake: Intake
+    ) -> None:
         for part, name in ((train, "training"), (test, "test")):
             if not len(part):
                 raise DataError(
                     f"{self.where}: expected {name} examples, got none that can be decoded"
                 )
+        note_empty(train.labels, classes, "training examples", intake)
         if len(set(train.labels.tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected training examples of at least two classes, got "
@@ -289,10 +292,11 @@ def number(
     """Turn labels as they stand in a file into class numbers.
 
     Args:
-        values: Integers, strings of integers, or names; None or "" where one is missing.
+        values: Numbers, strings of numbers, or names; None, "" or NaN where one is missing.
         places: Where each stands, for the message.
         classes: Class names, if they are known: labels may be names or numbers then. By default the
-            names in alphabetical order, or "0", "1", ... up to the greatest number.
+            names in alphabetical order, or "0", "1", ... up to the greatest number, if most labels
+            are numbers.
         intake: Decides about labels that are missing or out of range.
 
     Returns:
@@ -305,33 +309,68 @@ def number(
         >>> number(["bee", "ant", "bee"], ["a", "b", "c"], None, Intake("raise"))[:2]
         (tensor([1, 0, 1]), ('ant', 'bee'))
     """
-    known = [value for value in values if value is not None and value != ""]
-    wholes = [_whole(value) for value in values]
-    if classes is None and any(_whole(value) is None for value in known):
-        classes = sorted({str(value) for value in known})
-    # A single mistyped number must not make millions of classes.
-    limit = len(classes) if classes else max(1000, len(values))
+    cleaned = [_cleaned(value) for value in values]
+    known = [value for value in cleaned if value is not None]
+    wholes = [_whole(value) for value in cleaned]
     ids = {name: index for index, name in enumerate(classes or ())}
+    # A typing error among numbers is an error, not a class called "l".
+    numbers = 2 * sum(whole is not None for whole in wholes) > len(known)
+    if classes is None and not numbers:
+        classes = sorted({str(value) for value in known})
+        ids = {name: index for index, name in enumerate(classes)}
+    # Nor must a mistyped number make thousands of classes.
+    limit = len(classes) if classes else SPARSE * max(1, len(set(known)))
     found = [
-        ids.get(str(value), whole if whole is not None and 0 <= whole < limit else None)
-        for value, whole in zip(values, wholes, strict=True)
+        # What a file has as a number is one; a string may be the name of a class.
+        ids[value]
+        if isinstance(value, str) and value in ids
+        else whole
+        if whole is not None and 0 <= whole < limit
+        else None
+        for value, whole in zip(cleaned, wholes, strict=True)
     ]
-    if classes and not any(str(value) in ids for value in known):
-        expected = f"in 0..{limit - 1}"
-    elif classes:
+    if classes and not numbers:
         expected = f"among {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
     else:
-        expected = "in 0, 1, ..."
+        expected = f"in 0..{limit - 1}" if classes else f"in 0, 1, ... (at most {limit - 1} here)"
     greatest = max((label for label in found if label is not None), default=0)
     names = tuple(classes or (str(index) for index in range(greatest + 1)))
     sound = torch.ones(len(values), dtype=torch.bool)
     for index, label in enumerate(found):
         if label is None:
-            missing = values[index] is None or values[index] == ""
-            got = "none" if missing else repr(values[index])
+            got = "none" if cleaned[index] is None else f"{values[index]!r:.80}"
             intake.refuse(places[index], f"expected a label {expected}, got {got}")
             sound[index] = False
     return torch.tensor([label for label in found if label is not None]).long(), names, sound
+
+
+def note_empty(labels: Tensor, classes: Sequence[str], what: str, intake: Intake) -> None:
+    """Say which classes have no example.
+
+    Args:
+        labels: int64 in [0, K), of shape (N).
+        classes: The K class names.
+        what: What the examples are, for the sentence.
+        intake: Remembers it.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    empty = [f"{i} ({classes[i]})" for i in (counts == 0).nonzero().squeeze(1).tolist()]
+    if empty:
+        shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
+        intake.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
+
+
+def _cleaned(value: object) -> object:
+    """Return a label without what file formats add: spaces, the .0 of whole numbers, NaN."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not value or value.lower() == "nan":
+            return None
+        head, dot, tail = value.partition(".")
+        return head if dot and head.isdigit() and not tail.strip("0") else value
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    return value
 
 
 def _whole(value: object) -> int | None:

@@ -37,10 +37,10 @@ def parse(spec: str) -> Component:
     path = Path(spec)
     if path.suffix == ".toml":
         return config.load(path).data
-    if path.exists() and spec not in SOURCES:
-        name = _kind(path)
-        return Component(name, {_place(SOURCES[name]): spec})
-    word, *settings = spec.split(",")
+    word, *settings = [spec] if path.exists() else spec.split(",")
+    if Path(word).exists() and word not in SOURCES:
+        name = _kind(Path(word))
+        word = f"{name}:{word}"
     name, colon, where = word.partition(":")
     # "module:attr" names the user's own source.
     if colon and name not in SOURCES:
@@ -77,7 +77,8 @@ def _kind(path: Path) -> str:
         return "parquet"
     if (path / "info" / "train_filelist_google.txt").exists():
         return "webvision"
-    if (path / "training").is_dir() and (path / "testing").is_dir():
+    published = [path / "training", path / "testing"]
+    if all(p.is_dir() and any(p.glob("[0-9]_*")) for p in published):
         return "animal10n"
     return "folder"
 
