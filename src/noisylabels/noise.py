@@ -313,6 +313,7 @@ def instance(
     rate: float,
     seed: int,
     std: float = 0.1,
+    pixels: str = "standardised",
     num_classes: int | None = None,
     features: Tensor | None = None,
 ) -> Tensor:
@@ -332,9 +333,12 @@ def instance(
         rate: Mean of the examples' probabilities of a flip, in [0, 1].
         seed: Seed of the draw, at least 0; the same seed gives the same labels on every device.
         std: Standard deviation of the examples' rates before they are cut to [0, 1], above 0.
+        pixels: What is done to images of integers: ``"standardised"``, channel by channel, as the
+            paper describes it; or ``"tenths"``, brought to [0, 0.1] and not centred, with which
+            flips concentrate on as few classes as in the paper's published file for CIFAR-10.
         num_classes: K; by default one more than the greatest label.
         features: What the examples look like, of shape (N, ...). Integers are taken for images
-            (N, C, H, W), whose channels are standardised first; floats are taken as they are.
+            (N, C, H, W), see ``pixels``; floats are taken as they are.
 
     Returns:
         Given labels, int64, of shape (N).
@@ -358,6 +362,8 @@ def instance(
     """
     true, classes = _checked(labels, num_classes, fewest=2)
     check_range("std", std, open=True)
+    if pixels not in PIXELS:
+        raise ConfigError(unknown("pixels", pixels, PIXELS))
     generator = _generator(rate, seed)
     if features is None:
         raise ConfigError(
@@ -369,7 +375,7 @@ def instance(
         return given.to(labels.device)
     rates = _truncated_normal(len(true), rate, std, generator)
     draws = torch.rand(len(true), generator=generator, dtype=torch.float64)
-    for rows, chances in instance_chances(true, classes, rates, features, generator):
+    for rows, chances in instance_chances(true, classes, rates, features, generator, pixels):
         given[rows] = _drawn(chances, draws[rows])
     return given.to(labels.device)
 
@@ -473,6 +479,8 @@ def file(
     return given.to(labels.device)
 
 
+PIXELS = ("standardised", "tenths")
+
 NOISES: dict[str, Callable[..., Tensor]] = {
     "none": none,
     "symmetric": symmetric,
@@ -487,7 +495,12 @@ NOISES: dict[str, Callable[..., Tensor]] = {
 
 
 def instance_chances(
-    labels: Tensor, num_classes: int, rates: Tensor, features: Tensor, generator: torch.Generator
+    labels: Tensor,
+    num_classes: int,
+    rates: Tensor,
+    features: Tensor,
+    generator: torch.Generator,
+    pixels: str = "standardised",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Compute the distributions that instance noise draws the given labels from.
 
@@ -498,6 +511,7 @@ def instance_chances(
         features: What the examples look like, see :func:`instance`.
         generator: Draws one matrix of standard normal numbers per class, of shape (d, K), in the
             order of the classes.
+        pixels: What is done to images of integers, see :func:`instance`.
 
     Yields:
         Rows of examples of one class, int64 of shape (M), and their probabilities
@@ -524,13 +538,16 @@ def instance_chances(
             "expected floating-point features, or integer images of shape (N, C, H, W), "
             f"got shape {tuple(features.shape)} of {features.dtype}"
         )
-    mean, std = _channel_statistics(features) if images else (None, None)
+    mean: Tensor | float = 0.0
+    std: Tensor | float = 1.0
+    if images:
+        mean, std = _channel_statistics(features) if pixels == "standardised" else (0.0, 2550.0)
     size = features.shape[1:].numel()
     for label, members in enumerate(_by_class(labels, num_classes)):
         weights = torch.randn(size, num_classes, generator=generator, dtype=torch.float64)
         for rows in _chunks(members, size):
             x = features[rows.to(features.device)].to("cpu", torch.float64)
-            if mean is not None and std is not None:
+            if images:
                 x.sub_(mean).div_(std)
             scores = x.flatten(1) @ weights
             unusable = (~scores.isfinite().all(1)).nonzero().flatten()
