@@ -34,6 +34,7 @@ FLOORS = [
     {"loop"},
     {"trainer"},
     {"pages"},
+    {"status"},
     {"data.page", "demo", "display", "report", "paper.hyperparameters"},
     {"cli"},
     {"__main__"},

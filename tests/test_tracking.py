@@ -1,8 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from noisylabels.errors import DataError
-from noisylabels.tracking import Tracker, read_metrics
+from noisylabels.errors import DataError, MissingExtraError
+from noisylabels.tracking import SERVICES, Tracker, read_metrics
 
 
 def line(epoch, loss=0.5):
@@ -57,3 +60,62 @@ def test_a_line_that_was_cut_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 0}\n{"epoch": 1, "lo')
     assert read_metrics(path) == [{"epoch": 0}]
+
+
+class Recorded:
+    """A module that stands in for a service's client and writes down how it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            return self
+
+        return call
+
+    @property
+    def info(self):
+        return SimpleNamespace(run_id="abc")
+
+
+SETTINGS = {"loss": {"name": "dal", "q_start": 0.6}, "epochs": 3}
+
+
+def test_wandb_gets_every_epoch_and_continues_by_the_runs_id(tmp_path, monkeypatch):
+    client = Recorded()
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    service = SERVICES["wandb"](tmp_path, "digits dal seed 0", SETTINGS)
+    tracker = Tracker(tmp_path, [], [service])
+    tracker.log(line(0))
+    tracker.close()
+    (_, _, made), (_, logged, step), (last, _, _) = client.calls
+    assert made["id"] == tmp_path.name
+    assert made["resume"] == "allow"
+    assert made["config"] == SETTINGS
+    assert logged[0] == {"loss": 0.5, "test_accuracy": 0.25}
+    assert step == {"step": 0}
+    assert last == "finish"
+
+
+def test_mlflow_keeps_its_run_when_a_run_continues(tmp_path, monkeypatch):
+    client = Recorded()
+    monkeypatch.setitem(sys.modules, "mlflow", client)
+    for _ in range(2):
+        tracker = Tracker(tmp_path, [], [SERVICES["mlflow"](tmp_path, "name", SETTINGS)])
+        tracker.log(line(4))
+        tracker.close()
+    calls = {name: (args, kwargs) for name, args, kwargs in client.calls}
+    starts = [kwargs["run_id"] for name, _, kwargs in client.calls if name == "start_run"]
+    assert starts == [None, "abc"]
+    assert calls["log_params"][0][0] == {"loss.name": "dal", "loss.q_start": 0.6, "epochs": 3}
+    assert calls["log_metrics"] == (({"loss": 0.5, "test_accuracy": 0.25},), {"step": 4})
+    assert [name for name, _, _ in client.calls].count("log_params") == 1
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_missing_service_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf"{name} is not installed: pip install"):
+        SERVICES[name](tmp_path, "name", {})

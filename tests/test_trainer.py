@@ -73,6 +73,7 @@ def test_run_folder_holds_what_is_promised(digits, tmp_path):
         "config.json",
         "data.json",
         "setup.json",
+        "progress.json",
         ".lock",
         "checkpoint.previous.pt",
         "metrics.jsonl",

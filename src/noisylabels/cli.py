@@ -17,6 +17,7 @@ OPTIONS = {
     "demo": ("--out", "--report"),
     "train": ("--out",),
     "report": ("--out",),
+    "status": (),
     "losses": (),
     "noise": (),
     "noise list": (),
@@ -50,7 +51,7 @@ class Train:
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, model, method, loss, optimizer, lr_schedule, augment, epochs, batch_size,
     seed, precision, validation, compile, clip_norm, accumulate, on_nan, devices, nodes,
-    sync_batchnorm, workers, evaluate_every, checkpoint_minutes.
+    sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers.
     """
 
     config: tyro.conf.Positional[Path]
@@ -67,6 +68,14 @@ class Report:
     """Run folders, or folders of run folders."""
     out: Path = Path("report.html")
     """The report to write: table and curves in one file."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Show runs: state, epoch, accuracy, time spent and time left."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run folders, or folders of run folders."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Losses, tyro.conf.subcommand("losses")]
     | Annotated[Noise, tyro.conf.subcommand("noise")]
     | Annotated[Data, tyro.conf.subcommand("data")]
@@ -194,6 +204,8 @@ def run(words: Sequence[str]) -> None:
         _train(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
+    elif isinstance(command, Status):
+        _status(command.runs)
     elif isinstance(command, Losses):
         _losses()
     elif isinstance(command.command, NoiseList):
@@ -270,6 +282,20 @@ def _demo(command: Demo) -> None:
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
         folders = [train(made, command.out, display) for made in plans]
     _report(folders, command.report)
+
+
+def _status(runs: Sequence[Path]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from noisylabels import status
+
+    table = Table()
+    for name in status.HEADER:
+        table.add_column(name, justify="left" if name in ("run", "data", "loss") else "right")
+    for found in status.find(runs):
+        table.add_row(*found.row())
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _losses() -> None:

@@ -114,10 +114,11 @@ class RunConfig:
         nodes: Machines.
         sync_batchnorm: Whether batch norm takes its statistics from all processes.
         workers: Processes that decode images, at least 0; one per core (at most 8) by default. The
-            result does not depend on it, nor on the two that follow.
+            result does not depend on it, nor on what follows.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         checkpoint_minutes: Minutes after which a checkpoint is written within a long epoch, above
             0; there is one after every epoch.
+        trackers: Services that get the metrics beside TensorBoard: ``"wandb"``, ``"mlflow"``.
     """
 
     data: Part
@@ -143,6 +144,7 @@ class RunConfig:
     workers: Workers | None = None
     evaluate_every: Count = 1
     checkpoint_minutes: Positive = 10.0
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a copy with some fields changed."""

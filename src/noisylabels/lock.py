@@ -40,6 +40,15 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether another process holds a run folder."""
+    try:
+        with (folder / NAME).open("r+", encoding="utf-8") as file:
+            return not _acquire(file)
+    except OSError:
+        return False
+
+
 def _acquire(file: IO[str]) -> bool:
     try:
         import fcntl

@@ -19,7 +19,7 @@ from noisylabels.interruption import Request, StoppedError
 from noisylabels.losses import Loss
 from noisylabels.methods import Method
 from noisylabels.methods.guard import NonFiniteError
-from noisylabels.tracking import Metrics, Observer, Tracker
+from noisylabels.tracking import SERVICES, Metrics, Observer, Tracker
 
 Predictions = dict[str, Tensor]
 AGREEMENT = 16
@@ -128,7 +128,7 @@ class Loop:
         """
         job, epochs = self._job, self._job.config.epochs
         self._observer.started(job.name, self._folder, self._epoch, epochs)
-        tracker = Tracker(self._folder, self._history) if self._leads else None
+        tracker = self._tracker() if self._leads else None
         try:
             while self._epoch < epochs:
                 metrics = self._train_epoch()
@@ -141,6 +141,14 @@ class Loop:
             if tracker:
                 tracker.close()
         return self._predictions or self._predict()
+
+    def _tracker(self) -> Tracker:
+        settings = self._job.config.tables()
+        services = [
+            SERVICES[name](self._folder, self._job.name, settings)
+            for name in self._job.config.trackers
+        ]
+        return Tracker(self._folder, self._history, services)
 
     @property
     def _leads(self) -> bool:
@@ -251,6 +259,9 @@ class Loop:
                 "loss": self._job.loss.state_dict(),
             }
             checkpoint.save(self._path, self._job.run_id, state)
+            # Not among the metrics, which are the same however often a run is cut.
+            progress = {"epoch": self._epoch, "step": self._step, **vars(self.seconds)}
+            checkpoint.write_json(self._folder / "progress.json", progress)
         self._saved = time.monotonic()
         self.seconds.saving += time.perf_counter() - begun
 

@@ -2,13 +2,14 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from noisylabels.checkpoint import replacing
-from noisylabels.errors import DataError
+from noisylabels.checkpoint import replacing, write_json
+from noisylabels.errors import DataError, MissingExtraError
 
+PROJECT = "noisylabels"
 Metrics = dict[str, float | int | None]
 
 
@@ -38,15 +39,107 @@ class Silent:
         """Do nothing."""
 
 
+class Service(Protocol):
+    """A tracking service that also gets the metrics."""
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Send the metrics of one epoch."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class Wandb:
+    """Weights & Biases, or what speaks its language.
+
+    Where it sends the metrics is its own settings' business (``WANDB_MODE``, ``WANDB_BASE_URL``).
+
+    Args:
+        folder: The run folder; its name becomes the run's id, so that a cut run continues.
+        name: A short name for people.
+        settings: The run's configuration.
+
+    Raises:
+        MissingExtraError: wandb is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError("wandb", "wandb") from error
+        self._run = wandb.init(
+            project=PROJECT,
+            id=folder.name,
+            name=name,
+            config=dict(settings),
+            dir=folder,
+            resume="allow",
+        )
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Send the metrics of one epoch."""
+        self._run.log(dict(values), step=epoch)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+class Mlflow:
+    """MLflow, at ``MLFLOW_TRACKING_URI``.
+
+    Args:
+        folder: The run folder; it keeps the service's id of the run, so that a cut run continues.
+        name: A short name for people.
+        settings: The run's configuration.
+
+    Raises:
+        MissingExtraError: mlflow is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise MissingExtraError("mlflow", "mlflow") from error
+        self._mlflow = mlflow
+        path = folder / "mlflow.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        mlflow.set_experiment(PROJECT)
+        run = mlflow.start_run(run_id=known.get("run_id"), run_name=name)
+        if not known:
+            mlflow.log_params(dict(_flat(settings)))
+            write_json(path, {"run_id": run.info.run_id})
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Send the metrics of one epoch."""
+        self._mlflow.log_metrics(dict(values), step=epoch)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._mlflow.end_run()
+
+
+SERVICES: dict[str, Callable[[Path, str, Mapping[str, Any]], Service]] = {
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}
+
+
 class Tracker:
-    """Writes a run's metrics, one line per epoch, and the same to TensorBoard.
+    """Writes a run's metrics, one line per epoch, and the same to TensorBoard and to services.
 
     Args:
         folder: The run folder.
         history: The metrics of the epochs before; ``metrics.jsonl`` is made to hold just these.
+        services: Services that get them too.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Metrics]) -> None:
+    def __init__(
+        self, folder: Path, history: Sequence[Metrics], services: Sequence[Service] = ()
+    ) -> None:
+        self._services = services
         with warnings.catch_warnings():
             # TensorBoard's import warns about packages of its own.
             warnings.simplefilter("ignore")
@@ -61,13 +154,18 @@ class Tracker:
         """Write the metrics of one epoch."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(metrics))
-        for name, value in metrics.items():
-            if name != "epoch" and value is not None:
-                self._events.add_scalar(name, value, metrics["epoch"])
+        epoch = int(metrics["epoch"] or 0)
+        values = {k: v for k, v in metrics.items() if k != "epoch" and v is not None}
+        for name, value in values.items():
+            self._events.add_scalar(name, value, epoch)
+        for service in self._services:
+            service.log(epoch, values)
 
     def close(self) -> None:
-        """Flush and close the event file."""
+        """Flush and close the event file and the services."""
         self._events.close()
+        for service in self._services:
+            service.close()
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -97,6 +195,15 @@ def read_metrics(path: Path) -> list[Metrics]:
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}: line {number}: expected metrics with an epoch") from error
     return metrics
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings as ``loss.q_start``."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _line(metrics: Metrics) -> str:

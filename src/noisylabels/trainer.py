@@ -14,6 +14,7 @@ A run folder ``<out>/<run_id>`` holds
   ``validation_probabilities``, float16, N x K;
 * ``checkpoint.pt`` and ``checkpoint.previous.pt``: all that is needed to continue;
 * ``setup.json``: device, precision and memory format, chosen once;
+* ``progress.json``: where the last checkpoint stands, and the seconds spent;
 * ``events.*``: TensorBoard.
 """
 
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -69,7 +71,7 @@ LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
 WIDTH_OF_A_KERNEL = 16
 # What a run needs to get on, and its result does not depend on.
-EFFORT = ("workers", "evaluate_every", "checkpoint_minutes")
+EFFORT = ("workers", "evaluate_every", "checkpoint_minutes", "trackers")
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def train(
         observer = Silent()
     try:
         with _held(folder), listening() as request:
-            job, setup = _assemble(made, _read_setup(folder), *label(made))
+            job, setup = assemble(made, *label(made), before=_read_setup(folder))
             for note in job.dataset.notes:
                 observer.noted(note)
             observer.noted(setup.sentence())
@@ -505,9 +507,27 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
     return limited, true if known else None
 
 
-def _assemble(
-    made: Plan, before: Mapping[str, Any], dataset: Dataset, true: Tensor | None
+def assemble(
+    made: Plan,
+    dataset: Dataset,
+    true: Tensor | None,
+    *,
+    before: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Job, Setup]:
+    """Make a plan's networks and batches, and start its processes.
+
+    Args:
+        made: The plan.
+        dataset: Its dataset, with given labels.
+        true: The true labels, where they are known.
+        before: The setup that the run had before it was cut, as plain values.
+
+    Returns:
+        The run in memory, and how it will be computed.
+
+    Raises:
+        ConfigError: A component does not fit the data.
+    """
     shape, run = dataset.train.shape, made.config
 
     def network(number: int) -> nn.Module:

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from noisylabels.__main__ import main
+from noisylabels.config import parse
+from noisylabels.errors import DataError
+from noisylabels.status import find
+from noisylabels.tracking import Silent
+from noisylabels.trainer import train
+
+
+class Stop(Silent):
+    def advanced(self, metrics):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def runs(digits, tmp_path):
+    out = tmp_path / "runs"
+    train(parse(digits), out)
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(digits | {"seed": 1}), out, Stop())
+    return out
+
+
+def test_finished_and_stopped_runs(runs, capsys):
+    by_seed = {status.seed: status for status in find([runs])}
+    assert by_seed[0].state == "finished"
+    assert (by_seed[0].epoch, by_seed[0].epochs) == (3, 3)
+    assert by_seed[0].left is None
+    assert by_seed[1].state == "stopped"
+    assert by_seed[1].epoch == 1
+    assert by_seed[1].left == pytest.approx(2 * by_seed[1].seconds)
+    assert 0 < by_seed[1].accuracy < 1
+    assert main(["status", str(runs)]) == 0
+    shown = capsys.readouterr().out
+    assert "finished" in shown
+    assert "1/3" in shown
+
+
+def test_a_running_run_is_running(digits, tmp_path):
+    out = tmp_path / "runs"
+    path = tmp_path / "run.toml"
+    path.write_text('data = "digits"\nepochs = 5000\nmodel = { name = "mlp", hidden = [16] }\n')
+    command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not list(out.glob("*/checkpoint.pt")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        (status,) = find([out])
+        assert status.state == "running"
+        assert status.left > 0
+    finally:
+        process.kill()
+        process.wait()
+    (status,) = find([out])
+    assert status.state == "stopped"
+
+
+def test_what_is_no_run_is_named(tmp_path, runs):
+    with pytest.raises(DataError, match="nowhere: expected a run folder"):
+        find([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: expected a run folder"):
+        find([tmp_path / "empty"])
+    folder = next(runs.iterdir())
+    (folder / "progress.json").write_text("{")
+    with pytest.raises(DataError, match="progress.json: expected the seconds of a run"):
+        find([folder])
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="config.json: expected a run's configuration"):
+        find([folder])
