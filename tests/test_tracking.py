@@ -119,3 +119,19 @@ def test_a_missing_service_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=rf"{name} is not installed: pip install"):
         SERVICES[name](tmp_path, "name", {})
+
+
+def test_a_service_that_fails_does_not_end_the_run(tmp_path):
+    class Failing:
+        def log(self, epoch, values):
+            raise ConnectionError("no network")
+
+        def close(self):
+            pytest.fail("it has been given up")
+
+    tracker = Tracker(tmp_path, [], [Failing()])
+    (complaint,) = tracker.log(line(0))
+    assert complaint.startswith("Failing gets no more metrics: ConnectionError('no network')")
+    assert tracker.log(line(1)) == []
+    tracker.close()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from torch import nn
 from noisylabels import checkpoint
 from noisylabels.config import Component, parse
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
+from noisylabels.interruption import StoppedError
 from noisylabels.losses import LOSSES
 from noisylabels.trainer import choose_memory_format, choose_precision, plan, train
 from pictures import pixels, save
@@ -392,6 +394,65 @@ def test_random_layers_do_not_notice_a_cut(digits, tmp_path, own):
         train(run, tmp_path / "cut", Recorder(stop_after=2))
     torch.rand(3)
     assert contents(train(run, tmp_path / "cut")) == contents(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.parametrize("loss", ["dal", "nlnl"])
+def test_a_cut_within_an_epoch_is_not_noticed_by_random_layers(digits, tmp_path, own, loss):
+    digits |= {"model": "own:dropout", "loss": loss}
+    whole = train(parse(digits), tmp_path / "whole")
+    run = plan(parse(digits))
+
+    def asking(images, generator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return images
+
+    # Asked while the first chunk of the epoch is made, it stops after the first step.
+    with pytest.raises(StoppedError, match=r"stopped in epoch 1 of 3, after step 1; .*continues"):
+        train(dataclasses.replace(run, augment=asking), tmp_path / "cut")
+    torch.rand(3)
+    seen = Recorder()
+    assert contents(train(run, tmp_path / "cut", seen)) == contents(whole)
+    assert seen.starts[0][1] == 0
+
+
+def test_evaluation_can_be_rarer(digits, tmp_path):
+    often = train(parse(digits | {"epochs": 5}), tmp_path / "often")
+    rare = train(parse(digits | {"epochs": 5, "evaluate_every": 2}), tmp_path / "rare")
+    assert rare.name == often.name
+    lines = [json.loads(line) for line in (rare / "metrics.jsonl").read_text().splitlines()]
+    assert ["test_accuracy" in line for line in lines] == [False, True, False, True, True]
+    assert all("loss" in line for line in lines)
+    first, second = contents(often), contents(rare)
+    assert first["weights"] == second["weights"]
+    assert first["result"] == second["result"]
+    assert read(rare)["evaluation_seconds"] > 0
+
+
+def test_what_was_chosen_is_said_kept_and_taken_again(digits, tmp_path):
+    seen = Recorder(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(digits), tmp_path, seen)
+    assert any(note.startswith("1 x cpu, float32, ") for note in seen.notes)
+    folder = tmp_path / plan(parse(digits)).run_id
+    setup = read(folder, "setup.json")
+    assert setup["precision"] == "32"
+    assert setup["channels_last"] is setup["compile"] is False
+    # Another choice today would not be another choice for this run.
+    checkpoint.write_json(folder / "setup.json", setup | {"precision": "bf16"})
+    assert read(train(parse(digits), tmp_path))["precision"] == "bf16"
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_with_dynamic_losses(digits, tmp_path):
+    plain = train(parse(digits), tmp_path)
+    compiled = train(parse(digits | {"compile": True}), tmp_path)
+    assert read(compiled)["compile"] is True
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (plain, compiled)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_lost_metrics_come_back_from_the_checkpoint(digits, tmp_path):

@@ -14,7 +14,7 @@ from noisylabels import checkpoint
 from noisylabels.config import RunConfig
 from noisylabels.data.batches import Batch, Batches, derive_seed
 from noisylabels.data.examples import Dataset
-from noisylabels.errors import CheckpointError, NoisyLabelsError
+from noisylabels.errors import CheckpointError, MissingExtraError, NoisyLabelsError
 from noisylabels.interruption import Request, StoppedError
 from noisylabels.losses import Loss
 from noisylabels.methods import Method
@@ -133,7 +133,8 @@ class Loop:
             while self._epoch < epochs:
                 metrics = self._train_epoch()
                 if tracker:
-                    tracker.log(metrics)
+                    for complaint in tracker.log(metrics):
+                        self._observer.noted(complaint)
                 self._save()
                 self._observer.advanced(metrics)
                 self._stop_if_asked(int(self._request.number > 0))
@@ -144,10 +145,14 @@ class Loop:
 
     def _tracker(self) -> Tracker:
         settings = self._job.config.tables()
-        services = [
-            SERVICES[name](self._folder, self._job.name, settings)
-            for name in self._job.config.trackers
-        ]
+        services = []
+        for name in self._job.config.trackers:
+            try:
+                services.append(SERVICES[name](self._folder, self._job.name, settings))
+            except MissingExtraError:
+                raise
+            except Exception as error:  # a service can fail in any way
+                raise NoisyLabelsError(f"trackers: {name} cannot be started: {error}") from error
         return Tracker(self._folder, self._history, services)
 
     @property

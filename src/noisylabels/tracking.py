@@ -139,7 +139,7 @@ class Tracker:
     def __init__(
         self, folder: Path, history: Sequence[Metrics], services: Sequence[Service] = ()
     ) -> None:
-        self._services = services
+        self._services = list(services)
         with warnings.catch_warnings():
             # TensorBoard's import warns about packages of its own.
             warnings.simplefilter("ignore")
@@ -150,16 +150,26 @@ class Tracker:
             temporary.write_text("".join(map(_line, history)), encoding="utf-8")
         self._events = SummaryWriter(folder, purge_step=len(history) or None)
 
-    def log(self, metrics: Metrics) -> None:
-        """Write the metrics of one epoch."""
+    def log(self, metrics: Metrics) -> list[str]:
+        """Write the metrics of one epoch.
+
+        Returns:
+            Complaints about services that failed: a run is not lost to one, which gets no more.
+        """
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(metrics))
         epoch = int(metrics["epoch"] or 0)
         values = {k: v for k, v in metrics.items() if k != "epoch" and v is not None}
         for name, value in values.items():
             self._events.add_scalar(name, value, epoch)
-        for service in self._services:
-            service.log(epoch, values)
+        complaints = []
+        for service in list(self._services):
+            try:
+                service.log(epoch, values)
+            except Exception as error:  # a service can fail in any way
+                self._services.remove(service)
+                complaints.append(f"{type(service).__name__} gets no more metrics: {error!r:.200}")
+        return complaints
 
     def close(self) -> None:
         """Flush and close the event file and the services."""

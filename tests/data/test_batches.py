@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from noisylabels.data import batches as module
@@ -81,3 +82,59 @@ def test_seeds_differ_by_purpose():
     }
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+@pytest.mark.parametrize("start", [1, 5, 30, 78, 79])
+def test_an_epoch_can_begin_in_its_middle(monkeypatch, augment, start):
+    monkeypatch.setattr(module, "CHUNK", 48 * 128 * 7)
+    whole = list(batches(augment).epoch(3))
+    rest = list(batches(augment).epoch(3, start))
+    assert len(whole) == 79
+    assert len(rest) == 79 - start
+    for ours, theirs in zip(rest, whole[start:], strict=True):
+        assert torch.equal(ours.index, theirs.index)
+        assert torch.equal(ours.input, theirs.input)
+        assert torch.equal(ours.target, theirs.target)
+
+
+def test_processes_share_each_batch():
+    whole = list(batches(batch_size=96).epoch(0))
+    shares = [list(batches(batch_size=96, rank=rank, world=3).epoch(0)) for rank in range(3)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        together = torch.cat([part.index for part in parts])
+        assert torch.equal(together.sort().values, batch.index.sort().values)
+        weights = [part.weight for part in parts]
+        sizes = [len(part.index) for part in parts]
+        assert weights == pytest.approx([3 * size / len(batch.index) for size in sizes])
+    inputs = [torch.cat(list(batches(rank=rank, world=3).inputs("test"))) for rank in range(3)]
+    merged = torch.stack(inputs, 1).flatten(0, 1)
+    assert torch.equal(merged, torch.cat(list(batches().inputs("test"))))
+
+
+def test_no_process_gets_fewer_than_two_examples_of_the_last_batch():
+    source = batches(batch_size=9_997, rank=1, world=2)
+    assert [len(batch.target) for batch in source.epoch(0)] == [5_000]
+
+
+def test_parts_of_a_batch_weigh_what_they_hold():
+    batch = next(batches(batch_size=10).epoch(0))
+    assert batch.split(1) == [batch]
+    parts = batch.split(4)
+    assert [len(part.target) for part in parts] == [3, 3, 2, 2]
+    assert [part.weight for part in parts] == pytest.approx([0.3, 0.3, 0.2, 0.2])
+    assert torch.equal(torch.cat([part.input for part in parts]), batch.input)
+    assert len(batch.split(64)) == 10
+
+
+def test_inputs_in_memory_are_not_changed_by_being_used():
+    data = dataset()
+    floats = Examples(data.train.inputs.flatten(1).float(), data.train.labels)
+    before = floats.inputs.clone()
+    mean, std = floats.inputs.mean(0), floats.inputs.std(0)
+    whole = Dataset(floats, floats, data.classes, mean, std)
+    source = InMemory(whole, AUGMENTS["none"], batch_size=64, seed=0, device=torch.device("cpu"))
+    normalised = torch.cat(list(source.inputs("train")))
+    list(source.epoch(0))
+    assert torch.equal(floats.inputs, before)
+    torch.testing.assert_close(normalised, (before - mean) / std)
