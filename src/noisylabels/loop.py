@@ -257,7 +257,7 @@ class Loop:
             state = {
                 "epoch": self._epoch,
                 "step": self._step,
-                "random": torch.get_rng_state() if self._step else None,
+                "random": random_state(self._job.device) if self._step else None,
                 "seconds": vars(self.seconds),
                 "metrics": self._history,
                 "method": self._job.method.state_dict(),
@@ -285,7 +285,7 @@ class Loop:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self._path}: does not fit this run ({error})") from error
         if state["random"] is not None:
-            torch.set_rng_state(state["random"].cpu())
+            restore_random_state(state["random"], self._job.device)
 
     def _circumstances(self) -> str:
         dynamic = "".join(f", {k} {v:g}" for k, v in self._job.loss.dynamic().items())
@@ -309,6 +309,21 @@ class Loop:
             f"{', ...' if len(index) > 8 else ''}): {path} has the batch; "
             f'on_nan = "skip" leaves such steps out'
         )
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of torch's generators: the CPU's, and the device's where it has one."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def restore_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Restore what :func:`random_state` returned; a device that it does not have is left alone."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type].cpu())
 
 
 def accuracies(predictions: Predictions, job: Job) -> Metrics:

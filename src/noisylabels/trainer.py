@@ -245,6 +245,7 @@ class Setup:
         device: Kind of device, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"`` or ``"bf16"``.
         channels_last: Whether images and convolutions are in that memory format.
+        tf32: Whether products of float32 may be computed in TensorFloat-32.
         compile: Whether networks are compiled.
         processes: How many train together.
         threads: Threads of each.
@@ -254,6 +255,7 @@ class Setup:
     device: str
     precision: str
     channels_last: bool
+    tf32: bool
     compile: bool
     processes: int
     threads: int
@@ -261,12 +263,16 @@ class Setup:
 
     def sentence(self) -> str:
         """Say it in a line."""
-        precision = {"32": "float32", "bf16": "bfloat16 where it pays (mixed)"}[self.precision]
-        return (
-            f"{self.processes} x {self.device}, {precision}"
-            f"{', channels last' if self.channels_last else ''}"
-            f"{', compiled' if self.compile else ''}, {self.threads} threads, torch {self.torch}"
-        )
+        chosen = [
+            f"{self.processes} x {self.device}",
+            {"32": "float32", "bf16": "bfloat16 where it pays (mixed)"}[self.precision],
+            "TF32" if self.tf32 else "",
+            "channels last" if self.channels_last else "",
+            "compiled" if self.compile else "",
+            f"{self.threads} threads",
+            f"torch {self.torch}",
+        ]
+        return ", ".join(filter(None, chosen))
 
 
 def leads() -> bool:
@@ -545,10 +551,14 @@ def assemble(
     memory_format = choose_memory_format(example, precision)
     fabric = _launch(run, device, precision)
     device = fabric.device
+    tf32 = device.type == "cuda" and run.precision == "auto"
+    if tf32:
+        torch.set_float32_matmul_precision("high")
     setup = Setup(
         device=device.type,
         precision=precision,
         channels_last=memory_format is torch.channels_last,
+        tf32=tf32,
         compile=run.compile,
         processes=fabric.world_size,
         threads=torch.get_num_threads(),

@@ -138,3 +138,19 @@ def test_inputs_in_memory_are_not_changed_by_being_used():
     list(source.epoch(0))
     assert torch.equal(floats.inputs, before)
     torch.testing.assert_close(normalised, (before - mean) / std)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+def test_batches_are_made_on_whatever_device(augment):
+    """The meta device has shapes and no values: what left it, or mixed with a CPU, would fail."""
+    device = torch.device("meta")
+    made = list(batches(augment, device=device, memory_format=torch.channels_last).epoch(0, 70))
+    assert [len(batch.target) for batch in made] == [128] * 8 + [16]
+    for batch in made:
+        assert batch.input.device == batch.target.device == batch.index.device == device
+        assert batch.input.shape[1:] == (3, 4, 4)
+        assert batch.input.is_contiguous(memory_format=torch.channels_last)
+    source = batches(augment, device=device)
+    assert {inputs.device for part in ("train", "test") for inputs in source.inputs(part)} == {
+        device
+    }

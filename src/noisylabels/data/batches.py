@@ -183,6 +183,8 @@ class InMemory(Batches):
     ) -> None:
         super().__init__(dataset, **options)
         self._train = dataset.train.tensor().to(self._device)
+        # On the device as a whole: a copy at every evaluation would cost more than the forward.
+        self._test = dataset.test.tensor().to(self._device)
         self._augment = augment
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -205,8 +207,8 @@ class InMemory(Batches):
             yield from islice(made, max(0, start - first), None)
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
-        whole = self._train if examples is self._dataset.train else examples.tensor()
-        if not len(whole):
-            return
+        held = {id(self._dataset.train): self._train, id(self._dataset.test): self._test}
+        whole = held.get(id(examples))
+        whole = examples.tensor() if whole is None else whole
         for inputs in torch.split(whole, EVALUATION_BATCH):
-            yield self._normalise(inputs.to(self._device))
+            yield self._normalise(inputs.to(self._device, non_blocking=True))
