@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisylabels import schedules
+from noisylabels.errors import ConfigError
 
 unit = st.floats(0, 1)
 exponent = st.floats(0, 5)
@@ -60,3 +61,14 @@ def test_bootstrapping_is_linear_from_where_q_passes_one():
 
 def test_bootstrapping_starts_at_once_where_q_starts_above_one():
     assert schedules.bootstrapping(0.25, q_start=1.5, q_end=2.0) == pytest.approx(0.25)
+
+
+def test_exponential_is_a_factor_per_epoch():
+    end = 0.97**250
+    values = [schedules.exponential(epoch / 250, end=end) for epoch in range(251)]
+    assert values[0] == 1
+    assert values[-1] == pytest.approx(end)
+    for before, after in zip(values, values[1:], strict=False):
+        assert after / before == pytest.approx(0.97)
+    with pytest.raises(ConfigError, match="end must be in"):
+        schedules.exponential(0.5, end=0.0)

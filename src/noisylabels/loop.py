@@ -113,6 +113,7 @@ class Loop:
         self.seconds = Seconds()
         self._load()
         self._started = started - self.seconds.total
+        self._begun = started
         self._saved = time.monotonic()
 
     def run(self) -> Predictions:
@@ -165,13 +166,13 @@ class Loop:
         if self._step == 0:
             job.method.begin_epoch()
             torch.manual_seed(derive_seed(job.config.seed, "step", epoch))
-        begun, saving = time.perf_counter(), self.seconds.saving
+        self._begun = time.perf_counter()
         try:
             job.method.train_epoch(self._steps())
             mean_loss = job.method.end_epoch()
         except NonFiniteError as error:
             raise self._explain(error, lr) from error
-        self.seconds.training += time.perf_counter() - begun - (self.seconds.saving - saving)
+        self.seconds.training += time.perf_counter() - self._begun
         self._epoch, self._step = epoch + 1, 0
         metrics: Metrics = {"epoch": epoch, "loss": mean_loss, "lr": lr}
         metrics |= self._evaluate() | job.loss.dynamic()
@@ -203,7 +204,9 @@ class Loop:
                 for value in self._job.processes.all_reduce(flags, reduce_op="sum").tolist()
             )
         if due or asked:
+            self.seconds.training += time.perf_counter() - self._begun
             self._save()
+            self._begun = time.perf_counter()
             self._stop_if_asked(int(asked))
 
     def _stop_if_asked(self, asked: int) -> None:

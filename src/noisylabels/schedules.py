@@ -8,6 +8,8 @@ both come from here.
 import math
 from collections.abc import Callable
 
+from noisylabels.errors import check_range
+
 
 def constant(progress: float, *, value: float = 1.0) -> float:
     """Stay at one value.
@@ -70,6 +72,30 @@ def cosine(progress: float, *, start: float = 1.0, end: float = 0.0) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def exponential(progress: float, *, end: float = 1e-3) -> float:
+    r"""Shrink from 1 to ``end`` by the same factor in every epoch.
+
+    .. math:: v(t) = \text{end}^t
+
+    A factor :math:`f` per epoch over :math:`E` epochs is :math:`\text{end} = f^E`.
+
+    Args:
+        progress: Training progress :math:`t` in [0, 1].
+        end: Value at progress 1, above 0.
+
+    Returns:
+        The value at ``progress``.
+
+    Raises:
+        ConfigError: ``end`` is not above 0.
+
+    Example:
+        >>> round(exponential(10 / 250, end=0.97**250) - 0.97**10, 12)
+        0.0
+    """
+    return float(check_range("end", end, open=True) ** progress)
+
+
 def bootstrapping(
     progress: float, *, q_start: float, q_end: float, lambda_end: float = 1.0
 ) -> float:
@@ -114,4 +140,5 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "linear": linear,
     "cosine": cosine,
+    "exponential": exponential,
 }

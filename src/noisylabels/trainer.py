@@ -220,15 +220,17 @@ def train(
     if not leads():
         observer = Silent()
     try:
-        with _held(folder), listening() as request:
+        with _held(folder):
             job, setup = assemble(made, *label(made), before=_read_setup(folder))
             for note in job.dataset.notes:
                 observer.noted(note)
             observer.noted(setup.sentence())
             if leads():
                 _open_folder(folder, job, setup)
-            loop = Loop(job, folder, observer, request, started)
-            predictions = loop.run()
+            # Before this there is nothing that a signal could lose.
+            with listening() as request:
+                loop = Loop(job, folder, observer, request, started)
+                predictions = loop.run()
             if leads():
                 _write_result(job, folder, predictions, loop.seconds, setup)
     except OSError as error:
