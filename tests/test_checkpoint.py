@@ -113,7 +113,7 @@ def test_the_previous_checkpoint_is_kept_and_taken_where_the_latest_is_bad(tmp_p
     assert state == {"epoch": 2}
     assert "not there" in doubt
     checkpoint.previous(path).write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="without them the run starts again"):
+    with pytest.raises(CheckpointError, match="delete both to start the run again"):
         checkpoint.load_latest(path, "abc", CPU)
 
 

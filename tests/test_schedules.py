@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,7 +70,7 @@ def test_exponential_is_a_factor_per_epoch():
     values = [schedules.exponential(epoch / 250, end=end) for epoch in range(251)]
     assert values[0] == 1
     assert values[-1] == pytest.approx(end)
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in itertools.pairwise(values):
         assert after / before == pytest.approx(0.97)
     with pytest.raises(ConfigError, match="end must be in"):
         schedules.exponential(0.5, end=0.0)

@@ -337,7 +337,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(digits, tmp_path):
 
 def test_diverging_run_stops_and_says_why(digits, tmp_path):
     digits |= {"loss": "ce", "optimizer": {"name": "sgd", "lr": 1e30}}
-    expected = r"not finite in epoch 0, step 1 \(loss \w+, ce, learning rate 1e\+30, examples \d+, "
+    expected = (
+        r"not finite in epoch 1 of 3, step 2 \(loss \w+, ce, learning rate 1e\+30, examples \d+, "
+    )
     with pytest.raises(NoisyLabelsError, match=expected) as error:
         train(parse(digits), tmp_path)
     path = tmp_path / plan(parse(digits)).run_id / "nonfinite.npz"

@@ -17,8 +17,10 @@ import torch
 from noisylabels import checkpoint
 from noisylabels.config import parse
 from noisylabels.errors import CheckpointError, NoisyLabelsError
+from noisylabels.interruption import StoppedError
 from noisylabels.tracking import Silent
 from noisylabels.trainer import plan, train
+from pictures import pixels, save
 
 RUN = """
 epochs = 8
@@ -167,12 +169,16 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path
 class Meddler(Silent):
     """Does something to the run after its first epoch."""
 
-    def __init__(self, deed):
-        self.deed = deed
+    def __init__(self, deed, stop_after=None):
+        self.deed, self.left = deed, stop_after
 
     def advanced(self, metrics):
         if metrics["epoch"] == 0:
             self.deed()
+        if self.left is not None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
 
 
 def test_a_folder_deleted_under_a_run_is_named(tmp_path):
@@ -259,8 +265,8 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
         "batch_size": 50,
     }
     try:
-        folder = train(parse(settings | {"on_nan": "skip"}), tmp_path / "runs")
-        with pytest.raises(NoisyLabelsError, match=r"not finite in epoch 0, step \d \(loss nan"):
+        folder = train(parse(settings | {"on_nan": "skip"}), tmp_path / "skip")
+        with pytest.raises(NoisyLabelsError, match=r"epoch 1 of 3, step \d \(loss nan"):
             train(parse(settings), tmp_path / "runs")
     finally:
         sys.path.remove(str(tmp_path))
@@ -272,3 +278,56 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert [line["skipped_steps"] for line in lines] == [1, 2, 3]
     assert json.loads((folder / "result.json").read_text())["skipped_steps"] == 3
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tables(), tmp_path, Meddler(lambda: None, stop_after=2))
+    folder = tmp_path / plan(tables()).run_id
+    path = folder / "checkpoint.pt"
+    damaged = bytearray(path.read_bytes())
+    damaged[500] ^= 4
+    path.write_bytes(damaged)
+    good = checkpoint.previous(path).read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        train(tables(), tmp_path, Meddler(lambda: None, stop_after=1))
+    assert checkpoint.previous(path).read_bytes() == good
+    assert (folder / "checkpoint.damaged.pt").read_bytes() == bytes(damaged)
+    assert checkpoint.load(path, folder.name, torch.device("cpu"))["epoch"] == 2
+
+
+def test_asked_to_stop_in_the_last_epoch_it_finishes_and_then_stops(tmp_path):
+    deed = Meddler(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError, match="was just finished") as error:
+        train(tables(epochs=1), tmp_path, deed)
+    assert error.value.status == 143
+    assert len(list(tmp_path.glob("*/result.json"))) == 1
+
+
+def test_one_process_cannot_make_a_run_twice_at_once(tmp_path):
+    deed = Meddler(lambda: train(tables(), tmp_path))
+    with pytest.raises(CheckpointError, match="this process is making this run already"):
+        train(tables(), tmp_path, deed)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_while_images_stream(tmp_path):
+    """What Slurm and systemd do: the workers hear it too, and must not die of it."""
+    for number in range(120):
+        save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", pixels(number, (8, 8, 3)))
+    run = tmp_path / "run.toml"
+    run.write_text(
+        f"epochs = 500\nbatch_size = 4\nworkers = 2\nevaluate_every = 500\n"
+        f'data = {{ name = "folder", root = "{tmp_path / "photos"}", storage = "stream" }}\n'
+        f'model = {{ name = "mlp", hidden = [8] }}\naugment = "crop-flip"\n'
+    )
+    command = [sys.executable, "-m", "noisylabels", "train", str(run), "--out", str(tmp_path / "r")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    wait_for(lambda: any((tmp_path / "r").glob("*/checkpoint.pt")), process)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 143, shown
+    assert "the same command continues" in shown
+    assert "Traceback" not in shown

@@ -47,8 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:
@@ -96,6 +95,7 @@ def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
     whole = body + len(comment).to_bytes(2, "little") + comment
     with replacing(path) as temporary:
         temporary.write_bytes(whole)
+        _sync(temporary)
         if temporary.read_bytes() != whole:
             raise CheckpointError(f"{path}: what was written does not read back")
         if path.exists():
@@ -161,9 +161,9 @@ def load_latest(
             return load(before, run_id, device), f"{error}; the previous one is taken"
         except CheckpointError as worse:
             raise CheckpointError(
-                f"{error}; nor can {worse}; without them the run starts again"
+                f"{error}; nor can {worse}; delete both to start the run again"
                 if before.exists()
-                else f"{error}; without it the run starts again"
+                else f"{error}; delete it to start the run again"
             ) from error
 
 
@@ -180,6 +180,17 @@ def _check_sum(content: bytes) -> None:
         raise ValueError("its comment's length is not that which was written")
     if hashlib.sha256(body).hexdigest() != found[1].decode():
         raise ValueError("its bytes are not those that were written")
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, lest the next one put it in the place of the previous one."""
+    with suppress(FileNotFoundError):
+        path.replace(path.with_name(f"{path.stem}.damaged{path.suffix}"))
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -269,7 +269,7 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
         raise ConfigError(f"{command.config}: {error}") from error
     with Display(runs=1, epochs=run.epochs) as display:
         folder = train(made, command.out, display)
-    if leads():
+    if leads(made.config):
         print(folder)
 
 

@@ -1,6 +1,8 @@
 """One process per run folder."""
 
+import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import IO
 from noisylabels.errors import CheckpointError
 
 NAME = ".lock"
+
+_held_here: set[Path] = set()
 
 
 @contextmanager
@@ -25,8 +29,17 @@ def locked(folder: Path) -> Iterator[None]:
         CheckpointError: Another process holds it.
         OSError: The folder cannot be written.
     """
+    own = folder.resolve()
+    # Closing any file of it would give up a lock that this process has on it.
+    if own in _held_here:
+        raise CheckpointError(f"{folder}: this process is making this run already")
     with (folder / NAME).open("a+", encoding="utf-8") as file:
-        if not _acquire(file):
+        for wait in (0.1, 0.4, 0.0):
+            # Whoever asks whether the folder is held, holds it for an instant.
+            if _acquire(file):
+                break
+            time.sleep(wait)
+        else:
             file.seek(0)
             raise CheckpointError(
                 f"{folder}: another process ({file.read().strip() or 'unknown'}) is making this run"
@@ -34,14 +47,18 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        _held_here.add(own)
         try:
             yield
         finally:
+            _held_here.discard(own)
             file.truncate(0)
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether another process holds a run folder."""
+    """Return whether a process, this or another, holds a run folder."""
+    if folder.resolve() in _held_here:
+        return True
     try:
         with (folder / NAME).open("r+", encoding="utf-8") as file:
             return not _acquire(file)
@@ -57,8 +74,10 @@ def _acquire(file: IO[str]) -> bool:
     try:
         # A record lock, not flock: workers that outlive their parent must not keep it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
     return True
 
 

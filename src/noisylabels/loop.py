@@ -37,6 +37,9 @@ class Processes(Protocol):
     def global_rank(self) -> int:
         """Which of them this is."""
 
+    def barrier(self) -> None:
+        """Wait for all of them."""
+
     def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         """Combine a tensor over all of them."""
 
@@ -138,7 +141,13 @@ class Loop:
                         self._observer.noted(complaint)
                 self._save()
                 self._observer.advanced(metrics)
-                self._stop_if_asked(int(self._request.number > 0))
+                self._stop_if_asked(self._agree(False)[1])
+        except StoppedError:
+            if tracker:
+                tracker.close()
+            # A process that ended before the first has written all would have it killed.
+            self._job.processes.barrier()
+            raise
         finally:
             if tracker:
                 tracker.close()
@@ -156,6 +165,11 @@ class Loop:
                 raise NoisyLabelsError(f"trackers: {name} cannot be started: {error}") from error
         return Tracker(self._folder, self._history, services)
 
+    def _rank(self) -> tuple[int, ...]:
+        """Return this process's number, if there are several."""
+        processes = self._job.processes
+        return (processes.global_rank,) if processes.world_size > 1 else ()
+
     @property
     def _leads(self) -> bool:
         return self._job.processes.global_rank == 0
@@ -165,7 +179,7 @@ class Loop:
         lr = job.method.set_progress(epoch / job.config.epochs)
         if self._step == 0:
             job.method.begin_epoch()
-            torch.manual_seed(derive_seed(job.config.seed, "step", epoch))
+            torch.manual_seed(derive_seed(job.config.seed, "step", epoch, *self._rank()))
         self._begun = time.perf_counter()
         try:
             job.method.train_epoch(self._steps())
@@ -178,6 +192,7 @@ class Loop:
         metrics |= self._evaluate() | job.loss.dynamic()
         if skipped := job.method.skipped:
             metrics["skipped_steps"] = skipped
+            self._observer.noted(f"steps left out so far, for they were not finite: {skipped}")
         self._history.append(metrics)
         return metrics
 
@@ -186,30 +201,39 @@ class Loop:
         first = self._step
         for step, batch in enumerate(self._job.batches.epoch(self._epoch, first), start=first):
             if step > first:
-                self._step = step
                 self._between_steps(step)
             yield batch
+            self._step = step + 1
+        # Before an evaluation that may take long.
+        self._between_steps(self._step, last=True)
 
-    def _between_steps(self, step: int) -> None:
+    def _between_steps(self, step: int, *, last: bool = False) -> None:
+        if self._job.processes.world_size > 1 and step % AGREEMENT and not last:
+            return
         minutes = self._job.config.checkpoint_minutes
-        due = (time.monotonic() - self._saved) > 60 * minutes
-        asked = self._request.number > 0
-        if self._job.processes.world_size > 1:
-            # All processes must save and stop after the same step, or the rest wait for ever.
-            if step % AGREEMENT:
-                return
-            flags = torch.tensor([float(due), float(asked)], device=self._job.device)
-            due, asked = (
-                value > 0
-                for value in self._job.processes.all_reduce(flags, reduce_op="sum").tolist()
-            )
+        due, asked = self._agree(time.monotonic() - self._saved > 60 * minutes)
         if due or asked:
             self.seconds.training += time.perf_counter() - self._begun
+            self._job.method.settle()
             self._save()
             self._begun = time.perf_counter()
-            self._stop_if_asked(int(asked))
+            self._stop_if_asked(asked)
 
-    def _stop_if_asked(self, asked: int) -> None:
+    def _agree(self, due: bool) -> tuple[bool, bool]:
+        """Return whether any process wants to save, and whether any was asked to stop.
+
+        All must do so after the same step, or the rest would wait for ever.
+        """
+        asked = self._request.number > 0
+        if self._job.processes.world_size == 1:
+            return due, asked
+        flags = torch.tensor([float(due), float(asked)], device=self._job.device)
+        due, asked = (
+            value > 0 for value in self._job.processes.all_reduce(flags, reduce_op="sum").tolist()
+        )
+        return due, asked
+
+    def _stop_if_asked(self, asked: bool) -> None:
         if asked and self._epoch < self._job.config.epochs:
             where = f"epoch {self._epoch + 1} of {self._job.config.epochs}"
             after = f", after step {self._step}" if self._step else ""
@@ -229,7 +253,7 @@ class Loop:
         self.seconds.evaluation += time.perf_counter() - begun
         if not all(bool(p.isfinite().all()) for p in self._predictions.values()):
             raise NoisyLabelsError(
-                f"{self._folder}: predictions are not finite after epoch {self._epoch - 1} "
+                f"{self._folder}: predictions are not finite after epoch {self._epoch} "
                 f"({self._circumstances()})"
             )
         return found
@@ -277,6 +301,8 @@ class Loop:
         state, doubt = checkpoint.load_latest(self._path, self._job.run_id, self._job.device)
         if doubt:
             self._observer.noted(doubt)
+            if self._leads:
+                checkpoint.set_aside(self._path)
         if state is None:
             return
         try:
@@ -289,6 +315,10 @@ class Loop:
             raise CheckpointError(f"{self._path}: does not fit this run ({error})") from error
         if state["random"] is not None:
             restore_random_state(state["random"], self._job.device)
+            if not self._leads:
+                # The state is the first process's; this one's draws are its own.
+                place = (self._epoch, self._step, *self._rank())
+                torch.manual_seed(derive_seed(self._job.config.seed, "step", *place))
 
     def _circumstances(self) -> str:
         dynamic = "".join(f", {k} {v:g}" for k, v in self._job.loss.dynamic().items())
@@ -296,21 +326,25 @@ class Loop:
 
     def _explain(self, error: NonFiniteError, lr: float) -> NoisyLabelsError:
         """Save the batch of a step that is not finite, and say all that is known of it."""
-        path = self._folder / "nonfinite.npz"
-        index = error.batch.index.cpu()
+        name = "".join(f".{rank}" for rank in self._rank())
+        path = self._folder / f"nonfinite{name}.npz"
+        # Made anew: it is the same, and the error may have come without its inputs.
+        batch = next(self._job.batches.epoch(self._epoch, error.step))
+        index = batch.index.cpu()
         with checkpoint.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 index=index.numpy(),
-                input=error.batch.input.float().cpu().numpy(),
-                target=error.batch.target.cpu().numpy(),
+                input=batch.input.float().cpu().numpy(),
+                target=batch.target.cpu().numpy(),
             )
         shown = ", ".join(map(str, index[:8].tolist()))
+        where = f"epoch {self._epoch + 1} of {self._job.config.epochs}, step {error.step + 1}"
+        more = ", ..." if len(index) > 8 else ""
         return NoisyLabelsError(
-            f"loss or gradients are not finite in epoch {self._epoch}, step {error.step} "
-            f"(loss {error.loss:g}, {self._circumstances()}, learning rate {lr:g}, examples {shown}"
-            f"{', ...' if len(index) > 8 else ''}): {path} has the batch; "
-            f'on_nan = "skip" leaves such steps out'
+            f"loss or gradients are not finite in {where} (loss {error.loss:g}, "
+            f"{self._circumstances()}, learning rate {lr:g}, examples {shown}{more}): {path} has "
+            f'the batch; with on_nan = "skip" the run continues and leaves such steps out'
         )
 
 

@@ -104,7 +104,7 @@ def read(folder: Path) -> Status:
         raise DataError(f"{path}: expected a run's configuration ({error!r})") from error
     metrics = read_metrics(folder / "metrics.jsonl")
     accuracy = next(
-        (line["test_accuracy"] for line in reversed(metrics) if line.get("test_accuracy")), None
+        (a for line in reversed(metrics) if (a := line.get("test_accuracy")) is not None), None
     )
     seconds = _seconds(folder)
     left = seconds / len(metrics) * (epochs - len(metrics)) if seconds and metrics else None

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,7 +176,9 @@ class Tracker:
         """Flush and close the event file and the services."""
         self._events.close()
         for service in self._services:
-            service.close()
+            # What it has got it has got; the run is whole without it.
+            with suppress(Exception):
+                service.close()
 
 
 def read_metrics(path: Path) -> list[Metrics]:

@@ -52,7 +52,7 @@ from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hol
 from noisylabels.data.source import Source
 from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, check_range
-from noisylabels.interruption import listening
+from noisylabels.interruption import StoppedError, listening
 from noisylabels.lock import locked
 from noisylabels.loop import Job, Loop, Predictions, Seconds, accuracies
 from noisylabels.losses import LOSSES, Loss
@@ -71,7 +71,7 @@ LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
 WIDTH_OF_A_KERNEL = 16
 # What a run needs to get on, and its result does not depend on.
-EFFORT = ("workers", "evaluate_every", "checkpoint_minutes", "trackers")
+EFFORT = ("workers", "evaluate_every", "checkpoint_minutes", "trackers", "on_nan")
 
 
 @dataclass(frozen=True)
@@ -217,25 +217,29 @@ def train(
     _check_writable(out)
     started = time.perf_counter()
     _reset_peak_memory()
-    if not leads():
+    if not leads(made.config):
         observer = Silent()
     try:
-        with _held(folder):
+        with _held(folder, made.config):
             job, setup = assemble(made, *label(made), before=_read_setup(folder))
             for note in job.dataset.notes:
                 observer.noted(note)
             observer.noted(setup.sentence())
-            if leads():
+            if leads(made.config):
                 _open_folder(folder, job, setup)
             # Before this there is nothing that a signal could lose.
             with listening() as request:
                 loop = Loop(job, folder, observer, request, started)
                 predictions = loop.run()
-            if leads():
-                _write_result(job, folder, predictions, loop.seconds, setup)
+                if leads(made.config):
+                    _write_result(job, folder, predictions, loop.seconds, setup)
+            if request.number:
+                raise StoppedError(request.number, f"stopped; {folder} was just finished")
     except OSError as error:
-        place = error.filename or folder
-        raise CheckpointError(f"{place}: cannot be written ({error.strerror or error})") from error
+        place = Path(str(error.filename or folder))
+        own = folder in (place, *place.parents)
+        what = "cannot be written" if own else "cannot be used"
+        raise CheckpointError(f"{place}: {what} ({error.strerror or error})") from error
     return folder
 
 
@@ -277,19 +281,22 @@ class Setup:
         return ", ".join(filter(None, chosen))
 
 
-def leads() -> bool:
-    """Return whether this process is the first of those that train together."""
+def leads(run: RunConfig) -> bool:
+    """Return whether this process is the first of those that train a run together."""
+    if run.devices * run.nodes == 1:
+        # Whatever started it, such as Slurm, numbers it for purposes of its own.
+        return True
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
+    return next((rank for rank in ranks if rank is not None), "0").strip() == "0"
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, run: RunConfig) -> Iterator[None]:
     """Make the run folder and hold it; the first process does so for all."""
-    if not leads():
+    if not leads(run):
         yield
         return
-    new = not folder.exists()
+    new, new_parent = not folder.exists(), not folder.parent.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
@@ -298,8 +305,9 @@ def _held(folder: Path) -> Iterator[None]:
         # Nothing was made: the data was refused, say.
         if new and {path.name for path in folder.glob("*")} <= {lock.NAME}:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()
+            if new_parent:
+                with suppress(OSError):
+                    folder.parent.rmdir()
 
 
 def _read_setup(folder: Path) -> dict[str, Any]:
@@ -548,8 +556,8 @@ def assemble(
     device = Fabric(accelerator="auto", devices=1).device
     precision: str = run.precision
     if precision == "auto":
-        same = before.get("device") == device.type
-        precision = before["precision"] if same else choose_precision(example, device)
+        kept = before.get("precision") if before.get("device") == device.type else None
+        precision = kept if kept in ("32", "bf16") else choose_precision(example, device)
     memory_format = choose_memory_format(example, precision)
     fabric = _launch(run, device, precision)
     device = fabric.device

@@ -5,6 +5,7 @@ number of workers nor a cut of the run changes what the network sees.
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ class Stream(Batches):
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self._workers,
             collate_fn=_collate,
+            worker_init_fn=ignore_signals,
             pin_memory=self._device.type == "cuda",
             # Of its own, or the loader draws its workers' seed from the run's.
             generator=torch.Generator(),
@@ -80,6 +82,12 @@ class Stream(Batches):
             if isinstance(batch, str):
                 raise DataError(batch)
             yield batch.to(self._device, non_blocking=True)
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave stopping to the process that started this worker, which finishes its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(images: Sequence[Tensor | str]) -> Tensor | str:

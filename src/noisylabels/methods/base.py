@@ -145,6 +145,14 @@ class Method(ABC):
                 group["lr"] = base_lr * factor
         return self._base_lrs[0][0] * factor
 
+    def settle(self) -> None:
+        """Make sure that no step so far was bad.
+
+        Raises:
+            NonFiniteError: One was.
+        """
+        self._guard.settle()
+
     @property
     def skipped(self) -> int:
         """How many steps were left out because they were not finite."""
@@ -190,6 +198,9 @@ class Method(ABC):
             total = total + mean.detach() * len(part.target)
         parameters = self._parameters[number]
         mean = torch.as_tensor(total) / len(batch.target)
+        if self._engine.world_size > 1:
+            # The gradients are the same in all processes, the losses not: all must decide alike.
+            mean = torch.zeros_like(mean)
         if self._guard.passes(self._step, batch, mean, parameters):
             if self._clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, self._clip_norm)

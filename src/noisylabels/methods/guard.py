@@ -1,5 +1,6 @@
 """Losses and gradients that are not finite: noticed before they reach the weights."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ class NonFiniteError(NoisyLabelsError):
 
     Args:
         step: The step of the epoch, counted from 0.
-        batch: The batch of that step.
+        batch: The batch of that step; on devices that one has to wait for, without its inputs.
         loss: Its loss.
     """
 
@@ -67,7 +68,9 @@ class Guard:
         # A sum is finite only if every gradient is, and far cheaper than looking at each.
         finite = (loss.detach() + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
-            self._waiting.append((step, batch, loss.detach(), finite))
+            # Without its inputs: 32 batches of large images would fill a device.
+            light = dataclasses.replace(batch, input=batch.input[:0])
+            self._waiting.append((step, light, loss.detach(), finite))
             if len(self._waiting) >= LAG:
                 self.settle()
             return True
