@@ -3,10 +3,7 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,33 +155,6 @@ def test_run_cut_between_last_epoch_and_result(digits, tmp_path):
     (whole / "predictions.npz").unlink()
     train(run, tmp_path)
     assert contents(whole) == before
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_run_ends_as_if_never_cut(digits, tmp_path):
-    path = tmp_path / "run.toml"
-    path.write_text(
-        'data = "digits"\nnoise = {name = "symmetric", rate = 0.4}\nepochs = 60\n'
-        'loss = "dal"\noptimizer = {name = "sgd", lr = 0.1}\n'
-    )
-
-    def start(out):
-        command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    whole = Path(start(tmp_path / "whole").communicate()[0].strip())
-    for lines in (5, 23):
-        process = start(tmp_path / "cut")
-        metrics = tmp_path / "cut" / whole.name / "metrics.jsonl"
-        while not metrics.exists() or metrics.read_text().count("\n") < lines:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert not (tmp_path / "cut" / whole.name / "result.json").exists()
-    cut = Path(start(tmp_path / "cut").communicate()[0].strip())
-    assert contents(cut) == contents(whole)
 
 
 def test_same_labels_for_every_loss_and_other_ones_for_another_seed(digits, tmp_path):
@@ -406,7 +376,9 @@ def test_a_cut_within_an_epoch_is_not_noticed_by_random_layers(digits, tmp_path,
     run = plan(parse(digits))
 
     def asking(images, generator):
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Not when it is tried out on two images, before there is anything to lose.
+        if len(images) > 2:
+            os.kill(os.getpid(), signal.SIGTERM)
         return images
 
     # Asked while the first chunk of the epoch is made, it stops after the first step.

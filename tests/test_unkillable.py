@@ -159,8 +159,10 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path
     finally:
         first.kill()
         first.communicate()
+    (lines,) = (tmp_path / "runs").glob("*/metrics.jsonl")
+    before = lines.stat().st_size
     third = start(run, tmp_path / "runs")
-    time.sleep(8)
+    wait_for(lambda: lines.stat().st_size > before, third)
     third.send_signal(signal.SIGTERM)
     _, shown = third.communicate(timeout=60)
     assert third.returncode == 143, shown
@@ -246,7 +248,7 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3
     x[7] = 1e3
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "touchy.py").write_text(
         "from torch import nn\n"
         "class Touchy(nn.Module):\n"
         "    def __init__(self, shape, classes):\n"
@@ -260,7 +262,7 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
     settings = {
         "data": {"name": "arrays", "path": str(tmp_path / "a.npz")},
         "noise": {"name": "symmetric", "rate": 0.1},
-        "model": "mine:Touchy",
+        "model": "touchy:Touchy",
         "epochs": 3,
         "batch_size": 50,
     }
