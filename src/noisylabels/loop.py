@@ -1,5 +1,6 @@
 """The epochs of one run, from wherever its checkpoint stands to the end."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from noisylabels.methods.guard import NonFiniteError
 from noisylabels.tracking import SERVICES, Metrics, Observer, Tracker
 
 Predictions = dict[str, Tensor]
+SECONDS_BETWEEN_TELLING = 5.0
 AGREEMENT = 16
 """Steps between two agreements of several processes on whether to stop or save."""
 
@@ -117,6 +119,7 @@ class Loop:
         self._load()
         self._started = started - self.seconds.total
         self._begun = started
+        self._told = -math.inf
         self._saved = time.monotonic()
 
     def run(self) -> Predictions:
@@ -291,11 +294,17 @@ class Loop:
                 "loss": self._job.loss.state_dict(),
             }
             checkpoint.save(self._path, self._job.run_id, state)
-            # Not among the metrics, which are the same however often a run is cut.
-            progress = {"epoch": self._epoch, "step": self._step, **vars(self.seconds)}
-            checkpoint.write_json(self._folder / "progress.json", progress)
+            self._tell()
         self._saved = time.monotonic()
         self.seconds.saving += time.perf_counter() - begun
+
+    def _tell(self) -> None:
+        """Write how far the run is: not among the metrics, which no cut must change."""
+        last = self._epoch == self._job.config.epochs
+        if last or time.monotonic() - self._told > SECONDS_BETWEEN_TELLING:
+            progress = {"epoch": self._epoch, "step": self._step, **vars(self.seconds)}
+            checkpoint.write_json(self._folder / "progress.json", progress)
+            self._told = time.monotonic()
 
     def _load(self) -> None:
         state, doubt = checkpoint.load_latest(self._path, self._job.run_id, self._job.device)

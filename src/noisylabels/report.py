@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noisylabels.config import FIELDS
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import LOSSES
 from noisylabels.pages import write_page
 from noisylabels.tracking import Metrics, read_metrics
 
+ENGINE = {
+    key: list(field.default) if isinstance(field.default, tuple) else field.default
+    for key, field in FIELDS.items()
+    if key not in ("epochs", "batch_size", "precision")
+}
+"""What is said only of runs that differ from it."""
 CURVES = {
     "test_accuracy": ("test", "#0072B2", "-"),
     "train_accuracy_correct": ("training, correctly labelled", "#009E73", "--"),
@@ -274,8 +281,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: _describe(value) if isinstance(value, Mapping) else str(value)
         for key, value in config.items()
-        if key != "seed"
+        if key != "seed" and not _goes_without_saying(key, value)
     }
+
+
+def _goes_without_saying(key: str, value: object) -> bool:
+    """Return whether a setting of the engine is as in most runs."""
+    return key in ENGINE and value == ENGINE[key]
 
 
 def _describe(part: Mapping[str, Any]) -> str:
