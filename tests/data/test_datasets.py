@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 
@@ -225,3 +226,25 @@ def test_no_archive(tmp_path):
 def test_settings_out_of_range(tmp_path, change):
     with pytest.raises(ConfigError, match=f"{next(iter(change))} must be in"):
         SOURCES["arrays"](path=tmp_path, **change)
+
+
+def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
+    """The published layout, of pictures of our own: hence without the published checksums."""
+    from torchvision.datasets import cifar
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    x = pixels(0, (20, 3072))
+    names = [f"class {number}" for number in range(100)]
+    for part, rows in (("train", slice(0, 15)), ("test", slice(15, 20))):
+        fine, coarse = list(range(100))[rows], [0] * len(x[rows])
+        stored = {"data": x[rows], "fine_labels": fine, "coarse_labels": coarse}
+        (folder / part).write_bytes(pickle.dumps(stored))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
+    source = SOURCES["cifar100"](root=tmp_path)
+    data = source.load()
+    assert data.classes == tuple(names)
+    assert torch.equal(data.train.inputs, torch.from_numpy(x[:15].reshape(15, 3, 32, 32)))
+    assert data.test.labels.tolist() == [15, 16, 17, 18, 19]
+    assert source.suits() == ("resnet18", "crop-flip", "cifar100")
