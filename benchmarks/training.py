@@ -109,7 +109,7 @@ class Ours:
         self.job, self.setup = assemble(made, *label(made))
         self._steps = part.steps
         self.fetching = 0.0
-        self.job.method.set_progress(0.0)
+        self.job.method.set_epoch(0, 1)
         self.job.method.begin_epoch()
 
     def __call__(self) -> None:

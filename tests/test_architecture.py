@@ -17,7 +17,7 @@ CORE = ("errors", "functional", "fused", "labels", "losses", "noise", "schedules
 # A room imports only rooms below it.
 FLOORS = [
     {"errors"},
-    {"functional", "labels", "schedules"},
+    {"estimation", "functional", "labels", "schedules"},
     {"fused", "noise"},
     {"losses"},
     {"config", "checkpoint", "models", "data.augment", "data.images"},
@@ -27,9 +27,9 @@ FLOORS = [
     {"data.files"},
     {"data.datasets"},
     {"data.spec"},
-    {"interruption", "lock", "methods.guard", "methods.optimizers"},
-    {"methods.base"},
-    {"methods.single"},
+    {"interruption", "lock", "methods.engine", "methods.guard", "methods.mixture"},
+    {"methods.optimizers", "methods.base"},
+    {"methods.single", "methods.elr", "methods.gjs", "methods.pair", "methods.dividemix"},
     {"methods"},
     {"loop"},
     {"trainer"},

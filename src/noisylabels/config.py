@@ -94,6 +94,8 @@ class RunConfig:
         optimizer: See ``noisylabels.methods.optimizers.OPTIMIZERS``.
         lr_schedule: Factor on the learning rate by progress, see
             ``noisylabels.schedules.SCHEDULES``.
+        momentum_schedule: Factor on the momentum (of SGD) or the first beta (of Adam) by progress,
+            likewise.
         augment: Augmentation of training images, see ``noisylabels.data.augment.AUGMENTS``;
             ``"auto"`` is what suits ``data``.
         epochs: Passes over the training set, at least 1.
@@ -128,6 +130,7 @@ class RunConfig:
     loss: Part = Component("dal")
     optimizer: Part = Component("sgd")
     lr_schedule: Part = Component("cosine")
+    momentum_schedule: Part = Component("constant")
     augment: Part = Component("auto")
     epochs: Count = 150
     batch_size: Count = 128

@@ -238,13 +238,45 @@ def generalized_jensen_shannon(input: Tensor, target: Tensor, *, pi: float) -> T
         Labels", 2021.
     """
     require_indices("generalized_jensen_shannon", target)
+    mean_log_p, divergence = consensus(input)
+    fit = _jensen_shannon_of(-F.nll_loss(mean_log_p, target, reduction="none"), pi)
+    return fit - divergence / torch.log1p(-_scalar(pi, mean_log_p))
+
+
+def consensus(input: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Mean prediction of several views, and how far the views are from it.
+
+    .. math::
+        \bar p = \frac{1}{V} \sum_v p^{(v)}, \qquad
+        D = \frac{1}{V} \sum_v KL(p^{(v)} \| \bar p)
+
+    Args:
+        input: Logits of each view.
+
+    Returns:
+        :math:`\log \bar p`, which are logits of the mean prediction, and :math:`D`, in
+        [0, log V].
+
+    Shape:
+        ``input``: (V, N, C); output: (N, C) and (N).
+
+    Raises:
+        ValueError: ``input`` has another shape.
+
+    Example:
+        >>> mean_log_p, divergence = consensus(torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]]]))
+        >>> mean_log_p.exp(), divergence
+        (tensor([[0.5000, 0.5000]]), tensor([0.6931]))
+
+    References:
+        Englesson, Azizpour, "Generalized Jensen-Shannon Divergence Loss for Learning with Noisy
+        Labels", 2021, of whose loss it is the part without a label.
+    """
     if input.ndim != 3:
         raise ValueError(f"expected input of shape (views, N, C), got {tuple(input.shape)}")
     log_p = F.log_softmax(_at_least_float32(input), dim=-1).clamp(min=LEAST_LOG_P)
     mean_log_p = log_p.logsumexp(0) - math.log(len(log_p))
-    fit = _jensen_shannon_of(-F.nll_loss(mean_log_p, target, reduction="none"), pi)
-    consistency = (log_p.exp() * (log_p - mean_log_p)).sum(-1).mean(0)
-    return fit - consistency / torch.log1p(-_scalar(pi, log_p))
+    return mean_log_p, (log_p.exp() * (log_p - mean_log_p)).sum(-1).mean(0)
 
 
 def reverse_cross_entropy(input: Tensor, target: Tensor, *, A: float = LOG_RCE) -> Tensor:

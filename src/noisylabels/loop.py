@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from noisylabels.errors import CheckpointError, MissingExtraError, NoisyLabelsEr
 from noisylabels.interruption import Request, StoppedError
 from noisylabels.losses import Loss
 from noisylabels.methods import Method
+from noisylabels.methods.engine import Engine, gather_shares
 from noisylabels.methods.guard import NonFiniteError
 from noisylabels.tracking import SERVICES, Metrics, Observer, Tracker
 
@@ -26,24 +26,6 @@ Predictions = dict[str, Tensor]
 SECONDS_BETWEEN_TELLING = 5.0
 AGREEMENT = 16
 """Steps between two agreements of several processes on whether to stop or save."""
-
-
-class Processes(Protocol):
-    """The processes that train together; Lightning's Fabric is one."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    @property
-    def global_rank(self) -> int:
-        """Which of them this is."""
-
-    def barrier(self) -> None:
-        """Wait for all of them."""
-
-    def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Combine a tensor over all of them."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +53,7 @@ class Job:
     method: Method
     loss: Loss
     batches: Batches
-    processes: Processes
+    processes: Engine
     device: torch.device
 
 
@@ -179,7 +161,7 @@ class Loop:
 
     def _train_epoch(self) -> Metrics:
         job, epoch = self._job, self._epoch
-        lr = job.method.set_progress(epoch / job.config.epochs)
+        lr = job.method.set_epoch(epoch, job.config.epochs)
         if self._step == 0:
             job.method.begin_epoch()
             torch.manual_seed(derive_seed(job.config.seed, "step", epoch, *self._rank()))
@@ -192,7 +174,7 @@ class Loop:
         self.seconds.training += time.perf_counter() - self._begun
         self._epoch, self._step = epoch + 1, 0
         metrics: Metrics = {"epoch": epoch, "loss": mean_loss, "lr": lr}
-        metrics |= self._evaluate() | job.loss.dynamic()
+        metrics |= self._evaluate() | job.loss.dynamic() | job.method.metrics()
         if skipped := job.method.skipped:
             metrics["skipped_steps"] = skipped
             self._observer.noted(f"steps left out so far, for they were not finite: {skipped}")
@@ -202,13 +184,18 @@ class Loop:
     def _steps(self) -> Iterator[Batch]:
         """Yield the epoch's batches; between two of them the method is whole and can be saved."""
         first = self._step
-        for step, batch in enumerate(self._job.batches.epoch(self._epoch, first), start=first):
+        for step, batch in enumerate(self._batches(first), start=first):
             if step > first:
                 self._between_steps(step)
             yield batch
             self._step = step + 1
         # Before an evaluation that may take long.
         self._between_steps(self._step, last=True)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        """Yield the epoch's batches from a step on, as the method wants them."""
+        method = self._job.method
+        return self._job.batches.epoch(self._epoch, start, order=method.order(), views=method.views)
 
     def _between_steps(self, step: int, *, last: bool = False) -> None:
         if self._job.processes.world_size > 1 and step % AGREEMENT and not last:
@@ -254,7 +241,7 @@ class Loop:
         self._predictions = self._predict()
         found = accuracies(self._predictions, self._job)
         self.seconds.evaluation += time.perf_counter() - begun
-        if not all(bool(p.isfinite().all()) for p in self._predictions.values()):
+        if not all(bool(each.isfinite().all()) for each in self._predictions.values()):
             raise NoisyLabelsError(
                 f"{self._folder}: predictions are not finite after epoch {self._epoch} "
                 f"({self._circumstances()})"
@@ -272,13 +259,10 @@ class Loop:
 
     def _gather(self, own: Tensor, count: int) -> Tensor:
         """Put the predictions of all processes, each of every so-manieth example, in order."""
-        world = self._job.processes.world_size
-        if world == 1:
+        if self._job.processes.world_size == 1:
             return own
-        whole = torch.zeros(count, own.shape[1], device=self._job.device)
-        whole[self._job.processes.global_rank :: world] = own.to(whole.device)
-        gathered: Tensor = self._job.processes.all_reduce(whole, reduce_op="sum").cpu()
-        return gathered
+        rows = own.transpose(0, 1).to(self._job.device)
+        return gather_shares(self._job.processes, rows, count).transpose(0, 1).cpu()
 
     def _save(self) -> None:
         begun = time.perf_counter()
@@ -338,7 +322,7 @@ class Loop:
         name = "".join(f".{rank}" for rank in self._rank())
         path = self._folder / f"nonfinite{name}.npz"
         # Made anew: it is the same, and the error may have come without its inputs.
-        batch = next(self._job.batches.epoch(self._epoch, error.step))
+        batch = next(self._batches(error.step))
         index = batch.index.cpu()
         with checkpoint.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -376,18 +360,17 @@ def accuracies(predictions: Predictions, job: Job) -> Metrics:
     """Compare predictions with labels.
 
     Args:
-        predictions: Class probabilities of each part.
+        predictions: Class probabilities of each part by every network, of shape (networks, N, K).
         job: The run.
 
     Returns:
-        ``test_accuracy``; ``train_accuracy`` with respect to the given labels, and its values on
-        correctly and on wrongly labelled examples where the true labels are known; and, with a
-        hold-out, ``validation_accuracy``. Fractions in [0, 1]; None where there is no such example.
+        ``test_accuracy`` of the method's own prediction; ``train_accuracy`` with respect to the
+        given labels, and its values on correctly and on wrongly labelled examples where the true
+        labels are known; with a hold-out, ``validation_accuracy``; and with several networks,
+        ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean prediction.
+        Fractions in [0, 1]; None where there is no such example.
     """
-    hits = {
-        name: (probabilities.argmax(1) == getattr(job.dataset, name).labels).double()
-        for name, probabilities in predictions.items()
-    }
+    hits = {name: _hits(job.method.combine(each), job, name) for name, each in predictions.items()}
     correct = None if job.true is None else job.dataset.train.labels == job.true
     metrics: Metrics = {
         "test_accuracy": _mean(hits["test"]),
@@ -397,7 +380,18 @@ def accuracies(predictions: Predictions, job: Job) -> Metrics:
     }
     if "validation" in hits:
         metrics["validation_accuracy"] = _mean(hits["validation"])
+    each = predictions["test"]
+    if len(each) > 1:
+        for number, probabilities in enumerate(each, 1):
+            metrics[f"test_accuracy_{number}"] = _mean(_hits(probabilities, job, "test"))
+        metrics["test_accuracy_ensemble"] = _mean(_hits(each.mean(0), job, "test"))
     return metrics
+
+
+def _hits(probabilities: Tensor, job: Job, part: str) -> Tensor:
+    """Return where a prediction is the label, as 0 and 1."""
+    labels: Tensor = getattr(job.dataset, part).labels
+    return (probabilities.argmax(1) == labels).double()
 
 
 def _mean(values: Tensor) -> float | None:

@@ -100,6 +100,61 @@ def resnet34(input_shape: InputShape, num_classes: int, *, width: int = 64) -> n
     return ResNet(_channels(input_shape), num_classes, blocks=(3, 4, 6, 3), width=width)
 
 
+def preact_resnet18(input_shape: InputShape, num_classes: int, *, width: int = 64) -> nn.Module:
+    """Build pre-activation ResNet-18 in its CIFAR form, otherwise as :func:`resnet18`.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        width: Channels of the first stage, at least 1.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+
+    Example:
+        >>> sum(p.numel() for p in preact_resnet18((3, 32, 32), 10).parameters())
+        11172170
+
+    References:
+        He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", 2016. As in the paper,
+        the last block is followed by batch norm and ReLU, which some released code leaves out.
+    """
+    return PreActResNet(_channels(input_shape), num_classes, blocks=(2, 2, 2, 2), width=width)
+
+
+def preact_resnet34(input_shape: InputShape, num_classes: int, *, width: int = 64) -> nn.Module:
+    """Build pre-activation ResNet-34 in its CIFAR form, otherwise as :func:`preact_resnet18`.
+
+    Args:
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of logits.
+        width: Channels of the first stage, at least 1.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width), output (N, ``num_classes``).
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+
+    Example:
+        >>> sum(p.numel() for p in preact_resnet34((3, 32, 32), 100).parameters())
+        21326500
+
+    References:
+        He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", 2016.
+    """
+    return PreActResNet(_channels(input_shape), num_classes, blocks=(3, 4, 6, 3), width=width)
+
+
 def resnet50(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Build ResNet-50 as torchvision has it, for images of about 224 pixels.
 
@@ -154,21 +209,55 @@ class ResNet(nn.Module):
         check_range("width", width, low=1)
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
-        stages: list[nn.Module] = []
-        before = width
-        for stage, count in enumerate(blocks):
-            after = width * 2**stage
-            for block in range(count):
-                stages.append(BasicBlock(before, after, stride=2 if stage and not block else 1))
-                before = after
-        self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(before, num_classes)
+        self.stages = _stages(BasicBlock, blocks, width)
+        self.head = nn.Linear(width * 2 ** (len(blocks) - 1), num_classes)
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute the logits, of shape (N, num_classes)."""
         features = self.stages(F.relu(self.norm(self.conv(input))))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
+
+
+class PreActResNet(nn.Module):
+    """A residual network of pre-activation blocks in four stages, for small images.
+
+    Args:
+        channels: Channels of an image.
+        num_classes: Number of logits.
+        blocks: Blocks in each stage.
+        width: Channels of the first stage; each later stage doubles them and halves the sides.
+
+    Raises:
+        ConfigError: ``width`` is less than 1.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, blocks: Sequence[int], width: int):
+        super().__init__()
+        check_range("width", width, low=1)
+        last = width * 2 ** (len(blocks) - 1)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stages = _stages(PreActBlock, blocks, width)
+        self.norm = nn.BatchNorm2d(last)
+        self.head = nn.Linear(last, num_classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the logits, of shape (N, num_classes)."""
+        features = F.relu(self.norm(self.stages(self.conv(input))))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+def _stages(block: Callable[..., nn.Module], counts: Sequence[int], width: int) -> nn.Sequential:
+    """Build the stages; each after the first doubles the channels and halves the sides."""
+    blocks: list[nn.Module] = []
+    before = width
+    for stage, count in enumerate(counts):
+        after = width * 2**stage
+        for number in range(count):
+            blocks.append(block(before, after, stride=2 if stage and not number else 1))
+            before = after
+    return nn.Sequential(*blocks)
 
 
 class BasicBlock(nn.Module):
@@ -198,6 +287,37 @@ class BasicBlock(nn.Module):
         """Compute the block's features."""
         features = F.relu(self.norm1(self.conv1(input)))
         return F.relu(self.norm2(self.conv2(features)) + self.shortcut(input))
+
+
+class PreActBlock(nn.Module):
+    """Two 3x3 convolutions, each after batch norm and ReLU, and a shortcut.
+
+    Where the shape changes, the shortcut is a convolution of what the first ReLU lets through.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride of the first convolution.
+    """
+
+    def __init__(self, before: int, after: int, *, stride: int):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(before)
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.shortcut = (
+            None
+            if stride == 1 and before == after
+            else nn.Conv2d(before, after, 1, stride=stride, bias=False)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the block's features."""
+        active = F.relu(self.norm1(input))
+        kept: Tensor = input if self.shortcut is None else self.shortcut(active)
+        features: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return features + kept
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -279,5 +399,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "resnet18": resnet18,
     "resnet34": resnet34,
+    "preact-resnet18": preact_resnet18,
+    "preact-resnet34": preact_resnet34,
     "resnet50": resnet50,
 }

@@ -8,7 +8,7 @@ both come from here.
 import math
 from collections.abc import Callable
 
-from noisylabels.errors import check_range
+from noisylabels.errors import ConfigError, check_range
 
 
 def constant(progress: float, *, value: float = 1.0) -> float:
@@ -28,24 +28,34 @@ def constant(progress: float, *, value: float = 1.0) -> float:
     return value
 
 
-def linear(progress: float, *, start: float = 1.0, end: float = 0.0) -> float:
-    r"""Move from ``start`` to ``end`` at an even pace.
+def linear(progress: float, *, start: float = 1.0, end: float = 0.0, begin: float = 0.0) -> float:
+    r"""Stay at ``start``, then move to ``end`` at an even pace.
 
-    .. math:: v(t) = \text{start} + (\text{end} - \text{start}) \, t
+    .. math::
+        v(t) = \text{start} + (\text{end} - \text{start})
+        \max\Bigl(0, \frac{t - \text{begin}}{1 - \text{begin}}\Bigr)
 
     Args:
         progress: Training progress :math:`t` in [0, 1].
-        start: Value at progress 0.
+        start: Value up to progress ``begin``.
         end: Value at progress 1.
+        begin: Progress at which the movement begins, in [0, 1).
 
     Returns:
         The value at ``progress``.
 
+    Raises:
+        ConfigError: ``begin`` is not in [0, 1).
+
     Example:
         >>> linear(0.25, start=0.0, end=2.0)
         0.5
+        >>> [linear(epoch / 200, begin=80 / 200) for epoch in (0, 80, 140)]
+        [1.0, 1.0, 0.5]
     """
-    return start + (end - start) * progress
+    if not 0 <= begin < 1:
+        raise ConfigError(f"begin must be in [0, 1), got {begin!r}")
+    return start + (end - start) * max(0.0, (progress - begin) / (1 - begin))
 
 
 def cosine(progress: float, *, start: float = 1.0, end: float = 0.0) -> float:
@@ -96,6 +106,35 @@ def exponential(progress: float, *, end: float = 1e-3) -> float:
     return float(check_range("end", end, open=True) ** progress)
 
 
+def multistep(
+    progress: float, *, milestones: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+) -> float:
+    r"""Multiply by ``factor`` at each milestone.
+
+    .. math:: v(t) = \text{factor}^{|\{m : m \le t\}|}
+
+    Args:
+        progress: Training progress :math:`t` in [0, 1].
+        milestones: Progress at each of them, in (0, 1): epoch 80 of 150 is ``0.5333``.
+        factor: At least 0.
+
+    Returns:
+        The value at ``progress``.
+
+    Raises:
+        ConfigError: A milestone or ``factor`` is out of its range.
+
+    Example:
+        >>> [multistep(epoch / 200, factor=0.5) for epoch in (0, 99, 100, 150)]
+        [1.0, 1.0, 0.5, 0.25]
+    """
+    for milestone in milestones:
+        check_range("milestones", milestone, high=1.0, open=True)
+    # 3/30 is a little more than 0.1 for a computer.
+    passed = sum(milestone <= progress + 1e-9 for milestone in milestones)
+    return float(check_range("factor", factor) ** passed)
+
+
 def bootstrapping(
     progress: float, *, q_start: float, q_end: float, lambda_end: float = 1.0
 ) -> float:
@@ -141,4 +180,5 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": linear,
     "cosine": cosine,
     "exponential": exponential,
+    "multistep": multistep,
 }

@@ -11,7 +11,8 @@ A run folder ``<out>/<run_id>`` holds
   ``test``; ``validation`` (as given) where examples are held out; and for examples from files the
   ``places`` that they come from (``test_places``, ``validation_places``);
 * ``predictions.npz``: ``train_probabilities``, ``test_probabilities`` and, with a hold-out,
-  ``validation_probabilities``, float16, N x K;
+  ``validation_probabilities``, float16, N x K; of methods with several networks also those of each,
+  ``train_networks``, ..., networks x N x K;
 * ``checkpoint.pt`` and ``checkpoint.previous.pt``: all that is needed to continue;
 * ``setup.json``: device, precision and memory format, chosen once;
 * ``progress.json``: where the last checkpoint stands, and the seconds spent;
@@ -55,9 +56,10 @@ from noisylabels.errors import CheckpointError, ConfigError, check_range
 from noisylabels.interruption import StoppedError, listening
 from noisylabels.lock import locked
 from noisylabels.loop import Job, Loop, Predictions, Seconds, accuracies
-from noisylabels.losses import LOSSES, Loss
+from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
 from noisylabels.methods import METHODS, Method
-from noisylabels.methods.base import Parts
+from noisylabels.methods.base import Parts, Task
+from noisylabels.methods.engine import Alone
 from noisylabels.methods.guard import Guard
 from noisylabels.methods.optimizers import OPTIMIZERS
 from noisylabels.models import MODELS, synchronise_batchnorm
@@ -90,6 +92,7 @@ class Plan:
         loss: Makes the loss.
         optimizer: ``parameters -> optimizer``.
         lr_factor: ``progress -> factor on the learning rate``.
+        momentum_factor: ``progress -> factor on the momentum``.
         augment: ``(images, generator) -> images``, for images in memory.
         stream: ``size -> (image -> image of that size)``, for images that stream.
     """
@@ -103,13 +106,16 @@ class Plan:
     loss: Callable[[], Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
     lr_factor: Callable[[float], float]
+    momentum_factor: Callable[[float], float]
     augment: Callable[[Tensor, torch.Generator], Tensor]
     stream: Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]
 
     @property
     def name(self) -> str:
-        """A short name for people: data, loss and seed."""
-        return f"{self.config.data.name} {self.config.loss.name} seed {self.config.seed}"
+        """A short name for people: data, method (unless it is ``single``), loss and seed."""
+        run = self.config
+        method = "" if run.method.name == "single" else f"{run.method.name} "
+        return f"{run.data.name} {method}{run.loss.name} seed {run.seed}"
 
     @property
     def workers(self) -> int:
@@ -141,6 +147,7 @@ def plan(run: RunConfig) -> Plan:
         "loss": (run.loss, LOSSES, LOSS_RESERVED),
         "optimizer": (run.optimizer, OPTIMIZERS, ()),
         "lr_schedule": (run.lr_schedule, SCHEDULES, ()),
+        "momentum_schedule": (run.momentum_schedule, SCHEDULES, ()),
         "augment": (_named(run.augment, suits.augment), AUGMENTS, ()),
     }
     components = {"data": Component(run.data.name, data)}
@@ -165,6 +172,7 @@ def plan(run: RunConfig) -> Plan:
         loss=found["loss"],
         optimizer=found["optimizer"],
         lr_factor=found["lr_schedule"],
+        momentum_factor=found["momentum_schedule"],
         augment=found["augment"],
         stream=_streamed(components["augment"], found["augment"]),
     )
@@ -221,7 +229,8 @@ def train(
         observer = Silent()
     try:
         with _held(folder, made.config):
-            job, setup = assemble(made, *label(made), before=_read_setup(folder))
+            before = _read_setup(folder)
+            job, setup = assemble(made, *label(made), before=before, say=observer.noted)
             for note in job.dataset.notes:
                 observer.noted(note)
             observer.noted(setup.sentence())
@@ -326,7 +335,11 @@ def _write_result(
     job: Job, folder: Path, predictions: Predictions, seconds: Seconds, setup: Setup
 ) -> None:
     true, given = job.true, job.dataset.train.labels
-    arrays = {f"{part}_probabilities": p.half().numpy() for part, p in predictions.items()}
+    arrays = {}
+    for part, each in predictions.items():
+        arrays[f"{part}_probabilities"] = job.method.combine(each).half().numpy()
+        if len(each) > 1:
+            arrays[f"{part}_networks"] = each.half().numpy()
     with checkpoint.replacing(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     result = {
@@ -460,14 +473,40 @@ def _call(function: Callable[[], T], what: str) -> T:
 
 def _try_out(made: Plan) -> None:
     """Make one of everything in small, so that a bad value is refused before any work."""
-    if not isinstance(_call(made.loss, "loss"), Loss):
+    run = made.config
+    loss = _call(made.loss, "loss")
+    if not isinstance(loss, Loss):
         raise ConfigError(
-            f"loss: expected a subclass of noisylabels.losses.Loss, got {made.config.loss.name!r}"
+            f"loss: expected a subclass of noisylabels.losses.Loss, got {run.loss.name!r}"
+        )
+    if isinstance(loss, GeneralizedJensenShannonLoss):
+        raise ConfigError(
+            "loss: 'gjs' takes the logits of several views, which no method gives it: "
+            'method = {name = "gjs"} with loss = {name = "js"} is the same'
         )
     _call(lambda: made.optimizer([nn.Parameter(torch.zeros(1))]), "optimizer")
-    for progress in (0.0, 0.5, 1.0):
-        factor = _call(functools.partial(made.lr_factor, progress), "lr_schedule")
-        _call(lambda: check_range("factor", factor), "lr_schedule")  # noqa: B023
+    for what, factors in {
+        "lr_schedule": made.lr_factor,
+        "momentum_schedule": made.momentum_factor,
+    }.items():
+        for progress in (0.0, 0.5, 1.0):
+            factor = _call(functools.partial(factors, progress), what)
+            _call(functools.partial(check_range, "factor", factor), what)
+    small = Task(
+        labels=torch.zeros(2, dtype=torch.int64),
+        num_classes=2,
+        inputs=lambda part: iter(()),
+        held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
+    )
+    parts = Parts(
+        network=lambda number: nn.Linear(1, 2),
+        optimizer=made.optimizer,
+        loss=loss,
+        lr_factor=made.lr_factor,
+        task=small,
+        accumulate=run.accumulate,
+    )
+    _call(lambda: made.method(Alone(), parts), "method")
     if made.config.model.name in MODELS:
         with torch.device("meta"):
             _call(lambda: made.network((1, 32, 32), 2), "model")
@@ -529,6 +568,7 @@ def assemble(
     true: Tensor | None,
     *,
     before: Mapping[str, Any] = MappingProxyType({}),
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Job, Setup]:
     """Make a plan's networks and batches, and start its processes.
 
@@ -537,6 +577,7 @@ def assemble(
         dataset: Its dataset, with given labels.
         true: The true labels, where they are known.
         before: The setup that the run had before it was cut, as plain values.
+        say: Tells the user what the method has to say.
 
     Returns:
         The run in memory, and how it will be computed.
@@ -584,15 +625,6 @@ def assemble(
             made_network = synchronise_batchnorm(made_network, device)
         return torch.compile(made_network) if run.compile else made_network  # type: ignore[return-value]
 
-    parts = Parts(
-        network=prepared,
-        optimizer=made.optimizer,
-        loss=loss,
-        lr_factor=made.lr_factor,
-        clip_norm=run.clip_norm,
-        accumulate=run.accumulate,
-        guard=Guard(run.on_nan),
-    )
     options = {
         "batch_size": run.batch_size,
         "seed": run.seed,
@@ -610,13 +642,32 @@ def assemble(
     else:
         _call(lambda: made.augment(inputs[:2], torch.Generator()), "augment")
         batches = InMemory(dataset, made.augment, **options)
+    parts = Parts(
+        network=prepared,
+        optimizer=made.optimizer,
+        loss=loss,
+        lr_factor=made.lr_factor,
+        momentum_factor=made.momentum_factor,
+        task=Task(
+            labels=dataset.train.labels,
+            num_classes=len(dataset.classes),
+            inputs=batches.inputs,
+            held_out=None if dataset.validation is None else dataset.validation.labels,
+            batch_size=run.batch_size,
+            seed=run.seed,
+        ),
+        clip_norm=run.clip_norm,
+        accumulate=run.accumulate,
+        guard=Guard(run.on_nan),
+        say=say,
+    )
     job = Job(
         config=run,
         run_id=made.run_id,
         name=made.name,
         dataset=dataset,
         true=true,
-        method=made.method(fabric, parts),
+        method=_call(lambda: made.method(fabric, parts), "method"),
         loss=loss,
         batches=batches,
         processes=fabric,

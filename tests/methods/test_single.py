@@ -9,19 +9,10 @@ from torch import nn
 from noisylabels.data.batches import Batch
 from noisylabels.losses import build
 from noisylabels.methods import METHODS
-from noisylabels.methods.base import Parts
+from noisylabels.methods.base import Parts, Task
+from noisylabels.methods.engine import Alone
 from noisylabels.methods.guard import Guard, NonFiniteError
 from noisylabels.schedules import cosine
-
-
-class PlainEngine:
-    world_size = 1
-
-    def setup(self, module, *optimizers):
-        return module, *optimizers
-
-    def backward(self, tensor):
-        tensor.backward()
 
 
 def parts(lr=0.5):
@@ -34,6 +25,7 @@ def parts(lr=0.5):
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
         loss=build("dal"),
         lr_factor=cosine,
+        task=Task(torch.zeros(10, dtype=torch.int64), 3, lambda part: iter(())),
     )
 
 
@@ -46,8 +38,8 @@ def epoch():
 
 
 def test_an_epoch_is_plain_gradient_descent(epoch):
-    method = METHODS["single"](PlainEngine(), parts())
-    lr = method.set_progress(0.5)
+    method = METHODS["single"](Alone(), parts())
+    lr = method.set_epoch(1, 2)
     assert lr == pytest.approx(0.25)
     method.begin_epoch()
     method.train_epoch(epoch)
@@ -74,16 +66,16 @@ def test_an_epoch_is_plain_gradient_descent(epoch):
 
 
 def test_state_restores_weights_and_momentum(epoch):
-    first = METHODS["single"](PlainEngine(), parts())
-    first.set_progress(0.0)
+    first = METHODS["single"](Alone(), parts())
+    first.set_epoch(0, 1)
     first.begin_epoch()
     first.train_epoch(epoch)
     state = copy.deepcopy(first.state_dict())
-    second = METHODS["single"](PlainEngine(), parts(lr=0.5))
+    second = METHODS["single"](Alone(), parts(lr=0.5))
     second.load_state_dict(state)
     means = []
     for method in (first, second):
-        method.set_progress(0.3)
+        method.set_epoch(3, 10)
         method.begin_epoch()
         method.train_epoch(epoch)
         means.append(method.end_epoch())
@@ -91,13 +83,13 @@ def test_state_restores_weights_and_momentum(epoch):
 
 
 def test_state_between_two_batches_continues_to_the_same_end(epoch):
-    whole, cut, again = (METHODS["single"](PlainEngine(), parts()) for _ in range(3))
+    whole, cut, again = (METHODS["single"](Alone(), parts()) for _ in range(3))
     for method in (whole, cut):
-        method.set_progress(0.2)
+        method.set_epoch(1, 5)
         method.begin_epoch()
     whole.train_epoch(epoch)
     cut.train_epoch(epoch[:1])
-    again.set_progress(0.2)
+    again.set_epoch(1, 5)
     again.load_state_dict(copy.deepcopy(cut.state_dict()))
     again.train_epoch(epoch[1:])
     assert again.end_epoch() == whole.end_epoch()
@@ -111,8 +103,8 @@ def test_state_between_two_batches_continues_to_the_same_end(epoch):
 
 def test_a_batch_in_parts_gives_the_same_step(epoch):
     def trained(**options):
-        method = METHODS["single"](PlainEngine(), replace(parts(), **options))
-        method.set_progress(0.2)
+        method = METHODS["single"](Alone(), replace(parts(), **options))
+        method.set_epoch(1, 5)
         method.begin_epoch()
         method.train_epoch(epoch)
         return method.end_epoch(), list(method.state_dict()["networks"][0].values())
@@ -126,7 +118,7 @@ def test_a_batch_in_parts_gives_the_same_step(epoch):
 
 
 def test_gradients_are_clipped(epoch):
-    method = METHODS["single"](PlainEngine(), replace(parts(lr=1.0), clip_norm=1e-3))
+    method = METHODS["single"](Alone(), replace(parts(lr=1.0), clip_norm=1e-3))
     before = [p.clone() for p in method.state_dict()["networks"][0].values()]
     method.begin_epoch()
     method.train_epoch(epoch[:1])
@@ -138,7 +130,7 @@ def test_gradients_are_clipped(epoch):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_bad_step_changes_nothing(epoch, value):
     bad = Batch(epoch[1].index, torch.full_like(epoch[1].input, value), epoch[1].target)
-    method = METHODS["single"](PlainEngine(), parts())
+    method = METHODS["single"](Alone(), parts())
     method.begin_epoch()
     method.train_epoch(epoch[:1])
     before = copy.deepcopy(method.state_dict())
@@ -150,11 +142,11 @@ def test_a_bad_step_changes_nothing(epoch, value):
         before["networks"][0].values(), method.state_dict()["networks"][0].values(), strict=True
     ):
         assert torch.equal(a, b)
-    skipping = METHODS["single"](PlainEngine(), replace(parts(), guard=Guard("skip")))
+    skipping = METHODS["single"](Alone(), replace(parts(), guard=Guard("skip")))
     skipping.begin_epoch()
     skipping.train_epoch([epoch[0], bad, epoch[2]])
     assert skipping.skipped == 1
-    plain = METHODS["single"](PlainEngine(), parts())
+    plain = METHODS["single"](Alone(), parts())
     plain.begin_epoch()
     plain.train_epoch([epoch[0], epoch[2]])
     assert skipping.end_epoch() == plain.end_epoch()
@@ -178,10 +170,11 @@ def test_predictions_are_probabilities_in_evaluation_mode(epoch):
         optimizer=made.optimizer,
         loss=made.loss,
         lr_factor=made.lr_factor,
+        task=made.task,
     )
-    method = METHODS["single"](PlainEngine(), dropout)
+    method = METHODS["single"](Alone(), dropout)
     inputs = [batch.input for batch in epoch]
     first = method.predict(inputs)
-    assert first.shape == (10, 3)
-    torch.testing.assert_close(first.sum(1), torch.ones(10))
+    assert first.shape == (1, 10, 3)
+    torch.testing.assert_close(first.sum(2), torch.ones(1, 10))
     assert torch.equal(first, method.predict(inputs))

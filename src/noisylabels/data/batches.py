@@ -7,9 +7,9 @@ loss sees the same batches as every other.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -46,6 +46,30 @@ def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
+def cut_into_batches(order: Tensor, size: int, world: int = 1) -> list[Tensor]:
+    """Cut an order into batches, of which the last has what is left.
+
+    What is left joins the batch before if it is less than two examples for each process: batch norm
+    cannot normalise a single one.
+
+    Args:
+        order: Positions, of shape (N).
+        size: Examples per batch, at least 1.
+        world: Processes that share each batch.
+
+    Returns:
+        The batches; one without examples if N is 0.
+
+    Example:
+        >>> cut_into_batches(torch.arange(7), 3)
+        [tensor([0, 1, 2]), tensor([3, 4, 5, 6])]
+    """
+    batches = list(torch.split(order, size))
+    if len(batches) > 1 and len(batches[-1]) < 2 * world:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one training step sees.
@@ -57,22 +81,30 @@ class Batch:
         target: Given labels, int64, of shape (N).
         weight: Factor on the mean loss: the batch's share of what all processes, or all parts of a
             batch, have in a step, such that the gradients' mean (or sum) is that of the whole.
+        others: The same examples, augmented anew: of each further view its ``input``.
     """
 
     index: Tensor
     input: Tensor
     target: Tensor
     weight: float = 1.0
+    others: tuple[Tensor, ...] = ()
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """Every view's ``input``."""
+        return self.input, *self.others
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut the batch into parts of about the same size whose weights add up to its own."""
         if parts == 1:
             return [self]
         count = len(self.target)
-        columns = (torch.tensor_split(t, parts) for t in (self.index, self.input, self.target))
+        tensors = (self.index, self.target, *self.views)
+        columns = (torch.tensor_split(tensor, parts) for tensor in tensors)
         return [
-            Batch(index, input, target, self.weight * len(target) / count)
-            for index, input, target in zip(*columns, strict=True)
+            Batch(index, input, target, self.weight * len(target) / count, tuple(others))
+            for index, target, input, *others in zip(*columns, strict=True)
             if len(target)
         ]
 
@@ -116,12 +148,22 @@ class Batches(ABC):
         self._memory_format = memory_format if len(shape) == 3 else torch.contiguous_format
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        epoch: int,
+        start: int = 0,
+        *,
+        order: Sequence[Tensor] | None = None,
+        views: int = 1,
+    ) -> Iterator[Batch]:
         """Yield this process's part of the training batches of an epoch.
 
         Args:
             epoch: The epoch, counted from 0.
             start: How many batches to leave out.
+            order: Positions of each batch, int64 on the CPU; by default every example once,
+                shuffled.
+            views: How many times each example is augmented, at least 1.
         """
 
     @abstractmethod
@@ -143,15 +185,10 @@ class Batches(ABC):
         """Return the positions of each training batch of an epoch, int64 on the CPU."""
         generator = derive_generator(self._seed, "order", epoch)
         order = torch.randperm(len(self._labels), generator=generator)
-        batches = list(torch.split(order, self._batch_size))
-        if len(batches) > 1 and len(batches[-1]) < 2 * self._world:
-            # Batch norm cannot normalise a single example.
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
+        return cut_into_batches(order, self._batch_size, self._world)
 
-    def _shares(self, epoch: int) -> tuple[list[Tensor], list[float]]:
+    def _shares(self, whole: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
         """Return this process's positions in each batch, and their weights."""
-        whole = self.order(epoch)
         shares = [batch[self._rank :: self._world] for batch in whole]
         weights = [
             len(share) * self._world / len(batch)
@@ -187,23 +224,38 @@ class InMemory(Batches):
         self._test = dataset.test.tensor().to(self._device)
         self._augment = augment
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        epoch: int,
+        start: int = 0,
+        *,
+        order: Sequence[Tensor] | None = None,
+        views: int = 1,
+    ) -> Iterator[Batch]:
         """Yield this process's part of the training batches of an epoch.
 
         Args:
-            epoch: The epoch, counted from 0.
-            start: How many batches to leave out.
+            epoch: As for :meth:`Batches.epoch`.
+            start: As for :meth:`Batches.epoch`.
+            order: As for :meth:`Batches.epoch`.
+            views: As for :meth:`Batches.epoch`.
         """
-        batches, weights = self._shares(epoch)
+        batches, weights = self._shares(self.order(epoch) if order is None else order)
         # Whole chunks at once: on small images the cost of a batch is dispatch, not pixels.
         together = max(1, CHUNK // (self._train[0].numel() * self._batch_size))
         for first in range(start - start % together, len(batches), together):
             chunk = [batch.to(self._device) for batch in batches[first : first + together]]
-            generator = derive_generator(self._seed, "augment", epoch, first, self._rank)
             index, sizes = torch.cat(chunk), [len(batch) for batch in chunk]
-            inputs = self._normalise(self._augment(self._train[index], generator))
-            columns = chunk, torch.split(inputs, sizes), torch.split(self._labels[index], sizes)
-            made = map(Batch, *columns, weights[first : first + together])
+            inputs = []
+            for view in range(views):
+                # The first view is the same, however many there are.
+                purpose = (epoch, first, self._rank, *([view] if view else []))
+                generator = derive_generator(self._seed, "augment", *purpose)
+                augmented = self._normalise(self._augment(self._train[index], generator))
+                inputs.append(torch.split(augmented, sizes))
+            targets = torch.split(self._labels[index], sizes)
+            others = zip(*inputs[1:], strict=True) if views > 1 else repeat(())
+            made = map(Batch, chunk, inputs[0], targets, weights[first:], others)
             yield from islice(made, max(0, start - first), None)
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:

@@ -49,28 +49,50 @@ class Stream(Batches):
         self._centre = centre
         self._workers = workers
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        epoch: int,
+        start: int = 0,
+        *,
+        order: Sequence[Tensor] | None = None,
+        views: int = 1,
+    ) -> Iterator[Batch]:
         """Yield this process's part of the training batches of an epoch.
 
         Args:
-            epoch: The epoch, counted from 0.
-            start: How many batches to leave out.
+            epoch: As for :meth:`noisylabels.data.batches.Batches.epoch`.
+            start: As for :meth:`noisylabels.data.batches.Batches.epoch`.
+            order: As for :meth:`noisylabels.data.batches.Batches.epoch`.
+            views: As for :meth:`noisylabels.data.batches.Batches.epoch`.
         """
-        batches, weights = self._shares(epoch)
+        batches, weights = self._shares(self.order(epoch) if order is None else order)
         examples = _Images(self._dataset.train, self._augment, self._seed, epoch)
-        images = self._load(examples, batches[start:])
+        keys = [
+            [
+                # In an order of a method's own an example can come more than once in an epoch.
+                (position, *([] if order is None else [step]), *([view] if view else []))
+                for view in range(views)
+                for position in batch.tolist()
+            ]
+            for step, batch in enumerate(batches[start:], start)
+        ]
+        images = self._load(examples, keys)
         for index, weight, loaded in zip(batches[start:], weights[start:], images, strict=True):
             there = index.to(self._device)
-            yield Batch(there, self._normalise(loaded), self._labels[there], weight)
+            first, *others = torch.split(self._normalise(loaded), len(index))
+            yield Batch(there, first, self._labels[there], weight, tuple(others))
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
         positions = torch.split(torch.arange(len(examples)), EVALUATION_BATCH)
-        yield from map(self._normalise, self._load(_Images(examples, self._centre), positions))
+        keys = [[(position,) for position in batch.tolist()] for batch in positions]
+        yield from map(self._normalise, self._load(_Images(examples, self._centre), keys))
 
-    def _load(self, images: "_Images", batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _load(
+        self, images: "_Images", batches: Sequence[list[tuple[int, ...]]]
+    ) -> Iterator[Tensor]:
         loader = DataLoader(
             images,
-            batch_sampler=[batch.tolist() for batch in batches],
+            batch_sampler=batches,
             num_workers=self._workers,
             collate_fn=_collate,
             worker_init_fn=ignore_signals,
@@ -131,12 +153,13 @@ class _Images(Indexed[Tensor | str]):
         self._seed = seed
         self._epoch = epoch
 
-    def __getitem__(self, position: int) -> Tensor | str:
+    def __getitem__(self, key: tuple[int, ...]) -> Tensor | str:
+        position = key[0]
         _, pixels, _ = self._decoder[position]
         if isinstance(pixels, str):
             return f"{self._encoded.place(position)}: {pixels}"
         if self._seed is None:
             return self._transform(pixels)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, "augment", self._epoch, position))
+            torch.manual_seed(derive_seed(self._seed, "augment", self._epoch, *key))
             return self._transform(pixels)

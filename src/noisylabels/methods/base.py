@@ -1,33 +1,44 @@
 """What a method is: the owner of networks, optimisers and memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from noisylabels.data.batches import Batch
 from noisylabels.losses import Loss
+from noisylabels.methods.engine import Engine
 from noisylabels.methods.guard import Guard
 
 
-class Engine(Protocol):
-    """What a method needs of the machinery below it; Lightning's Fabric is one."""
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt, for methods that look beyond one batch.
 
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
+    Args:
+        labels: Given labels of the training set, int64 in [0, K), of shape (N), on the CPU.
+        num_classes: K.
+        inputs: Yields this process's share, every ``world_size``-th, of the inputs of ``"train"``
+            or ``"validation"``, in order and without augmentation.
+        held_out: Given labels of the hold-out, int64, of shape (M), on the CPU; None without one.
+        batch_size: Examples per training step, over all processes.
+        seed: The run's seed.
+    """
 
-    def setup(self, module: nn.Module, *optimizers: torch.optim.Optimizer) -> Any:
-        """Put a network and its optimisers on the device, in the run's precision."""
+    labels: Tensor
+    num_classes: int
+    inputs: Callable[[str], Iterator[Tensor]]
+    held_out: Tensor | None = None
+    batch_size: int = 128
+    seed: int = 0
 
-    def backward(self, tensor: Tensor) -> None:
-        """Compute gradients in the run's precision."""
 
-    def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Combine a tensor over all processes."""
+def _nobody(sentence: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -40,18 +51,25 @@ class Parts:
         optimizer: Makes the optimiser of a network.
         loss: The loss.
         lr_factor: Factor on the learning rate, by progress.
+        task: What is to be learnt.
+        momentum_factor: Factor on the momentum (of SGD) or the first beta (of Adam), by progress;
+            None leaves it.
         clip_norm: Norm that a step's gradients are scaled down to, above 0; None leaves them.
         accumulate: Parts that a batch is computed in, at least 1.
         guard: Looks at every step's loss and gradients.
+        say: Tells the user a sentence.
     """
 
     network: Callable[[int], nn.Module]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     loss: Loss
     lr_factor: Callable[[float], float]
+    task: Task
+    momentum_factor: Callable[[float], float] | None = None
     clip_norm: float | None = None
     accumulate: int = 1
     guard: Guard = field(default_factory=Guard)
+    say: Callable[[str], None] = _nobody
 
 
 class Method(ABC):
@@ -69,10 +87,13 @@ class Method(ABC):
     def __init__(self, engine: Engine, parts: Parts, *, networks: int) -> None:
         self._engine = engine
         self._lr_factor = parts.lr_factor
+        self._momentum_factor = parts.momentum_factor
         self._loss = parts.loss
+        self._task = parts.task
         self._guard = parts.guard
         self._clip_norm = parts.clip_norm
         self._accumulate = parts.accumulate
+        self._say = parts.say
         self._networks: list[nn.Module] = []
         self._optimizers: list[torch.optim.Optimizer] = []
         for number in range(networks):
@@ -82,24 +103,58 @@ class Method(ABC):
             self._networks.append(wrapped)
             self._optimizers.append(optimizer)
         self._parameters = [list(network.parameters()) for network in self._networks]
-        self._base_lrs: list[list[float]] = [
-            [g["lr"] for g in o.param_groups] for o in self._optimizers
-        ]
+        self._bases = [[dict(g) for g in o.param_groups] for o in self._optimizers]
+        self._device = self._parameters[0][0].device
+        self._epoch = 0
+        self._epochs = 1
         self._step = 0
         self._count = 0
-        self._total = torch.zeros((), device=self._parameters[0][0].device)
+        self._total = torch.zeros((), device=self._device)
+
+    @property
+    def views(self) -> int:
+        """How many times the present epoch's batches have each example, augmented anew."""
+        return 1
 
     @abstractmethod
     def train_epoch(self, batches: Iterable[Batch]) -> None:
         """Train on one epoch's batches, or on what is left of them."""
 
-    @abstractmethod
-    def predict(self, inputs: Iterable[Tensor]) -> Tensor:
-        """Predict class probabilities.
+    def order(self) -> list[Tensor] | None:
+        """Return the present epoch's batches where they are not the usual ones.
 
         Returns:
-            Probabilities, float32 on the CPU, of shape (N, K).
+            Positions in the training set, int64 on the CPU, for each step, over all processes; or
+            None for every example once, shuffled.
         """
+        return None
+
+    def predict(self, inputs: Iterable[Tensor]) -> Tensor:
+        """Predict class probabilities with every network, in evaluation mode.
+
+        Args:
+            inputs: Batches of inputs.
+
+        Returns:
+            Probabilities, float32 on the CPU, of shape (networks, N, K).
+        """
+        return evaluate(self._networks, inputs, lambda z: z.softmax(1, dtype=torch.float32))
+
+    def combine(self, probabilities: Tensor) -> Tensor:
+        """Make the method's own prediction of those of its networks.
+
+        Args:
+            probabilities: What :meth:`predict` returned, of shape (networks, N, K).
+
+        Returns:
+            Probabilities of shape (N, K): the first network's, where a method's authors report
+            single networks.
+        """
+        return probabilities[0]
+
+    def metrics(self) -> dict[str, float]:
+        """Return what there is to say of the present epoch beside losses and accuracies."""
+        return {}
 
     def begin_epoch(self) -> None:
         """Start counting an epoch's steps and losses."""
@@ -129,21 +184,31 @@ class Method(ABC):
                 if buffer.is_floating_point():
                     buffer.copy_(self._engine.all_reduce(buffer, reduce_op="mean"))
 
-    def set_progress(self, progress: float) -> float:
-        """Set the loss's progress and the learning rates.
+    def set_epoch(self, epoch: int, epochs: int) -> float:
+        """Set the loss's progress, the learning rates and the momenta.
 
         Args:
-            progress: Training progress in [0, 1].
+            epoch: The epoch, counted from 0.
+            epochs: How many there will be.
 
         Returns:
             The learning rate of the first parameter group.
         """
+        self._epoch, self._epochs = epoch, epochs
+        progress = epoch / epochs
         self._loss.progress = progress
         factor = self._lr_factor(progress)
-        for optimizer, base_lrs in zip(self._optimizers, self._base_lrs, strict=True):
-            for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base_lr * factor
-        return self._base_lrs[0][0] * factor
+        for optimizer, bases in zip(self._optimizers, self._bases, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base["lr"] * factor
+                if self._momentum_factor is None:
+                    continue
+                if "betas" in group:
+                    first, *rest = base["betas"]
+                    group["betas"] = (first * self._momentum_factor(progress), *rest)
+                elif "momentum" in group:
+                    group["momentum"] = base["momentum"] * self._momentum_factor(progress)
+        return float(self._bases[0][0]["lr"] * factor)
 
     def settle(self) -> None:
         """Make sure that no step so far was bad.
@@ -179,47 +244,70 @@ class Method(ABC):
         self._total = state["total"].to(self._total.device)
         self._guard.skipped = state["skipped"]
 
-    def _descend(self, number: int, batch: Batch, loss: Callable[[Batch], Tensor]) -> None:
-        """Make one step of one network.
+    def _descend(
+        self, batch: Batch, loss: Callable[[Batch], Tensor], networks: Sequence[int] = (0,)
+    ) -> bool:
+        """Make one step of one or more networks.
 
         Args:
-            number: The network.
             batch: The step's batch.
-            loss: Mean loss of a batch, or of a part of it.
+            loss: Mean loss of a batch, or of a part of it, summed over ``networks``.
+            networks: The networks.
+
+        Returns:
+            Whether the step was made, and not left out for it was not finite.
         """
-        optimizer = self._optimizers[number]
-        optimizer.zero_grad()
+        for number in networks:
+            self._optimizers[number].zero_grad()
         total: Tensor | float = 0.0
         for part in batch.split(self._accumulate):
             mean = loss(part)
             # The share of the part in the batch of all processes, whose gradients are averaged.
             self._engine.backward(mean if part.weight == 1 else mean * part.weight)
             # Summed on the device: reading the value here would wait for it at every step.
-            total = total + mean.detach() * len(part.target)
-        parameters = self._parameters[number]
+            total = total + mean.detach() * (len(part.target) / len(networks))
+        parameters = [self._parameters[number] for number in networks]
         mean = torch.as_tensor(total) / len(batch.target)
         if self._engine.world_size > 1:
             # The gradients are the same in all processes, the losses not: all must decide alike.
             mean = torch.zeros_like(mean)
-        if self._guard.passes(self._step, batch, mean, parameters):
-            if self._clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self._clip_norm)
-            optimizer.step()
+        passes = self._guard.passes(self._step, batch, mean, chain(*parameters))
+        if passes:
+            for number in networks:
+                if self._clip_norm is not None:
+                    nn.utils.clip_grad_norm_(self._parameters[number], self._clip_norm)
+                self._optimizers[number].step()
             self._total += total
             self._count += len(batch.target)
         self._step += 1
+        return passes
+
+    def _whole_size(self, batch: Batch) -> int:
+        """Return how many examples the batch has over all processes."""
+        return round(len(batch.target) * self._engine.world_size / batch.weight)
 
 
-def probabilities(network: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
-    """Predict class probabilities with one network in evaluation mode.
+def evaluate(
+    networks: Sequence[nn.Module],
+    inputs: Iterable[Tensor],
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Send inputs through networks in evaluation mode.
 
     Args:
-        network: Gives logits of shape (n, K).
-        inputs: Batches of images.
+        networks: Each gives logits of shape (n, K).
+        inputs: Batches of inputs.
+        activation: Logits of shape (n, K) to values of shape (n, ...).
 
     Returns:
-        Probabilities, float32 on the CPU, of shape (N, K).
+        The values on the CPU, of shape (networks, N, ...).
     """
-    network.eval()
+    for network in networks:
+        network.eval()
     with torch.inference_mode():
-        return torch.cat([network(batch).softmax(1, dtype=torch.float32).cpu() for batch in inputs])
+        values = [
+            torch.stack([activation(network(batch)).cpu() for network in networks])
+            for batch in inputs
+        ]
+    # Outside: what is made in inference mode can never be changed again.
+    return torch.cat(values, 1)

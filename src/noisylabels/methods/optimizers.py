@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from noisylabels.errors import check_range
+from noisylabels.errors import ConfigError, check_range
 
 
 def sgd(
@@ -39,4 +39,38 @@ def sgd(
     )
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd}
+def adam(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Build Adam.
+
+    Args:
+        parameters: What to optimise.
+        lr: Learning rate, above 0.
+        beta1: Decay of the gradients' mean, in [0, 1).
+        beta2: Decay of the squared gradients' mean, in [0, 1).
+        weight_decay: L2 penalty, at least 0, added to the gradients.
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        ConfigError: A value is out of its range.
+
+    References:
+        Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2015.
+    """
+    check_range("lr", lr, open=True)
+    for name, beta in {"beta1": beta1, "beta2": beta2}.items():
+        if not 0 <= beta < 1:
+            raise ConfigError(f"{name} must be in [0, 1), got {beta!r}")
+    check_range("weight_decay", weight_decay)
+    return torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam": adam}

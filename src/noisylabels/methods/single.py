@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
-from noisylabels.methods.base import Engine, Method, Parts, probabilities
+from noisylabels.methods.base import Method, Parts
+from noisylabels.methods.engine import Engine
 
 
 class Single(Method):
@@ -29,12 +30,4 @@ class Single(Method):
             return value
 
         for batch in batches:
-            self._descend(0, batch, loss)
-
-    def predict(self, inputs: Iterable[Tensor]) -> Tensor:
-        """Predict class probabilities.
-
-        Returns:
-            Probabilities, float32 on the CPU, of shape (N, K).
-        """
-        return probabilities(self._networks[0], inputs)
+            self._descend(batch, loss)

@@ -1,0 +1,386 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from noisylabels.data.batches import Batch, derive_seed
+from noisylabels.errors import ConfigError
+from noisylabels.losses import build
+from noisylabels.methods import METHODS
+from noisylabels.methods.engine import Alone
+from noisylabels.methods.mixture import clean_probability
+from tiny import COUNT, assert_same_weights, descend, inputs, labels, network, parts, weights
+
+dividemix = METHODS["dividemix"]
+
+
+def batches_of(method):
+    order, views = method.order(), method.views
+    x, y = inputs(), labels()
+    return [Batch(i, x[i], y[i], 1.0, tuple(x[i] + 0.1 for _ in range(views - 1))) for i in order]
+
+
+def run(method, epochs, first=0, of=None):
+    means = []
+    for epoch in range(first, epochs):
+        method.set_epoch(epoch, of or epochs)
+        method.begin_epoch()
+        method.train_epoch(batches_of(method))
+        means.append(method.end_epoch())
+    return means
+
+
+def divided(method, seed=0):
+    """Give a method a division of its own, at the beginning of its first epoch of mixing."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.rand(2, COUNT, generator=generator)
+    state = method.state_dict() | {"clean": clean, "labelled": clean > 0.5}
+    method.load_state_dict(copy.deepcopy(state))
+    return clean
+
+
+def sharpen(p, temperature):
+    powers = [v ** (1 / temperature) for v in p]
+    return [v / sum(powers) for v in powers]
+
+
+def softmax_rows(net, x):
+    return net(x).softmax(1).tolist()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_step_that_mixes_is_the_papers_step_by_step(number):
+    """Co-refinement, co-guessing, mixing and the three terms, in Python numbers."""
+    made = parts()
+    method = dividemix(
+        Alone(), made, warmup=1, alpha=0.75, lambda_u=10.0, rampup=4.0, T=0.5, prior="given"
+    )
+    method.set_epoch(3, 9)
+    clean = divided(method)
+    (batch, step) = next(
+        (b, s)
+        for b, s in zip(batches_of(method), method._steps, strict=True)
+        if s.network == number
+    )
+    nets = [network(0), network(1)]
+    mine, other = nets[number], nets[1 - number]
+    count = step.labelled
+    views = [batch.input, batch.input + 0.1]
+
+    refined = []
+    for i in range(count):
+        p = [sum(softmax_rows(mine, v[i : i + 1])[0][k] for v in views) / 2 for k in range(3)]
+        w = clean[number, batch.index[i]].item()
+        label = [float(k == batch.target[i]) for k in range(3)]
+        refined.append(sharpen([w * a + (1 - w) * b for a, b in zip(label, p, strict=True)], 0.5))
+    guessed = []
+    for i in range(count, len(batch.target)):
+        rows = [softmax_rows(net, v[i : i + 1])[0] for net in (mine, other) for v in views]
+        guessed.append(sharpen([sum(row[k] for row in rows) / 4 for k in range(3)], 0.5))
+    targets = torch.tensor(refined * 2 + guessed * 2)
+    x = torch.cat([views[0][:count], views[1][:count], views[0][count:], views[1][count:]])
+
+    torch.manual_seed(5)
+    share = torch.distributions.Beta(0.75, 0.75).sample().item()
+    share = max(share, 1 - share)
+    partner = torch.randperm(len(x))
+    mixed_x = share * x + (1 - share) * x[partner]
+    mixed_t = share * targets + (1 - share) * targets[partner]
+    log_p = mine(mixed_x).log_softmax(1)
+    fit = -sum((mixed_t[i] * log_p[i]).sum() for i in range(2 * count)) / (2 * count)
+    rest = range(2 * count, len(x))
+    apart = sum(((log_p[i].exp() - mixed_t[i]) ** 2).mean() for i in rest) / len(rest)
+    weight = 10.0 * min(1.0, (3 - 1 + step.done) / 4.0)
+    prior = torch.bincount(labels(), minlength=3) / COUNT
+    mean = log_p.exp().mean(0)
+    balance = sum(prior[k] * (prior[k] / mean[k]).log() for k in range(3))
+    value = fit + weight * apart + balance
+
+    method._step = method._steps.index(step)
+    before = weights(method, 1 - number)
+    torch.manual_seed(5)
+    method.train_epoch([batch])
+    assert (method._total / len(batch.target)).item() == pytest.approx(value.item(), rel=1e-5)
+    descend(mine, torch.autograd.grad(value, list(mine.parameters())))
+    assert_same_weights(method, mine, number, rtol=1e-4, atol=1e-6)
+    for ours, kept in zip(weights(method, 1 - number), before, strict=True):
+        assert torch.equal(ours, kept)
+
+
+def test_labels_look_clean_to_the_other_network():
+    method = dividemix(Alone(), parts(), warmup=1)
+    run(method, 1, of=4)
+    losses = []
+    for number in (0, 1):
+        net = network(number)
+        net.load_state_dict(method.state_dict()["networks"][number])
+        with torch.no_grad():
+            losses.append(F.cross_entropy(net(inputs()), labels(), reduction="none"))
+    method.set_epoch(1, 4)
+    method.begin_epoch()
+    state = method.state_dict()
+    for number in (0, 1):
+        probability, _ = clean_probability(losses[1 - number], seed=mixture_seed(1, 1 - number))
+        torch.testing.assert_close(state["clean"][number], probability.float(), atol=1e-4, rtol=0)
+        own, _ = clean_probability(losses[number], seed=mixture_seed(1, number))
+        assert (own - probability).abs().max() > 0.01
+
+
+def mixture_seed(epoch, number):
+    return derive_seed(0, "mixture", epoch, number)
+
+
+def test_losses_are_averaged_over_the_history():
+    method = dividemix(Alone(), parts(), warmup=1, history=2)
+    run(method, 2, of=9)
+    (first,) = method.state_dict()["past"]
+    method.set_epoch(2, 9)
+    method.begin_epoch()
+    before, second = method.state_dict()["past"]
+    assert torch.equal(before, first)
+    probability, _ = clean_probability((first[1] + second[1]) / 2, seed=mixture_seed(2, 1))
+    torch.testing.assert_close(
+        method.state_dict()["clean"][0], probability.float(), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("penalty", [False, True])
+def test_warm_up_is_plain_training_of_each_network_on_batches_of_its_own(penalty):
+    method = dividemix(Alone(), parts("dal"), warmup=4, confidence_penalty=penalty)
+    method.set_epoch(2, 9)
+    method.begin_epoch()
+    batches = batches_of(method)
+    assert [len(batch.target) for batch in batches] == [16, 14, 16, 14]
+    assert method.views == 1
+    orders = [torch.cat([b.index for b in batches[i : i + 2]]) for i in (0, 2)]
+    assert [order.sort().values.tolist() for order in orders] == [list(range(COUNT))] * 2
+    assert not torch.equal(*orders)
+    loss = build("dal")
+    loss.progress = 0.5
+    for number in (0, 1):
+        net = network(number)
+        for batch in batches[2 * number : 2 * number + 2]:
+            value = loss(net(batch.input), batch.target)
+            if penalty:
+                p = net(batch.input).softmax(1)
+                value = value + (p * p.log()).sum(1).mean()
+            descend(net, torch.autograd.grad(value, list(net.parameters())))
+        if number == 0:
+            method.train_epoch(batches)
+        assert_same_weights(method, net, number, rtol=1e-4, atol=1e-6)
+
+
+def test_after_another_loss_come_epochs_on_predicted_labels():
+    method = dividemix(Alone(), parts("dal"), warmup=2, agreement=2)
+    run(method, 2, of=9)
+    nets = [network(0), network(1)]
+    for number, net in enumerate(nets):
+        net.load_state_dict(method.state_dict()["networks"][number])
+    method.set_epoch(2, 9)
+    method.begin_epoch()
+    batches = batches_of(method)
+    steps = list(method._steps)
+    method.train_epoch(batches)
+    for number, net in enumerate(nets):
+        own = [b for b, step in zip(batches, steps, strict=True) if step.network == number]
+        with torch.no_grad():
+            predicted = net(inputs()).argmax(1) == labels()
+        assert torch.cat([b.index for b in own]).sort().values.tolist() == (
+            predicted.nonzero().squeeze(1).tolist()
+        )
+        for batch in own:
+            value = F.cross_entropy(net(batch.input), batch.target)
+            descend(net, torch.autograd.grad(value, list(net.parameters())))
+        assert_same_weights(method, net, number, rtol=1e-4, atol=1e-6)
+    method.set_epoch(4, 9)
+    assert method.views == 2
+
+
+@pytest.mark.parametrize(("loss", "start"), [("ce", 3), ("gce", 8)])
+def test_cross_entropy_has_no_such_epochs_by_default(loss, start):
+    method = dividemix(Alone(), parts(loss), warmup=3)
+    for epoch in range(10):
+        method.set_epoch(epoch, 10)
+        assert method.views == (2 if epoch >= start else 1)
+
+
+def test_every_labelled_example_comes_once_and_unlabelled_ones_fill_up():
+    method = dividemix(Alone(), parts(), warmup=1)
+    method.set_epoch(1, 9)
+    clean = divided(method)
+    order = method.order()
+    for number in (0, 1):
+        mine = [(o, s) for o, s in zip(order, method._steps, strict=True) if s.network == number]
+        with_label = torch.cat([o[: s.labelled] for o, s in mine])
+        without = torch.cat([o[s.labelled :] for o, s in mine])
+        expected = (clean[number] > 0.5).nonzero().squeeze(1).tolist()
+        assert with_label.sort().values.tolist() == expected
+        assert not set(without.tolist()) & set(expected)
+        assert all(len(o) - s.labelled == min(8, COUNT - len(expected)) for o, s in mine)
+        assert [s.done for _, s in mine] == [i / len(mine) for i in range(len(mine))]
+    assert [o.tolist() for o in method.order()] == [o.tolist() for o in order]
+
+
+def labelled_of(method, clean, number=0):
+    """Let a method choose by given probabilities."""
+    method._clean[number] = torch.as_tensor(clean, dtype=torch.float32)
+    return method._fill_up(number, method._clean[number] > 0.5)
+
+
+def test_a_small_labelled_set_is_filled_up_and_said():
+    said = []
+    method = dividemix(Alone(), parts(say=said.append))
+    clean = torch.linspace(0, 0.4, COUNT)
+    clean[7] = 0.9
+    labelled = labelled_of(method, clean)
+    likeliest = {7, *range(COUNT - 7, COUNT)}
+    assert likeliest <= set(labelled.nonzero().squeeze(1).tolist())
+    assert said[0] == ("dividemix: network 1: only 1 labels look clean; the likeliest 8 are taken")
+    labelled_of(method, clean)
+    assert len(said) == len(set(said))
+
+
+def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
+    said = []
+    method = dividemix(Alone(), parts(say=said.append))
+    clean = torch.where(labels() == 1, 0.1, 0.9)
+    best = (labels() == 1).nonzero().squeeze(1)[2]
+    clean[best] = 0.2
+    labelled = labelled_of(method, clean)
+    assert (labelled & (labels() == 1)).nonzero().squeeze(1).tolist() == [best.item()]
+    assert "no label of class 1 looks clean; the likeliest 1 are taken" in said[0]
+
+
+def test_nothing_to_guess_is_said_and_trains():
+    said = []
+    method = dividemix(Alone(), parts(say=said.append), warmup=1)
+    method.set_epoch(1, 9)
+    clean = torch.ones(2, COUNT)
+    method.load_state_dict(
+        copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
+    )
+    assert labelled_of(method, clean[0]).all()
+    assert "every label looks clean" in said[0]
+    before = [w.clone() for w in weights(method)]
+    method.train_epoch(batches_of(method))
+    assert math.isfinite(method.end_epoch())
+    assert not torch.equal(weights(method)[0], before[0])
+
+
+def test_one_unlabelled_example_is_enough():
+    method = dividemix(Alone(), parts(), warmup=1)
+    method.set_epoch(1, 9)
+    clean = torch.ones(2, COUNT)
+    clean[:, 4] = 0
+    method.load_state_dict(
+        copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
+    )
+    order = method.order()
+    assert all(o[s.labelled :].tolist() == [4] for o, s in zip(order, method._steps, strict=True))
+    method.train_epoch(batches_of(method))
+    assert math.isfinite(method.end_epoch())
+
+
+def test_few_predicted_labels_leave_all_examples():
+    said = []
+    task = parts().task
+    never = type(task)(torch.full((COUNT,), 2), 3, task.inputs, batch_size=8)
+    method = dividemix(Alone(), parts(task=never, say=said.append), warmup=1, agreement=1)
+    for number in (0, 1):
+        with torch.no_grad():
+            method._networks[number].bias[2] = -50
+    method.set_epoch(1, 9)
+    method.begin_epoch()
+    assert method.state_dict()["labelled"].all()
+    assert "predicts fewer than 8 labels" in said[0]
+
+
+def test_epochs_that_end_in_the_warm_up_are_said():
+    said = []
+    method = dividemix(Alone(), parts("dal", say=said.append))
+    method.set_epoch(0, 15)
+    assert said == ["dividemix: 15 epochs end before the mixing begins, in epoch 16"]
+
+
+def test_state_between_any_two_batches_continues_to_the_same_end():
+    def fresh():
+        return dividemix(
+            Alone(), parts("dal", momentum=0.9), warmup=1, agreement=1, lambda_u=1.0, history=2
+        )
+
+    whole = fresh()
+    epochs = 5
+    for epoch in range(epochs):
+        whole.set_epoch(epoch, epochs)
+        torch.manual_seed(epoch)
+        whole.begin_epoch()
+        steps = len(whole.order())
+        cut = copy.deepcopy(whole.state_dict())
+        for stop in (0, 1, steps - 1):
+            first, second = fresh(), fresh()
+            for method in (first, second):
+                method.set_epoch(epoch, epochs)
+            first.load_state_dict(copy.deepcopy(cut))
+            torch.manual_seed(100 + epoch)
+            first.train_epoch(batches_of(first)[:stop])
+            random = torch.get_rng_state()
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            second_batches = batches_of(second)[stop:]
+            torch.set_rng_state(random)
+            second.train_epoch(second_batches)
+            whole_again = fresh()
+            whole_again.set_epoch(epoch, epochs)
+            whole_again.load_state_dict(copy.deepcopy(cut))
+            torch.manual_seed(100 + epoch)
+            whole_again.train_epoch(batches_of(whole_again))
+            assert second.end_epoch() == whole_again.end_epoch()
+            for number in (0, 1):
+                for a, b in zip(weights(second, number), weights(whole_again, number), strict=True):
+                    assert torch.equal(a, b)
+        whole.train_epoch(batches_of(whole))
+
+
+def test_networks_start_differently_and_stay_different():
+    method = dividemix(Alone(), parts(lr=0.1), warmup=2)
+    run(method, 12)
+    first, second = (weights(method, number)[0] for number in (0, 1))
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_prediction_is_the_mean_of_both():
+    method = dividemix(Alone(), parts())
+    each = method.predict(inputs().split(8))
+    torch.testing.assert_close(method.combine(each), each.mean(0))
+
+
+def test_metrics_tell_the_labelled_shares():
+    method = dividemix(Alone(), parts(), warmup=1)
+    clean = divided(method)
+    expected = (clean > 0.5).double().mean(1).tolist()
+    assert method.metrics() == pytest.approx({"labelled_1": expected[0], "labelled_2": expected[1]})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"warmup": 0},
+        {"agreement": -1},
+        {"alpha": 0.0},
+        {"lambda_u": -1.0},
+        {"rampup": 0.0},
+        {"T": 0.0},
+        {"T": 1.5},
+        {"threshold": 1.0},
+        {"history": 0},
+    ],
+)
+def test_bad_values_are_named(bad):
+    with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
+        dividemix(Alone(), parts(), **bad)
+
+
+def test_batches_in_parts_are_refused():
+    with pytest.raises(ConfigError, match="accumulate must be 1, got 2"):
+        dividemix(Alone(), parts(accumulate=2))
