@@ -13,7 +13,15 @@ def test_logits_have_a_column_per_class(name, shape):
     assert network(torch.randn(2, *shape)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 17), ("resnet34", 33)])
+@pytest.mark.parametrize(
+    ("name", "convolutions"),
+    [
+        ("resnet18", 17),
+        ("resnet34", 33),
+        ("preact-resnet18", 17),
+        ("preact-resnet34", 33),
+    ],
+)
 def test_resnet_has_the_papers_depth_and_shapes(name, convolutions):
     network = MODELS[name]((3, 32, 32), 10, width=16)
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
@@ -27,6 +35,25 @@ def test_resnet_has_the_papers_depth_and_shapes(name, convolutions):
     network(torch.randn(1, 3, 32, 32))
     assert sides == sorted(sides, reverse=True)
     assert (sides[0], sides[-1]) == (32, 4)
+
+
+def test_a_preactivation_block_by_hand():
+    """Batch norm and ReLU before each convolution; the shortcut past both, or of the first ReLU."""
+    torch.manual_seed(0)
+    network = MODELS["preact-resnet18"]((3, 8, 8), 4, width=4).eval()
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean)
+        nn.init.uniform_(norm.weight)
+    same, down = network.stages[1], network.stages[2]
+    x = torch.randn(2, 4, 8, 8)
+    first = same.conv2(same.norm2(same.conv1(same.norm1(x).clamp(min=0))).clamp(min=0)) + x
+    torch.testing.assert_close(same(x), first)
+    active = down.norm1(first).clamp(min=0)
+    second = down.conv2(down.norm2(down.conv1(active)).clamp(min=0)) + down.shortcut(active)
+    torch.testing.assert_close(down(first), second)
+    features = network.stages(network.conv(images := torch.randn(2, 3, 8, 8)))
+    pooled = network.norm(features).clamp(min=0).mean((2, 3))
+    torch.testing.assert_close(network(images), network.head(pooled))
 
 
 def test_width_scales_parameters():

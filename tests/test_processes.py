@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from noisylabels.config import parse
 from noisylabels.trainer import train
@@ -31,7 +32,9 @@ def images(tmp_path) -> dict:
         "model": {"name": "resnet18", "width": 16},
         "augment": "none",
         "loss": {"name": "dal", "q_start": 0.6, "q_end": 1.5},
-        "optimizer": {"name": "sgd", "lr": 0.01},
+        # At 0.01 this little training is chaotic: on a CPU without AVX-512 one thread instead of two
+        # moves the second epoch's loss by 0.6 %.
+        "optimizer": {"name": "sgd", "lr": 0.001},
         "batch_size": 32,
         "epochs": 3,
         "precision": "32",
@@ -73,7 +76,7 @@ def test_two_processes_have_the_loss_curve_of_one(images, tmp_path):
     for ours, theirs in zip(lines(folder), single, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["test_accuracy"] == pytest.approx(theirs["test_accuracy"], abs=0.03)
-    assert single[-1]["loss"] < 0.9 * single[0]["loss"]
+    assert single[1]["loss"] < 0.9 * single[0]["loss"]
     result = json.loads((folder / "result.json").read_text())
     assert result["processes"] == 2
     with np.load(folder / "predictions.npz") as predictions:
@@ -91,6 +94,60 @@ def test_without_synchronised_batch_norm_a_run_is_only_near(images, tmp_path):
     theirs = [line["loss"] for line in single]
     assert ours != pytest.approx(theirs, rel=1e-5)
     assert ours == pytest.approx(theirs, rel=0.5)
+
+
+MLP = {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "sgd", "lr": 0.01}}
+METHODS = {
+    "elr": {"method": {"name": "elr", "beta": 0.7, "lamb": 1.0}},
+    "gjs": {"method": "gjs"},
+    "coteaching": {"method": {"name": "coteaching", "ramp_epochs": 3}, "validation": 0.2},
+    "jocor": {"method": {"name": "jocor", "forget_rate": 0.4, "ramp_epochs": 2, "c": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
+    """Memories, choices and estimates are those of the whole batch."""
+    run = images | MLP | {"epochs": 5} | METHODS[name]
+    single = train(parse(run), tmp_path / "one")
+    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    for ours, theirs in zip(lines(folder), lines(single), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours.get("forget", 0) == pytest.approx(theirs.get("forget", 0), rel=1e-5)
+    states = [
+        torch.load(place / "checkpoint.pt", weights_only=True)["state"]["method"]
+        for place in (folder, single)
+    ]
+    if name == "elr":
+        torch.testing.assert_close(states[0]["targets"], states[1]["targets"], rtol=1e-4, atol=1e-5)
+        assert (states[0]["targets"].sum(1) > 0.5).all()
+    for ours, theirs in zip(*(state["networks"] for state in states), strict=True):
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path):
+    run = (
+        images
+        | MLP
+        | {
+            "epochs": 8,
+            "method": {"name": "dividemix", "warmup": 4, "agreement": 1, "rampup": 4.0},
+            "augment": {"name": "crop-flip", "padding": 1},
+        }
+    )
+    single = lines(train(parse(run), tmp_path / "one"))
+    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    both = lines(folder)
+    # Views are drawn by each process, so the warm-ups differ a little and so do the divisions.
+    for ours, theirs in zip(both[:4], single[:4], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.2)
+    for ours, theirs in zip(both[5:], single[5:], strict=True):
+        assert 0 < ours["labelled_1"] < 1
+        assert ours["labelled_1"] == pytest.approx(theirs["labelled_1"], abs=0.15)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.3)
+    assert both[-1]["test_accuracy"] == pytest.approx(single[-1]["test_accuracy"], abs=0.15)
+    assert both[-1]["test_accuracy"] > 0.6
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")

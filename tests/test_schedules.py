@@ -74,3 +74,24 @@ def test_exponential_is_a_factor_per_epoch():
         assert after / before == pytest.approx(0.97)
     with pytest.raises(ConfigError, match="end must be in"):
         schedules.exponential(0.5, end=0.0)
+
+
+def test_linear_waits():
+    values = [schedules.linear(epoch / 200, begin=0.4) for epoch in (0, 79, 80, 81, 140, 200)]
+    assert values == pytest.approx([1, 1, 1, 1 - 1 / 120, 0.5, 0])
+    for begin in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="begin must be in"):
+            schedules.linear(0.5, begin=begin)
+
+
+@pytest.mark.parametrize("epochs", [30, 150, 200])
+def test_steps_come_at_their_epochs_for_all_that_computers_round(epochs):
+    for milestone in range(1, epochs):
+        share = milestone / epochs
+        values = [
+            schedules.multistep(epoch / epochs, milestones=(share,), factor=0.5)
+            for epoch in (milestone - 1, milestone)
+        ]
+        assert values == [1, 0.5]
+    with pytest.raises(ConfigError, match="milestones must be in"):
+        schedules.multistep(0.5, milestones=(80,))

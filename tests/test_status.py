@@ -72,6 +72,10 @@ def test_what_is_no_run_is_named(tmp_path, runs):
     (folder / "progress.json").write_text("{")
     with pytest.raises(DataError, match="progress.json: expected the seconds of a run"):
         find([folder])
+    damaged, whole = sorted(find([runs]), key=lambda status: status.folder != folder)
+    assert damaged.state.startswith("damaged: ")
+    assert damaged.row()[-1] == ""
+    assert whole.epochs == 3
     (folder / "config.json").write_text("{}")
     with pytest.raises(DataError, match="config.json: expected a run's configuration"):
         find([folder])

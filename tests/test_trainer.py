@@ -16,7 +16,7 @@ from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLab
 from noisylabels.interruption import StoppedError
 from noisylabels.losses import LOSSES
 from noisylabels.trainer import choose_memory_format, choose_precision, plan, train
-from pictures import pixels, save
+from pictures import encode, pixels, save
 
 ACCURACIES = {
     "test_accuracy",
@@ -47,18 +47,24 @@ def read(folder, name="result.json"):
     return json.loads((folder / name).read_text())
 
 
+def plain(value):
+    """State with every tensor as its bytes."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def contents(folder):
     """Everything that must be the same however often a run was cut."""
     predictions = np.load(folder / "predictions.npz")
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["method"]
     result = read(folder)
     return {
         "metrics": (folder / "metrics.jsonl").read_bytes(),
         "predictions": {name: predictions[name].tobytes() for name in predictions},
-        "weights": {k: v.numpy().tobytes() for k, v in state["networks"][0].items()},
-        "momentum": [
-            s["momentum_buffer"].numpy().tobytes() for s in state["optimizers"][0]["state"].values()
-        ],
+        # Weights, momentum, memory.
+        "method": plain(torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["method"]),
         "result": {key: result[key] for key in (*ACCURACIES, "actual_noise_rate", "run_id")},
     }
 
@@ -145,6 +151,109 @@ def test_interrupted_run_ends_as_if_never_cut(digits, tmp_path, key):
     cut = train(run, tmp_path / "cut", recorder)
     assert recorder.epochs == [4]
     assert contents(cut) == contents(whole)
+
+
+METHOD_RUNS = {
+    "elr": {"method": {"name": "elr", "memory_dtype": "float16"}},
+    "gjs": {"method": "gjs", "augment": {"name": "crop-flip", "padding": 1}, "loss": "dal"},
+    "coteaching": {"method": "coteaching", "validation": 0.1, "optimizer": "adam"},
+    "jocor": {"method": {"name": "jocor", "ramp_epochs": 3}, "validation": 0.1, "loss": "nlnl"},
+    "dividemix": {
+        "method": {"name": "dividemix", "warmup": 1, "agreement": 1, "history": 2},
+        "augment": {"name": "crop-flip", "padding": 1},
+        "momentum_schedule": "cosine",
+    },
+}
+
+
+@pytest.mark.parametrize("name", METHOD_RUNS)
+def test_run_of_any_method_is_continued_from_every_step(digits, tmp_path, monkeypatch, name):
+    """A checkpoint after every step, and a cut after each of many."""
+    run = parse(
+        digits
+        | {"loss": "dal", "epochs": 4, "batch_size": 256, "checkpoint_minutes": 1e-9}
+        | METHOD_RUNS[name]
+    )
+    whole = train(run, tmp_path / "whole")
+    saves = 0
+    save = checkpoint.save
+
+    def saving(*arguments):
+        nonlocal saves
+        save(*arguments)
+        saves += 1
+        if saves % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", saving)
+    for _ in range(50):
+        try:
+            cut = train(run, tmp_path / "cut")
+            break
+        except KeyboardInterrupt:
+            pass
+    assert saves > 20
+    assert contents(cut) == contents(whole)
+
+
+def test_method_of_two_networks_reports_both(digits, tmp_path):
+    digits |= {"method": {"name": "coteaching", "forget_rate": 0.4}, "loss": "ce"}
+    folder = train(parse(digits), tmp_path)
+    result = read(folder)
+    with np.load(folder / "predictions.npz") as predictions:
+        each = predictions["test_networks"].astype(np.float32)
+        own = predictions["test_probabilities"]
+    test = np.load(folder / "labels.npz")["test"]
+    assert each.shape == (2, 360, 10)
+    assert (own == each[0].astype(np.float16)).all()
+    accuracies = [(p.argmax(1) == test).mean() for p in (*each, each.mean(0))]
+    names = ("test_accuracy_1", "test_accuracy_2", "test_accuracy_ensemble")
+    assert [result[name] for name in names] == pytest.approx(accuracies, abs=0.004)
+    assert result["test_accuracy"] == result["test_accuracy_1"]
+    (last,) = (folder / "metrics.jsonl").read_text().splitlines()[-1:]
+    assert json.loads(last)["forget"] == pytest.approx(0.4 * 2 / 9)
+    digits["method"] = {"name": "dividemix", "warmup": 1}
+    result = read(train(parse(digits), tmp_path))
+    assert result["test_accuracy"] == result["test_accuracy_ensemble"]
+
+
+def test_what_a_method_has_to_say_is_said_before_it_trains(digits, tmp_path):
+    recorder = Recorder()
+    train(parse(digits | {"method": "elr"}), tmp_path, recorder)
+    assert "elr: targets of 1437 x 10 in float32 on cpu: 0.1 MiB" in recorder.notes
+    assert recorder.starts == [("digits elr dal seed 0", 0, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gjs", "dividemix"])
+def test_images_that_stream_have_views_too(images_in_files, tmp_path, name):
+    """Two views of each image, drawn anew, by any number of workers."""
+    run = images_in_files | {
+        "augment": {"name": "crop-flip", "padding": 2},
+        "batch_size": 16,
+        "epochs": 3,
+        "loss": "dal",
+        "method": {"gjs": "gjs", "dividemix": {"name": "dividemix", "warmup": 1, "agreement": 0}}[
+            name
+        ],
+    }
+    first = train(parse(run | {"workers": 0}), tmp_path / "first")
+    second = train(parse(run | {"workers": 2}), tmp_path / "second")
+    assert contents(first)["method"] == contents(second)["method"]
+
+
+@pytest.fixture
+def images_in_files(tmp_path) -> dict:
+    for split, count in (("train", 20), ("test", 6)):
+        for number in range(count):
+            for name, colour in (("cat", 60), ("dog", 160)):
+                path = tmp_path / "photos" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save(path, encode(pixels(number, (12, 12, 3)) // 3 + np.uint8(colour)))
+    return {
+        "data": {"name": "folder", "root": str(tmp_path / "photos"), "storage": "stream"},
+        "model": {"name": "mlp", "hidden": [16]},
+    }
 
 
 def test_run_cut_between_last_epoch_and_result(digits, tmp_path):
@@ -238,7 +347,16 @@ def digits_folder(tmp_path_factory):
         ({"loss": {"name": "gce", "p": 1}}, "loss: unknown parameter of 'gce' 'p'"),
         ({"loss": {"name": "gce", "q": "x"}}, "loss.q: expected a number, got 'x'"),
         ({"loss": {"name": "gce", "q": -1.0}}, "loss: q must be in"),
-        ({"loss": "gjs"}, r"loss: expected input of shape \(views, N, C\)"),
+        ({"loss": "gjs"}, r"loss: .gjs. takes the logits of several views"),
+        ({"method": "coteeching"}, "unknown method 'coteeching': did you mean 'coteaching'"),
+        ({"method": {"name": "elr", "beta": 2.0}}, r"method: beta must be in \[0, 1\], got 2.0"),
+        ({"method": {"name": "elr", "memory_dtype": "int8"}}, "method.memory_dtype: expected"),
+        ({"method": "jocor"}, "method: forget_rate is not given, and there is no hold-out"),
+        ({"method": "dividemix", "accumulate": 2}, "method: .*accumulate must be 1, got 2"),
+        ({"momentum_schedule": {"name": "multistep", "factor": -1.0}}, "momentum_schedule: factor"),
+        ({"lr_schedule": {"name": "multistep", "milestones": [80]}}, "lr_schedule: milestones"),
+        ({"lr_schedule": {"name": "linear", "begin": 1.0}}, "lr_schedule: begin must be in"),
+        ({"optimizer": {"name": "adam", "beta1": 1.0}}, "optimizer: beta1 must be in"),
         ({"loss": {"name": "nlnl", "class_counts": [1, 2]}}, "loss: class_counts: expected 10"),
         (
             {"noise": {"name": "symmetric", "rate": 1.5}},
@@ -398,7 +516,7 @@ def test_evaluation_can_be_rarer(digits, tmp_path):
     assert ["test_accuracy" in line for line in lines] == [False, True, False, True, True]
     assert all("loss" in line for line in lines)
     first, second = contents(often), contents(rare)
-    assert first["weights"] == second["weights"]
+    assert first["method"] == second["method"]
     assert first["result"] == second["result"]
     assert read(rare)["evaluation_seconds"] > 0
 

@@ -292,7 +292,9 @@ def _status(runs: Sequence[Path]) -> None:
 
     table = Table()
     for name in status.HEADER:
-        table.add_column(name, justify="left" if name in ("run", "data", "loss") else "right")
+        table.add_column(
+            name, justify="left" if name in ("run", "data", "method", "loss") else "right"
+        )
     for found in status.find(runs):
         table.add_row(*found.row())
     Console(width=None if sys.stdout.isatty() else 120).print(table)

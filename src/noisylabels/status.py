@@ -9,7 +9,18 @@ from noisylabels.errors import DataError
 from noisylabels.lock import is_held
 from noisylabels.tracking import read_metrics
 
-HEADER = ("run", "data", "loss", "seed", "state", "epoch", "test accuracy", "time", "left")
+HEADER = (
+    "run",
+    "data",
+    "method",
+    "loss",
+    "seed",
+    "state",
+    "epoch",
+    "test accuracy",
+    "time",
+    "left",
+)
 
 
 @dataclass(frozen=True)
@@ -18,10 +29,12 @@ class Status:
 
     Args:
         folder: Its folder.
+        state: ``"finished"``, ``"running"``, ``"stopped"`` or ``"not started"``; or what is wrong
+            with its files, of which nothing else is known then.
         data: Name of its data.
+        method: Name of its method.
         loss: Name of its loss.
         seed: Its seed.
-        state: ``"finished"``, ``"running"``, ``"stopped"`` or ``"not started"``.
         epoch: Epochs that are done.
         epochs: Epochs that it has.
         accuracy: Test accuracy of the last evaluation, a fraction in [0, 1].
@@ -30,25 +43,27 @@ class Status:
     """
 
     folder: Path
-    data: str
-    loss: str
-    seed: int
     state: str
-    epoch: int
-    epochs: int
-    accuracy: float | None
-    seconds: float | None
-    left: float | None
+    data: str = ""
+    method: str = ""
+    loss: str = ""
+    seed: int | None = None
+    epoch: int = 0
+    epochs: int = 0
+    accuracy: float | None = None
+    seconds: float | None = None
+    left: float | None = None
 
     def row(self) -> tuple[str, ...]:
         """Return the row of a table, see ``HEADER``."""
         return (
             self.folder.name,
             self.data,
+            self.method,
             self.loss,
-            str(self.seed),
+            "" if self.seed is None else str(self.seed),
             self.state,
-            f"{self.epoch}/{self.epochs}",
+            f"{self.epoch}/{self.epochs}" if self.epochs else "",
             "" if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
             _duration(self.seconds),
             _duration(self.left),
@@ -65,7 +80,8 @@ def find(places: Iterable[Path]) -> list[Status]:
         A status for each run, in the order of their folders.
 
     Raises:
-        DataError: A place does not exist or holds no run, or a file of a run is damaged.
+        DataError: A place does not exist or holds no run, or is a run with a damaged file. Among
+            several runs in a folder a damaged one is a line like the others.
 
     Example:
         >>> find([])
@@ -75,12 +91,21 @@ def find(places: Iterable[Path]) -> list[Status]:
     for place in places:
         if not place.is_dir():
             raise DataError(f"{place}: expected a run folder, or a folder of them, got none")
-        folders = [place] if (place / "config.json").exists() else sorted(place.iterdir())
-        runs = [folder for folder in folders if (folder / "config.json").exists()]
+        if (place / "config.json").exists():
+            found.append(read(place))
+            continue
+        runs = [folder for folder in sorted(place.iterdir()) if (folder / "config.json").exists()]
         if not runs:
             raise DataError(f"{place}: expected a run folder, or a folder of them")
-        found += [read(folder) for folder in runs]
+        found += [_read_anyway(folder) for folder in runs]
     return found
+
+
+def _read_anyway(folder: Path) -> Status:
+    try:
+        return read(folder)
+    except DataError as error:
+        return Status(folder, f"damaged: {error}")
 
 
 def read(folder: Path) -> Status:
@@ -98,8 +123,8 @@ def read(folder: Path) -> Status:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        epochs, data, loss = config["epochs"], config["data"]["name"], config["loss"]["name"]
-        seed = config["seed"]
+        data, method, loss = (config[part]["name"] for part in ("data", "method", "loss"))
+        epochs, seed = config["epochs"], config["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected a run's configuration ({error!r})") from error
     metrics = read_metrics(folder / "metrics.jsonl")
@@ -114,7 +139,19 @@ def read(folder: Path) -> Status:
         state = "running"
     else:
         state = "stopped" if metrics else "not started"
-    return Status(folder, data, loss, seed, state, len(metrics), epochs, accuracy, seconds, left)
+    return Status(
+        folder,
+        state,
+        data,
+        method,
+        loss,
+        seed,
+        epoch=len(metrics),
+        epochs=epochs,
+        accuracy=accuracy,
+        seconds=seconds,
+        left=left,
+    )
 
 
 def _seconds(folder: Path) -> float | None:

@@ -154,3 +154,37 @@ def test_batches_are_made_on_whatever_device(augment):
     assert {inputs.device for part in ("train", "test") for inputs in source.inputs(part)} == {
         device
     }
+
+
+def test_views_are_drawn_anew_and_the_first_is_the_same_however_many():
+    one, three = batches("crop-flip"), batches("crop-flip")
+    for alone, batch in zip(one.epoch(2), three.epoch(2, views=3), strict=True):
+        assert torch.equal(alone.index, batch.index)
+        assert torch.equal(alone.input, batch.input)
+        assert alone.others == ()
+        assert len(batch.views) == 3
+        assert all(view.shape == batch.input.shape for view in batch.views)
+        assert not torch.equal(batch.views[1], batch.input)
+        assert not torch.equal(batch.views[1], batch.views[2])
+
+
+def test_an_order_of_ones_own_is_followed_from_any_step():
+    source = batches("crop-flip", batch_size=3)
+    order = [torch.tensor(p) for p in ([5, 1], [5, 5, 7, 2], [9_999], [0, 3])]
+    whole = list(source.epoch(1, order=order, views=2))
+    assert [batch.index.tolist() for batch in whole] == [o.tolist() for o in order]
+    for start in range(4):
+        rest = list(source.epoch(1, start, order=order, views=2))
+        assert len(rest) == 4 - start
+        for ours, theirs in zip(rest, whole[start:], strict=True):
+            for a, b in zip(ours.views, theirs.views, strict=True):
+                assert torch.equal(a, b)
+
+
+def test_parts_of_a_batch_have_its_views():
+    (batch, *_) = batches("crop-flip").epoch(0, views=2)
+    parts = batch.split(3)
+    assert sum(part.weight for part in parts) == pytest.approx(1)
+    for view in range(2):
+        assert torch.equal(torch.cat([part.views[view] for part in parts]), batch.views[view])
+    assert torch.equal(torch.cat([part.index for part in parts]), batch.index)

@@ -178,3 +178,21 @@ def test_predictions_are_probabilities_in_evaluation_mode(epoch):
     assert first.shape == (1, 10, 3)
     torch.testing.assert_close(first.sum(2), torch.ones(1, 10))
     assert torch.equal(first, method.predict(inputs))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "read"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.8), lambda group: group["momentum"]),
+        (lambda p: torch.optim.Adam(p, lr=0.5, betas=(0.8, 0.99)), lambda group: group["betas"][0]),
+    ],
+)
+def test_momentum_follows_its_schedule(optimizer, read):
+    made = replace(parts(), optimizer=optimizer, momentum_factor=lambda progress: 1 - progress)
+    method = METHODS["single"](Alone(), made)
+    for epoch, expected in ((1, 0.6), (3, 0.2), (0, 0.8)):
+        method.set_epoch(epoch, 4)
+        (group,) = method.state_dict()["optimizers"][0]["param_groups"]
+        assert read(group) == pytest.approx(expected)
+    if "betas" in group:
+        assert group["betas"][1] == 0.99

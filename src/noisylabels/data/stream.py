@@ -84,7 +84,9 @@ class Stream(Batches):
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
         positions = torch.split(torch.arange(len(examples)), EVALUATION_BATCH)
-        keys = [[(position,) for position in batch.tolist()] for batch in positions]
+        keys: list[list[tuple[int, ...]]] = [
+            [(position,) for position in batch.tolist()] for batch in positions
+        ]
         yield from map(self._normalise, self._load(_Images(examples, self._centre), keys))
 
     def _load(
