@@ -43,7 +43,6 @@ RESULTS = (
     "train_accuracy_wrong",
     "actual_noise_rate",
     "nominal_noise_rate",
-    "seconds",
     "run_id",
 )
 
@@ -75,11 +74,17 @@ def digits() -> tuple[Mapping[str, Table], Mapping[str, Table], int]:
     views: Table = {"augment": {"name": "crop-flip", "padding": 1, "flip": False}}
     methods = {
         "single": common | {"optimizer": {"name": "sgd", "lr": 0.03}},
-        "elr": common | {"method": {"name": "elr", "beta": 0.9, "lamb": 7.0}},
+        "elr": common
+        | {
+            "method": {"name": "elr", "beta": 0.9, "lamb": 3.0},
+            "optimizer": {"name": "sgd", "lr": 0.02},
+        },
         "gjs": common | views | {"method": {"name": "gjs", "pi": 0.3}},
         "coteaching": common | adam(0.4) | {"method": {"name": "coteaching"}},
-        "jocor": common | adam(0.4) | {"method": {"name": "jocor", "c": 0.9}},
-        "dividemix": common | views | {"method": {"name": "dividemix", "lambda_u": 25.0}},
+        "jocor": common | adam(0.4) | {"method": {"name": "jocor", "c": 0.65}},
+        "dividemix": common
+        | views
+        | {"method": {"name": "dividemix", "warmup": 40, "lambda_u": 5.0}},
     }
     noises: dict[str, Table] = {
         "symmetric 40 %": {"name": "symmetric", "rate": 0.4},

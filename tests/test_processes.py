@@ -32,8 +32,8 @@ def images(tmp_path) -> dict:
         "model": {"name": "resnet18", "width": 16},
         "augment": "none",
         "loss": {"name": "dal", "q_start": 0.6, "q_end": 1.5},
-        # At 0.01 this little training is chaotic: on a CPU without AVX-512 one thread instead of two
-        # moves the second epoch's loss by 0.6 %.
+        # At 0.01 this little training is chaotic: on a CPU without AVX-512 one thread instead of
+        # two moves the second epoch's loss by 0.6 %.
         "optimizer": {"name": "sgd", "lr": 0.001},
         "batch_size": 32,
         "epochs": 3,

@@ -72,6 +72,20 @@ def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_pa
     assert row[5] == "0.0 / 0 %"
 
 
+def test_methods_of_two_networks_show_both(tmp_path):
+    run = {
+        "data": "digits",
+        "method": {"name": "coteaching", "forget_rate": 0.0},
+        "model": {"name": "mlp", "hidden": [16]},
+        "epochs": 1,
+    }
+    folder = train(parse(run), tmp_path)
+    (group,) = report.summarise(report.read([folder])).groups
+    result = json.loads((folder / "result.json").read_text())
+    shown = [100 * result[key] for key in ("test_accuracy", "test_accuracy_ensemble")]
+    assert group.row()[2] == "{:.1f} % (both networks {:.1f} %)".format(*shown)
+
+
 def test_page_is_whole_and_self_contained(runs, tmp_path):
     path = tmp_path / "report.html"
     summary = report.summarise(report.read([runs]))

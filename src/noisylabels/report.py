@@ -41,6 +41,7 @@ RESULTS = (
     "device",
     "versions",
 )
+UNKNOWN = "unknown"
 HEADER = (
     "loss",
     "seeds",
@@ -85,21 +86,21 @@ class Group:
         nominal = self.runs[0].result["nominal_noise_rate"] if self.runs[0].result else None
         actual = self._percent("actual_noise_rate")
         noise = actual if nominal is None else f"{actual.removesuffix(' %')} / {100 * nominal:g} %"
+        accuracy, both = self._percent("test_accuracy"), self._percent("test_accuracy_ensemble")
         return (
             self.title,
             str(len(self.runs)),
-            self._percent("test_accuracy"),
+            accuracy if both == UNKNOWN else f"{accuracy} (both networks {both})",
             self._percent("train_accuracy_wrong"),
             self._percent("train_accuracy_correct"),
             noise,
         )
 
     def _percent(self, key: str) -> str:
-        values = [
-            run.result[key] for run in self.runs if run.result and run.result[key] is not None
-        ]
+        results = [run.result or {} for run in self.runs]
+        values = [value for result in results if (value := result.get(key)) is not None]
         if not values:
-            return "unknown"
+            return UNKNOWN
         mean = f"{100 * statistics.fmean(values):.1f}"
         return (
             f"{mean} ± {100 * statistics.stdev(values):.1f} %" if len(values) > 1 else f"{mean} %"

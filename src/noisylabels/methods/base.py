@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from noisylabels.data.batches import Batch
 from noisylabels.losses import Loss
 from noisylabels.methods.engine import Engine
 from noisylabels.methods.guard import Guard
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ class Method(ABC):
         Returns:
             Probabilities, float32 on the CPU, of shape (networks, N, K).
         """
-        return evaluate(self._networks, inputs, lambda z: z.softmax(1, dtype=torch.float32))
+        return evaluate(
+            self._networks, inputs, lambda network, x: network(x).softmax(1, dtype=torch.float32)
+        )
 
     def combine(self, probabilities: Tensor) -> Tensor:
         """Make the method's own prediction of those of its networks.
@@ -289,15 +293,15 @@ class Method(ABC):
 
 def evaluate(
     networks: Sequence[nn.Module],
-    inputs: Iterable[Tensor],
-    activation: Callable[[Tensor], Tensor],
+    batches: Iterable[T],
+    values: Callable[[nn.Module, T], Tensor],
 ) -> Tensor:
-    """Send inputs through networks in evaluation mode.
+    """Compute values of examples with networks in evaluation mode.
 
     Args:
-        networks: Each gives logits of shape (n, K).
-        inputs: Batches of inputs.
-        activation: Logits of shape (n, K) to values of shape (n, ...).
+        networks: The networks.
+        batches: The examples.
+        values: ``(network, batch of n examples) -> values of shape (n, ...)``.
 
     Returns:
         The values on the CPU, of shape (networks, N, ...).
@@ -305,9 +309,8 @@ def evaluate(
     for network in networks:
         network.eval()
     with torch.inference_mode():
-        values = [
-            torch.stack([activation(network(batch)).cpu() for network in networks])
-            for batch in inputs
+        found = [
+            torch.stack([values(network, batch).cpu() for network in networks]) for batch in batches
         ]
     # Outside: what is made in inference mode can never be changed again.
-    return torch.cat(values, 1)
+    return torch.cat(found, 1)

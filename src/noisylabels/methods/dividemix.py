@@ -1,6 +1,6 @@
 """DivideMix: examples whose labels look wrong are learnt from without their labels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
@@ -173,20 +173,33 @@ class DivideMix(Method):
         elif self._epoch == self._warmup:
             self._agree()
 
-    def _outputs(self) -> Tensor:
-        """Return both networks' log-probabilities of the training set, of shape (2, N, K)."""
-        own = evaluate(
-            self._networks,
-            self._task.inputs("train"),
-            lambda z: F.log_softmax(z, dim=1, dtype=torch.float32),
+    def _look(self, values: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Compute something of every training example, without augmentation.
+
+        Args:
+            values: ``(logits of shape (n, K), given labels) -> float32 of shape (n)``.
+
+        Returns:
+            By each network, of shape (2, N), on the CPU, the same in all processes.
+        """
+        engine = self._engine
+        own = self._task.labels[engine.global_rank :: engine.world_size].to(self._device)
+
+        def with_labels() -> Iterator[tuple[Tensor, Tensor]]:
+            start = 0
+            for batch in self._task.inputs("train"):
+                yield batch, own[start : start + len(batch)]
+                start += len(batch)
+
+        found = evaluate(
+            self._networks, with_labels(), lambda network, pair: values(network(pair[0]), pair[1])
         )
-        rows = own.transpose(0, 1).to(self._device)
-        whole = gather_shares(self._engine, rows, len(self._task.labels))
-        return whole.transpose(0, 1).cpu()
+        whole = gather_shares(engine, found.T.to(self._device), len(self._task.labels))
+        return whole.T.cpu()
 
     def _agree(self) -> None:
         """Choose for each network the examples whose labels it predicts."""
-        hits = self._outputs().argmax(2) == self._task.labels
+        hits = self._look(lambda logits, labels: (logits.argmax(1) == labels).float()) > 0
         for number in range(2):
             if int(hits[number].sum()) < self._task.batch_size:
                 self._tell(
@@ -198,9 +211,8 @@ class DivideMix(Method):
 
     def _divide(self) -> None:
         """Choose for each network the examples whose labels look clean to the other one."""
-        labels = self._task.labels
-        losses = torch.stack(
-            [F.nll_loss(log_p, labels, reduction="none") for log_p in self._outputs()]
+        losses = self._look(
+            lambda logits, labels: F.cross_entropy(logits.float(), labels, reduction="none")
         )
         self._past = [*self._past, losses][-self._history :]
         mean = torch.stack(self._past).mean(0)
