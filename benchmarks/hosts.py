@@ -195,7 +195,7 @@ def write(part: str, done: list[Table], seeds: int) -> None:
     folder = Path(__file__).parents[1] / "docs" / "results"
     machine = {
         "command": f"python benchmarks/hosts.py {part}",
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "seeds": seeds,
