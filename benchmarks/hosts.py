@@ -1,7 +1,8 @@
 """The bigger methods with their own loss and with DAL, in the layout of the paper's table 5.
 
 Every run is one of the runner's, so the command continues where it was stopped. It writes the runs'
-numbers to ``docs/results/hosts-<part>.json`` and tables of them to ``hosts-<part>.md``:
+numbers to ``docs/results/hosts-<part>.json`` and tables of them to ``hosts-<part>.md``; runs that
+are there already, from whatever machine, are not made again:
 
     python benchmarks/hosts.py digits
     python benchmarks/hosts.py cifar10 --images ../shared/data/cifar10 --labels ../shared/data/label
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from noisylabels.config import parse
-from noisylabels.trainer import train
+from noisylabels.trainer import plan, train
 
 Table = dict[str, Any]
 Key = tuple[str, str, str]
@@ -34,6 +35,7 @@ NAMES = {
 INSIDE: Table = {"name": "dal", "q_start": 0.0, "q_end": 1.0}
 """DAL inside another method, as in the paper."""
 ALONE: Table = {"name": "dal", "q_start": 0.6, "q_end": 1.5}
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
 RESULTS = (
     "test_accuracy",
     "test_accuracy_1",
@@ -43,6 +45,8 @@ RESULTS = (
     "train_accuracy_wrong",
     "actual_noise_rate",
     "nominal_noise_rate",
+    "precision",
+    "torch",
     "run_id",
 )
 
@@ -149,6 +153,12 @@ def runs(
                     yield (name, loss["name"], noise), seed, recipe | change
 
 
+def machine() -> str:
+    """Say what kind of processor this is."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
+
+
 def percent(values: list[float]) -> str:
     """Write the mean, and the sample standard deviation of several, in percent."""
     mean = f"{100 * statistics.fmean(values):.1f}"
@@ -165,7 +175,7 @@ def title(method: str, loss: str) -> str:
 def table(done: list[Table], key: str) -> str:
     """Make a table of one number: a row for each method and loss, a column for each noise."""
     noises = list(dict.fromkeys(run["noise"] for run in done))
-    rows = list(dict.fromkeys((run["method"], run["loss"]) for run in done))
+    rows = sorted({(run["method"], run["loss"]) for run in done}, key=place)
     lines = ["| | " + " | ".join(noises) + " |", "|---" * (len(noises) + 1) + "|"]
     for method, loss in rows:
         cells = []
@@ -182,6 +192,11 @@ def table(done: list[Table], key: str) -> str:
     return "\n".join(lines)
 
 
+def place(row: tuple[str, str]) -> tuple[int, bool]:
+    """Order rows as table 5 does."""
+    return list(NAMES).index(row[0]), row[1] == "dal"
+
+
 def rates(done: list[Table]) -> str:
     """Say the actual noise rates."""
     found: dict[str, list[float]] = {}
@@ -190,18 +205,17 @@ def rates(done: list[Table]) -> str:
     return "; ".join(f"{noise}: {percent(values)} %" for noise, values in found.items())
 
 
+def read(part: str) -> dict[str, Table]:
+    """Return the runs that are done, by run id."""
+    path = FOLDER / f"hosts-{part}.json"
+    done = json.loads(path.read_text())["runs"] if path.exists() else []
+    return {run["run_id"]: run for run in done}
+
+
 def write(part: str, done: list[Table], seeds: int) -> None:
     """Write the runs' numbers and the tables."""
-    folder = Path(__file__).parents[1] / "docs" / "results"
-    machine = {
-        "command": f"python benchmarks/hosts.py {part}",
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "seeds": seeds,
-    }
-    stored = {"made by": machine, "runs": done}
-    (folder / f"hosts-{part}.json").write_text(json.dumps(stored, indent=1) + "\n")
+    stored = {"command": f"python benchmarks/hosts.py {part}", "runs": done}
+    (FOLDER / f"hosts-{part}.json").write_text(json.dumps(stored, indent=1) + "\n")
     text = [
         "Test accuracy, %, last epoch"
         + (f", mean ± standard deviation over {seeds} seeds:" if seeds > 1 else ", one seed:"),
@@ -212,7 +226,7 @@ def write(part: str, done: list[Table], seeds: int) -> None:
         table(done, "test_accuracy_ensemble"),
         f"Labels that are really wrong: {rates(done)}.",
     ]
-    (folder / f"hosts-{part}.md").write_text("\n\n".join(text) + "\n")
+    (FOLDER / f"hosts-{part}.md").write_text("\n\n".join(text) + "\n")
 
 
 def main() -> None:
@@ -230,18 +244,22 @@ def main() -> None:
         digits() if options.part == "digits" else cifar10(options.images, options.labels)
     )
     methods = {name: recipe for name, recipe in methods.items() if name in options.methods}
-    done = []
+    done = read(options.part)
     for (method, loss, noise), seed, tables in runs(methods, noises, seeds):
-        folder = train(parse(tables), options.out / options.part)
+        made = plan(parse(tables))
+        if made.run_id in done:
+            continue
+        folder = train(made, options.out / options.part)
         result = json.loads((folder / "result.json").read_text())
+        about = {"method": method, "loss": loss, "noise": noise, "seed": seed}
         numbers = {key: result[key] for key in RESULTS if key in result}
-        done.append({"method": method, "loss": loss, "noise": noise, "seed": seed} | numbers)
+        done[made.run_id] = about | numbers | {"machine": machine()}
         print(
             f"{title(method, loss):20} {noise:16} seed {seed}: "
             f"{100 * result['test_accuracy']:.1f} % in {result['seconds']:.0f} s",
             flush=True,
         )
-        write(options.part, done, seeds)
+        write(options.part, list(done.values()), seeds)
 
 
 if __name__ == "__main__":

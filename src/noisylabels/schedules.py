@@ -50,7 +50,7 @@ def linear(progress: float, *, start: float = 1.0, end: float = 0.0, begin: floa
     Example:
         >>> linear(0.25, start=0.0, end=2.0)
         0.5
-        >>> [linear(epoch / 200, begin=80 / 200) for epoch in (0, 80, 140)]
+        >>> [linear(progress, begin=0.5) for progress in (0.0, 0.5, 0.75)]
         [1.0, 1.0, 0.5]
     """
     if not 0 <= begin < 1:
