@@ -109,6 +109,16 @@ def test_a_step_that_mixes_is_the_papers_step_by_step(number):
         assert torch.equal(ours, kept)
 
 
+def test_sharpening_stays_finite_at_any_temperature():
+    p = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    for temperature in (1.0, 0.5, 1e-3):
+        sharp = dividemix(Alone(), parts(), T=temperature)._sharpen(p)
+        torch.testing.assert_close(sharp.sum(1), torch.ones(2))
+        assert sharp[1].tolist() == [1, 0, 0]
+    assert sharp[0].tolist() == [0, 1, 0]
+    torch.testing.assert_close(dividemix(Alone(), parts(), T=1.0)._sharpen(p), p)
+
+
 def test_labels_look_clean_to_the_other_network():
     method = dividemix(Alone(), parts(), warmup=1)
     run(method, 1, of=4)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
 from typing import Any, Literal
 
 import torch
@@ -353,7 +353,7 @@ class DivideMix(Method):
             value = value + apart * (self._weight_of_unlabelled(step) * share) / (
                 views * others * log_p.shape[1]
             )
-        mean_log_p = log_p.logsumexp(0) - torch.tensor(float(len(log_p))).log()
+        mean_log_p = log_p.logsumexp(0) - log(len(log_p))
         balance = (torch.xlogy(self._prior, self._prior) - self._prior * mean_log_p).sum()
         return value + balance / batch.weight
 
@@ -385,8 +385,8 @@ class DivideMix(Method):
         return torch.cat([refined, guessed.repeat(views, 1)])
 
     def _sharpen(self, p: Tensor) -> Tensor:
-        sharp = p ** (1 / self._temperature)
-        return sharp / sharp.sum(1, keepdim=True)
+        # Not a power, which would be 0 for every class at a low temperature.
+        return (p.log() / self._temperature).softmax(1)
 
     def _mix(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mix inputs and targets with a permutation of themselves."""
