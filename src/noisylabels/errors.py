@@ -71,7 +71,13 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 
 def check_range(
-    name: str, value: Number, *, low: float = 0.0, high: float = float("inf"), open: bool = False
+    name: str,
+    value: Number,
+    *,
+    low: float = 0.0,
+    high: float = float("inf"),
+    open: bool = False,
+    below: bool = False,
 ) -> Number:
     """Return ``value`` if it lies in its range, else raise.
 
@@ -81,6 +87,7 @@ def check_range(
         low: Least valid value.
         high: Greatest valid value.
         open: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded, as infinity always is.
 
     Returns:
         ``value``, unchanged.
@@ -96,7 +103,8 @@ def check_range(
         noisylabels.errors.ConfigError: rate must be in [0, 1], got 1.5
     """
     above = value > low if open else value >= low
-    if above and value <= high and value != float("inf"):
+    below = below or high == float("inf")
+    if above and (value < high if below else value <= high):
         return value
-    end = f"{high:g}]" if high != float("inf") else "inf)"
+    end = f"{high:g}{')' if below else ']'}"
     raise ConfigError(f"{name} must be in {'(' if open else '['}{low:g}, {end}, got {value!r}")

@@ -8,7 +8,7 @@ both come from here.
 import math
 from collections.abc import Callable
 
-from noisylabels.errors import ConfigError, check_range
+from noisylabels.errors import check_range
 
 
 def constant(progress: float, *, value: float = 1.0) -> float:
@@ -53,8 +53,7 @@ def linear(progress: float, *, start: float = 1.0, end: float = 0.0, begin: floa
         >>> [linear(progress, begin=0.5) for progress in (0.0, 0.5, 0.75)]
         [1.0, 1.0, 0.5]
     """
-    if not 0 <= begin < 1:
-        raise ConfigError(f"begin must be in [0, 1), got {begin!r}")
+    check_range("begin", begin, high=1.0, below=True)
     return start + (end - start) * max(0.0, (progress - begin) / (1 - begin))
 
 
@@ -129,7 +128,7 @@ def multistep(
         [1.0, 1.0, 0.5, 0.25]
     """
     for milestone in milestones:
-        check_range("milestones", milestone, high=1.0, open=True)
+        check_range("milestones", milestone, high=1.0, open=True, below=True)
     # 3/30 is a little more than 0.1 for a computer.
     passed = sum(milestone <= progress + 1e-9 for milestone in milestones)
     return float(check_range("factor", factor) ** passed)

@@ -118,7 +118,7 @@ def test_a_skipped_step_is_not_remembered():
     assert (targets[first.index] > 0).all()
 
 
-@pytest.mark.parametrize("bad", [{"beta": 1.5}, {"beta": -0.1}, {"lamb": -1.0}])
+@pytest.mark.parametrize("bad", [{"beta": 1.0}, {"beta": -0.1}, {"lamb": -1.0}])
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
         elr(Alone(), parts(), **bad)

@@ -113,9 +113,7 @@ class DivideMix(Method):
             raise ConfigError(
                 f"whole batches are mixed: accumulate must be 1, got {parts.accumulate}"
             )
-        if not 0 <= threshold < 1:
-            raise ConfigError(f"threshold must be in [0, 1), got {threshold!r}")
-        self._threshold = threshold
+        self._threshold = check_range("threshold", threshold, high=1.0, below=True)
         self._warmup = int(check_range("warmup", warmup, low=1))
         default = 0 if isinstance(parts.loss, CrossEntropyLoss) else AGREEMENT_EPOCHS
         self._start = self._warmup + int(

@@ -55,7 +55,7 @@ class EarlyLearningRegularization(Method):
         memory_dtype: Literal["float32", "float16"] = "float32",
         memory_device: Literal["device", "cpu"] = "device",
     ) -> None:
-        self._beta = check_range("beta", beta, high=1.0)
+        self._beta = check_range("beta", beta, high=1.0, below=True)
         self._lamb = check_range("lamb", lamb)
         super().__init__(engine, parts, networks=1)
         shape = len(self._task.labels), self._task.num_classes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from noisylabels.errors import ConfigError, check_range
+from noisylabels.errors import check_range
 
 
 def sgd(
@@ -66,9 +66,8 @@ def adam(
         Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2015.
     """
     check_range("lr", lr, open=True)
-    for name, beta in {"beta1": beta1, "beta2": beta2}.items():
-        if not 0 <= beta < 1:
-            raise ConfigError(f"{name} must be in [0, 1), got {beta!r}")
+    check_range("beta1", beta1, high=1.0, below=True)
+    check_range("beta2", beta2, high=1.0, below=True)
     check_range("weight_decay", weight_decay)
     return torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
 

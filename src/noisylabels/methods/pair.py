@@ -41,8 +41,8 @@ class Pair(Method):
     def __init__(
         self, engine: Engine, parts: Parts, *, forget_rate: float | None, ramp_epochs: int
     ) -> None:
-        if forget_rate is not None and not 0 <= forget_rate < 1:
-            raise ConfigError(f"forget_rate must be in [0, 1), got {forget_rate!r}")
+        if forget_rate is not None:
+            check_range("forget_rate", forget_rate, high=1.0, below=True)
         if forget_rate is None and parts.task.held_out is None:
             raise ConfigError(
                 "forget_rate is not given, and there is no hold-out to estimate it from: give it "
