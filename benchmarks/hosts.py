@@ -222,8 +222,14 @@ def write(part: str, done: list[Table], seeds: int) -> None:
         table(done, "test_accuracy"),
         "Share of wrong labels that the network predicts in the end, %:",
         table(done, "train_accuracy_wrong"),
-        "Test accuracy of the mean prediction of both networks, %:",
-        table(done, "test_accuracy_ensemble"),
+        *(
+            [
+                "Test accuracy of the mean prediction of both networks, %:",
+                table(done, "test_accuracy_ensemble"),
+            ]
+            if any("test_accuracy_ensemble" in run for run in done)
+            else []
+        ),
         f"Labels that are really wrong: {rates(done)}.",
     ]
     (FOLDER / f"hosts-{part}.md").write_text("\n\n".join(text) + "\n")
