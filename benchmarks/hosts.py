@@ -214,7 +214,8 @@ def read(part: str) -> dict[str, Table]:
 
 def write(part: str, done: list[Table], seeds: int) -> None:
     """Write the runs' numbers and the tables."""
-    stored = {"command": f"python benchmarks/hosts.py {part}", "runs": done}
+    folders = " --images IMAGES --labels LABELS" if part == "cifar10" else ""
+    stored = {"command": f"python benchmarks/hosts.py {part}{folders}", "runs": done}
     (FOLDER / f"hosts-{part}.json").write_text(json.dumps(stored, indent=1) + "\n")
     text = [
         "Test accuracy, %, last epoch"

@@ -68,6 +68,7 @@ def recipe(name, monkeypatch, tmp_path):
         ("coteaching-cifar10", {79: 1, 80: 1, 140: 0.5}),
         ("coteaching-cifar100", {100: 1, 150: 0.5}),
         ("jocor-cifar10", {80: 1, 140: 0.5}),
+        ("jocor-cifar100", {100: 1, 150: 0.5}),
     ],
 )
 def test_learning_rates_change_in_the_epochs_that_the_authors_name(

@@ -349,7 +349,7 @@ def digits_folder(tmp_path_factory):
         ({"loss": {"name": "gce", "q": -1.0}}, "loss: q must be in"),
         ({"loss": "gjs"}, r"loss: .gjs. takes the logits of several views"),
         ({"method": "coteeching"}, "unknown method 'coteeching': did you mean 'coteaching'"),
-        ({"method": {"name": "elr", "beta": 2.0}}, r"method: beta must be in \[0, 1\], got 2.0"),
+        ({"method": {"name": "elr", "beta": 2.0}}, r"method: beta must be in \[0, 1\), got 2.0"),
         ({"method": {"name": "elr", "memory_dtype": "int8"}}, "method.memory_dtype: expected"),
         ({"method": "jocor"}, "method: forget_rate is not given, and there is no hold-out"),
         ({"method": "dividemix", "accumulate": 2}, "method: .*accumulate must be 1, got 2"),

@@ -159,6 +159,8 @@ def test_flags_of_other_devices_are_looked_at_together(epoch):
     parameter.grad = torch.zeros(2, device="meta")
     for step in range(31):
         assert guard.passes(step, epoch[0], torch.zeros((), device="meta"), [parameter])
+    # They are kept without their inputs, which would fill a device.
+    assert all(kept.input.untyped_storage().nbytes() == 0 for _, kept, _, _ in guard._waiting)
     with pytest.raises(RuntimeError, match="meta"):
         guard.settle()
 

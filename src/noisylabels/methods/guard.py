@@ -69,7 +69,7 @@ class Guard:
         finite = (loss.detach() + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
             # Without its inputs: 32 batches of large images would fill a device.
-            light = dataclasses.replace(batch, input=batch.input[:0], others=())
+            light = dataclasses.replace(batch, input=batch.input.new_empty(0), others=())
             self._waiting.append((step, light, loss.detach(), finite))
             if len(self._waiting) >= LAG:
                 self.settle()
