@@ -50,12 +50,12 @@ def softmax_rows(net, x):
     return net(x).softmax(1).tolist()
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_step_that_mixes_is_the_papers_step_by_step(number):
+@pytest.mark.parametrize(("number", "prior"), [(0, "given"), (1, "given"), (1, "uniform")])
+def test_a_step_that_mixes_is_the_papers_step_by_step(number, prior):
     """Co-refinement, co-guessing, mixing and the three terms, in Python numbers."""
     made = parts()
     method = dividemix(
-        Alone(), made, warmup=1, alpha=0.75, lambda_u=10.0, rampup=4.0, T=0.5, prior="given"
+        Alone(), made, warmup=1, alpha=0.75, lambda_u=10.0, rampup=4.0, T=0.5, prior=prior
     )
     method.set_epoch(3, 9)
     clean = divided(method)
@@ -93,9 +93,10 @@ def test_a_step_that_mixes_is_the_papers_step_by_step(number):
     rest = range(2 * count, len(x))
     apart = sum(((log_p[i].exp() - mixed_t[i]) ** 2).mean() for i in rest) / len(rest)
     weight = 10.0 * min(1.0, (3 - 1 + step.done) / 4.0)
-    prior = torch.bincount(labels(), minlength=3) / COUNT
+    given = torch.bincount(labels(), minlength=3) / COUNT
+    expected = given if prior == "given" else torch.full((3,), 1 / 3)
     mean = log_p.exp().mean(0)
-    balance = sum(prior[k] * (prior[k] / mean[k]).log() for k in range(3))
+    balance = sum(expected[k] * (expected[k] / mean[k]).log() for k in range(3))
     value = fit + weight * apart + balance
 
     method._step = method._steps.index(step)
