@@ -6,14 +6,12 @@ import torch
 from noisylabels import checkpoint
 from noisylabels.errors import CheckpointError
 
-CPU = torch.device("cpu")
-
 
 def test_round_trip(tmp_path):
     path = tmp_path / "checkpoint.pt"
     state = {"epoch": 3, "weights": torch.arange(4.0), "nested": [{"lr": 0.1}]}
     checkpoint.save(path, "abc", state)
-    loaded = checkpoint.load(path, "abc", CPU)
+    loaded = checkpoint.load(path, "abc")
     assert torch.equal(loaded.pop("weights"), state["weights"])
     assert loaded == {"epoch": 3, "nested": [{"lr": 0.1}]}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -44,7 +42,7 @@ def test_a_pickle_bomb_does_not_run(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": 2, "run_id": "abc", "state": Bomb()}, path)
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
-        checkpoint.load(path, "abc", CPU)
+        checkpoint.load(path, "abc")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
@@ -53,20 +51,20 @@ def test_truncated(tmp_path, keep):
     checkpoint.save(path, "abc", {"weights": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"checkpoint.pt: not a whole checkpoint"):
-        checkpoint.load(path, "abc", CPU)
+        checkpoint.load(path, "abc")
 
 
 def test_of_another_run_or_format(tmp_path):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, "abc", {})
     with pytest.raises(CheckpointError, match="expected run xyz, got abc"):
-        checkpoint.load(path, "xyz", CPU)
+        checkpoint.load(path, "xyz")
     torch.save({"format": 99}, path)
     with pytest.raises(CheckpointError, match="expected checkpoint format 2, got 99"):
-        checkpoint.load(path, "abc", CPU)
+        checkpoint.load(path, "abc")
     torch.save([1], path)
     with pytest.raises(CheckpointError, match="expected checkpoint format 2, got 'list'"):
-        checkpoint.load(path, "abc", CPU)
+        checkpoint.load(path, "abc")
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
@@ -82,7 +80,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
         damaged[place] ^= 1 << random.randrange(8)
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="not a whole checkpoint"):
-            checkpoint.load(path, "abc", CPU)
+            checkpoint.load(path, "abc")
 
 
 def test_torch_reads_the_file_as_it_is(tmp_path):
@@ -94,27 +92,27 @@ def test_torch_reads_the_file_as_it_is(tmp_path):
 
 def test_the_previous_checkpoint_is_kept_and_taken_where_the_latest_is_bad(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    assert checkpoint.load_latest(path, "abc", CPU) == (None, None)
+    assert checkpoint.load_latest(path, "abc") == (None, None)
     for epoch in (1, 2, 3):
         checkpoint.save(path, "abc", {"epoch": epoch})
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "checkpoint.previous.pt",
         "checkpoint.pt",
     ]
-    assert checkpoint.load_latest(path, "abc", CPU) == ({"epoch": 3}, None)
+    assert checkpoint.load_latest(path, "abc") == ({"epoch": 3}, None)
     content = path.read_bytes()
     for damage in (content[:-1], content[:50], b""):
         path.write_bytes(damage)
-        state, doubt = checkpoint.load_latest(path, "abc", CPU)
+        state, doubt = checkpoint.load_latest(path, "abc")
         assert state == {"epoch": 2}
         assert "the previous one is taken" in doubt
     path.unlink()
-    state, doubt = checkpoint.load_latest(path, "abc", CPU)
+    state, doubt = checkpoint.load_latest(path, "abc")
     assert state == {"epoch": 2}
     assert "not there" in doubt
     checkpoint.previous(path).write_bytes(b"no")
     with pytest.raises(CheckpointError, match="delete both to start the run again"):
-        checkpoint.load_latest(path, "abc", CPU)
+        checkpoint.load_latest(path, "abc")
 
 
 def test_a_full_disk_leaves_both_checkpoints(tmp_path):
@@ -129,6 +127,6 @@ def test_a_full_disk_leaves_both_checkpoints(tmp_path):
             checkpoint.save(path, "abc", {"weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.load(path, "abc", CPU) == {"epoch": 2}
-    assert checkpoint.load(checkpoint.previous(path), "abc", CPU) == {"epoch": 1}
+    assert checkpoint.load(path, "abc") == {"epoch": 2}
+    assert checkpoint.load(checkpoint.previous(path), "abc") == {"epoch": 1}
     assert len(list(tmp_path.iterdir())) == 2

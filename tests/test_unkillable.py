@@ -203,7 +203,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     path = tmp_path / "full" / whole.name / "checkpoint.pt"
-    assert checkpoint.load(path, whole.name, torch.device("cpu"))["epoch"] == 1
+    assert checkpoint.load(path, whole.name)["epoch"] == 1
     assert contents(train(tables(), tmp_path / "full")) == contents(whole)
 
 
@@ -222,7 +222,7 @@ def test_a_really_full_disk(tmp_path):
         with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
             train(tables(), disk, fill)
         path = disk / whole.name / "checkpoint.pt"
-        assert checkpoint.load(path, whole.name, torch.device("cpu"))["epoch"] == 1
+        assert checkpoint.load(path, whole.name)["epoch"] == 1
         filler.unlink()
         (tmp_path / "more").mkdir()
         shutil.copytree(disk / whole.name, tmp_path / "more" / whole.name)
@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path):
         train(tables(), tmp_path, Meddler(lambda: None, stop_after=1))
     assert checkpoint.previous(path).read_bytes() == good
     assert (folder / "checkpoint.damaged.pt").read_bytes() == bytes(damaged)
-    assert checkpoint.load(path, folder.name, torch.device("cpu"))["epoch"] == 2
+    assert checkpoint.load(path, folder.name)["epoch"] == 2
 
 
 def test_asked_to_stop_in_the_last_epoch_it_finishes_and_then_stops(tmp_path):

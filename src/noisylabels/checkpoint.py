@@ -87,31 +87,36 @@ def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "run_id": run_id, "state": state}, buffer)
-    content = buffer.getvalue()
-    if not content.endswith(NO_COMMENT):
+    # A view: a checkpoint can be large, and is held here once.
+    content = buffer.getbuffer()
+    if content[-len(NO_COMMENT) :] != NO_COMMENT:
         raise CheckpointError(f"{path}: expected torch.save to write a zip file without a comment")
     body = content[: -len(NO_COMMENT)]
-    comment = f"sha256:{hashlib.sha256(body).hexdigest()}".encode()
-    whole = body + len(comment).to_bytes(2, "little") + comment
+    digest = hashlib.sha256(body)
+    comment = f"sha256:{digest.hexdigest()}".encode()
+    ending = len(comment).to_bytes(2, "little") + comment
+    digest.update(ending)
     with replacing(path) as temporary:
-        temporary.write_bytes(whole)
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.write(ending)
         _sync(temporary)
-        if temporary.read_bytes() != whole:
-            raise CheckpointError(f"{path}: what was written does not read back")
+        with temporary.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != digest.digest():
+                raise CheckpointError(f"{path}: what was written does not read back")
         if path.exists():
             path.replace(previous(path))
 
 
-def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
+def load(path: Path, run_id: str) -> dict[str, Any]:
     """Load a checkpoint; nothing in it is executed.
 
     Args:
         path: The file.
         run_id: The run that it must belong to.
-        device: Where its tensors go.
 
     Returns:
-        The state as it was saved.
+        The state as it was saved, its tensors on the CPU: not all of it has to fit into a GPU.
 
     Raises:
         CheckpointError: The file is damaged, of another version or of another run.
@@ -119,7 +124,7 @@ def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         _check_sum(content)
-        stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0][:80] or type(error).__name__
         raise CheckpointError(f"{path}: not a whole checkpoint ({reason})") from error
@@ -132,15 +137,12 @@ def load(path: Path, run_id: str, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def load_latest(
-    path: Path, run_id: str, device: torch.device
-) -> tuple[dict[str, Any] | None, str | None]:
+def load_latest(path: Path, run_id: str) -> tuple[dict[str, Any] | None, str | None]:
     """Load the latest checkpoint that can be read.
 
     Args:
         path: The latest; the previous one lies beside it.
         run_id: The run that they must belong to.
-        device: Where the tensors go.
 
     Returns:
         The state, or None where there is no checkpoint; and what is wrong with the latest, if the
@@ -155,10 +157,10 @@ def load_latest(
     try:
         if not path.exists():
             raise CheckpointError(f"{path}: not there")
-        return load(path, run_id, device), None
+        return load(path, run_id), None
     except CheckpointError as error:
         try:
-            return load(before, run_id, device), f"{error}; the previous one is taken"
+            return load(before, run_id), f"{error}; the previous one is taken"
         except CheckpointError as worse:
             raise CheckpointError(
                 f"{error}; nor can {worse}; delete both to start the run again"

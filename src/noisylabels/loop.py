@@ -291,7 +291,7 @@ class Loop:
             self._told = time.monotonic()
 
     def _load(self) -> None:
-        state, doubt = checkpoint.load_latest(self._path, self._job.run_id, self._job.device)
+        state, doubt = checkpoint.load_latest(self._path, self._job.run_id)
         if doubt:
             self._observer.noted(doubt)
             if self._leads:
