@@ -354,6 +354,17 @@ def digits_folder(tmp_path_factory):
         ({"method": "jocor"}, "method: forget_rate is not given, and there is no hold-out"),
         ({"method": "dividemix", "accumulate": 2}, "method: .*accumulate must be 1, got 2"),
         ({"momentum_schedule": {"name": "multistep", "factor": -1.0}}, "momentum_schedule: factor"),
+        (
+            {"momentum_schedule": {"name": "constant", "value": 1.2}},
+            r"momentum_schedule: momentum x factor must be in \[0, 1\], got 1.08",
+        ),
+        (
+            {
+                "optimizer": {"name": "adam"},
+                "momentum_schedule": {"name": "linear", "end": 1.2},
+            },
+            r"momentum_schedule: beta1 x factor must be in \[0, 1\), got 1.08",
+        ),
         ({"lr_schedule": {"name": "multistep", "milestones": [80]}}, "lr_schedule: milestones"),
         ({"lr_schedule": {"name": "linear", "begin": 1.0}}, "lr_schedule: begin must be in"),
         ({"optimizer": {"name": "adam", "beta1": 1.0}}, "optimizer: beta1 must be in"),

@@ -108,3 +108,56 @@ def check_range(
         return value
     end = f"{high:g}{')' if below else ']'}"
     raise ConfigError(f"{name} must be in {'(' if open else '['}{low:g}, {end}, got {value!r}")
+
+
+def check_count(name: str, value: int, *, low: int = 0) -> int:
+    """Return ``value`` if it is a whole number and not too small, else raise.
+
+    Args:
+        name: The parameter's name, for the message.
+        value: The number to check; 3.0 is none, nor is True.
+        low: Least valid value.
+
+    Returns:
+        ``value``.
+
+    Raises:
+        ConfigError: ``value`` is no whole number, or below ``low``.
+
+    Example:
+        >>> check_count("views", 2, low=2)
+        2
+        >>> check_count("views", 2.5, low=2)
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: views must be a whole number, got 2.5
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return check_range(name, value, low=low)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of the choices, else raise.
+
+    Args:
+        name: The parameter's name, for the message.
+        value: The value to check.
+        choices: The valid values.
+
+    Returns:
+        ``value``.
+
+    Raises:
+        ConfigError: ``value`` is none of them.
+
+    Example:
+        >>> check_choice("prior", "uniform", ["uniform", "given"])
+        'uniform'
+        >>> check_choice("prior", "flat", ["uniform", "given"])
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: prior must be 'uniform' or 'given', got 'flat'
+    """
+    known = list(choices)
+    if value not in known:
+        raise ConfigError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
+    return value

@@ -484,7 +484,7 @@ def _try_out(made: Plan) -> None:
             "loss: 'gjs' takes the logits of several views, which no method gives it: "
             'method = {name = "gjs"} with loss = {name = "js"} is the same'
         )
-    _call(lambda: made.optimizer([nn.Parameter(torch.zeros(1))]), "optimizer")
+    optimizer = _call(lambda: made.optimizer([nn.Parameter(torch.zeros(1))]), "optimizer")
     for what, factors in {
         "lr_schedule": made.lr_factor,
         "momentum_schedule": made.momentum_factor,
@@ -492,6 +492,8 @@ def _try_out(made: Plan) -> None:
         for progress in (0.0, 0.5, 1.0):
             factor = _call(functools.partial(factors, progress), what)
             _call(functools.partial(check_range, "factor", factor), what)
+            if what == "momentum_schedule":
+                _call(functools.partial(_check_momentum, optimizer.param_groups[0], factor), what)
     small = Task(
         labels=torch.zeros(2, dtype=torch.int64),
         num_classes=2,
@@ -513,6 +515,14 @@ def _try_out(made: Plan) -> None:
     rate = made.config.noise.parameters.get("rate")
     if rate is not None:
         _call(lambda: check_range("rate", rate, high=1.0), "noise")
+
+
+def _check_momentum(group: Mapping[str, Any], factor: float) -> None:
+    """Refuse a factor with which the momentum leaves the optimiser's range."""
+    if "betas" in group:
+        check_range("beta1 x factor", group["betas"][0] * factor, high=1.0, below=True)
+    else:
+        check_range("momentum x factor", group.get("momentum", 0.0) * factor, high=1.0)
 
 
 def _check_writable(out: Path) -> None:

@@ -99,6 +99,8 @@ def test_the_hold_out_is_stratified_by_given_labels_and_leaves_the_test_set():
     assert reduced.test is data.test
     assert torch.equal(hold_out(data, 0.1, seed=3)[1], kept)
     assert not torch.equal(hold_out(data, 0.1, seed=4)[1], kept)
+    with pytest.raises(DataError, match=r"validation 0.0003: of 1437 training examples that is n"):
+        hold_out(data, 0.0003, seed=3)
 
 
 def arrays(tmp_path, **parts):

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from noisylabels.data.batches import Batch, derive_seed
 from noisylabels.errors import ConfigError
@@ -151,7 +152,8 @@ def test_losses_are_averaged_over_the_history():
     method.begin_epoch()
     before, second = method.state_dict()["past"]
     assert torch.equal(before, first)
-    probability, _ = clean_probability((first[1] + second[1]) / 2, seed=mixture_seed(2, 1))
+    both = torch.stack([first[1], second[1]])
+    probability, _ = clean_probability(both, seed=mixture_seed(2, 1))
     torch.testing.assert_close(
         method.state_dict()["clean"][0], probability.float(), atol=1e-4, rtol=0
     )
@@ -242,7 +244,7 @@ def labelled_of(method, clean, number=0):
 
 def test_a_small_labelled_set_is_filled_up_and_said():
     said = []
-    method = dividemix(Alone(), parts(say=said.append))
+    method = dividemix(Alone(), parts(say=said.append), prior="given")
     clean = torch.linspace(0, 0.4, COUNT)
     clean[7] = 0.9
     labelled = labelled_of(method, clean)
@@ -255,7 +257,7 @@ def test_a_small_labelled_set_is_filled_up_and_said():
 
 def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
     said = []
-    method = dividemix(Alone(), parts(say=said.append))
+    method = dividemix(Alone(), parts(say=said.append), prior="given")
     clean = torch.where(labels() == 1, 0.1, 0.9)
     best = (labels() == 1).nonzero().squeeze(1)[2]
     clean[best] = 0.2
@@ -266,7 +268,7 @@ def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
 
 def test_nothing_to_guess_is_said_and_trains():
     said = []
-    method = dividemix(Alone(), parts(say=said.append), warmup=1)
+    method = dividemix(Alone(), parts(say=said.append), warmup=1, prior="given")
     method.set_epoch(1, 9)
     clean = torch.ones(2, COUNT)
     method.load_state_dict(
@@ -280,11 +282,17 @@ def test_nothing_to_guess_is_said_and_trains():
     assert not torch.equal(weights(method)[0], before[0])
 
 
-def test_one_unlabelled_example_is_enough():
-    method = dividemix(Alone(), parts(), warmup=1)
+def test_one_unlabelled_example_is_enough_and_said():
+    said = []
+    method = dividemix(Alone(), parts(say=said.append), warmup=1, prior="given")
     method.set_epoch(1, 9)
     clean = torch.ones(2, COUNT)
     clean[:, 4] = 0
+    assert labelled_of(method, clean[0]).sum() == COUNT - 1
+    assert said == [
+        "dividemix: network 1: only 1 labels do not look clean, fewer than a batch: every step "
+        "guesses all of them"
+    ]
     method.load_state_dict(
         copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
     )
@@ -298,7 +306,9 @@ def test_few_predicted_labels_leave_all_examples():
     said = []
     task = parts().task
     never = type(task)(torch.full((COUNT,), 2), 3, task.inputs, batch_size=8)
-    method = dividemix(Alone(), parts(task=never, say=said.append), warmup=1, agreement=1)
+    method = dividemix(
+        Alone(), parts(task=never, say=said.append), warmup=1, agreement=1, prior="given"
+    )
     for number in (0, 1):
         with torch.no_grad():
             method._networks[number].bias[2] = -50
@@ -310,7 +320,7 @@ def test_few_predicted_labels_leave_all_examples():
 
 def test_epochs_that_end_in_the_warm_up_are_said():
     said = []
-    method = dividemix(Alone(), parts("dal", say=said.append))
+    method = dividemix(Alone(), parts("dal", say=said.append), prior="given")
     method.set_epoch(0, 15)
     assert said == ["dividemix: 15 epochs end before the mixing begins, in epoch 16"]
 
@@ -371,6 +381,75 @@ def test_metrics_tell_the_labelled_shares():
     clean = divided(method)
     expected = (clean > 0.5).double().mean(1).tolist()
     assert method.metrics() == pytest.approx({"labelled_1": expected[0], "labelled_2": expected[1]})
+
+
+def test_classes_of_different_size_are_said():
+    task = parts().task
+    uneven = torch.tensor([0] * 15 + [1] * 8 + [2] * 7)
+    for given, prior, expected in [
+        (uneven, "uniform", ["7 to 15 given labels"]),
+        (uneven, "given", []),
+        (torch.arange(COUNT) % 3, "uniform", []),
+    ]:
+        said = []
+        sizes = type(task)(given, 3, task.inputs, batch_size=8)
+        dividemix(Alone(), parts(task=sizes, say=said.append), prior=prior)
+        assert len(said) == len(expected)
+        assert all(part in sentence for part, sentence in zip(expected, said, strict=True))
+
+
+class Watched(nn.Module):
+    """A network with batch norm and dropout that writes down how it is called."""
+
+    def __init__(self, number, calls):
+        super().__init__()
+        torch.manual_seed(number)
+        self.layers = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)
+        )
+        self.number, self.calls = number, calls
+
+    def forward(self, x):
+        modes = {module.training for module in self.modules()}
+        self.calls.append((self.number, modes.pop() if len(modes) == 1 else None))
+        return self.layers(x)
+
+
+def test_the_trained_network_is_in_training_mode_the_other_in_evaluation_mode():
+    calls = []
+    method = dividemix(
+        Alone(), parts(network=lambda number: Watched(number, calls)), warmup=1, agreement=0
+    )
+    method.set_epoch(0, 9)
+    method.begin_epoch()
+    batches = batches_of(method)
+    method.train_epoch(batches)
+    assert calls == [(0, True)] * 2 + [(1, True)] * 2
+
+    calls.clear()
+    method.set_epoch(1, 9)
+    method.begin_epoch()
+    assert {mode for _, mode in calls} == {False}, "to look at the losses"
+    clean = divided(method)
+    assert (clean <= 0.5).any(1).all(), "each network has examples to guess"
+    batches, steps = batches_of(method), list(method._steps)
+    for position, (batch, step) in enumerate(zip(batches, steps, strict=True)):
+        other = 1 - step.network
+        before = [tensor.clone() for tensor in weights(method, other)]
+        calls.clear()
+        method._step = position
+        method.train_epoch([batch])
+        assert calls == [(step.network, True), (other, False), (step.network, True)]
+        # Its running statistics too.
+        for kept, tensor in zip(before, weights(method, other), strict=True):
+            assert torch.equal(kept, tensor)
+
+
+def test_wrong_kinds_of_values_are_named():
+    with pytest.raises(ConfigError, match="prior must be 'uniform' or 'given', got 'flat'"):
+        dividemix(Alone(), parts(), prior="flat")
+    with pytest.raises(ConfigError, match=r"warmup must be a whole number, got 1\.5"):
+        dividemix(Alone(), parts(), warmup=1.5)
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,10 @@ def test_a_skipped_step_is_not_remembered():
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
         elr(Alone(), parts(), **bad)
+
+
+def test_an_unknown_memory_is_named():
+    with pytest.raises(ConfigError, match="memory_dtype must be 'float32' or 'float16', got 'int"):
+        elr(Alone(), parts(), memory_dtype="int8")
+    with pytest.raises(ConfigError, match="memory_device must be 'device' or 'cpu', got 'cuda'"):
+        elr(Alone(), parts(), memory_device="cuda")

@@ -42,6 +42,28 @@ def test_posteriors_are_bayes_rule_on_the_mixture_that_scikit_learn_fits():
     assert ((probability.numpy() > 0.5) != bad).mean() > 0.98
 
 
+def test_losses_of_several_epochs_are_scaled_each_and_averaged():
+    first, _ = two_groups(seed=0, count=400)
+    second, _ = two_groups(seed=0, count=400)
+    second = 30 * second.sqrt() + 5
+    scaled = [(x - x.min()) / (x.max() - x.min()) for x in (first, second)]
+    column = ((scaled[0] + scaled[1]) / 2).numpy()[:, None]
+    mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=3).fit(column)
+    expected = mixture.predict_proba(column)[:, mixture.means_.argmin()]
+    probability, _ = clean_probability(torch.stack([first, second]), seed=3)
+    np.testing.assert_allclose(probability.numpy(), expected, atol=1e-6)
+    unscaled, _ = clean_probability(first + second, seed=3)
+    assert (unscaled - probability).abs().max() > 0.01
+
+
+def test_an_epoch_of_the_same_losses_says_nothing():
+    losses, _ = two_groups(count=400)
+    with_it, odd = clean_probability(torch.stack([losses, torch.full_like(losses, 2.0)]), seed=3)
+    assert odd is None
+    alone, _ = clean_probability(losses, seed=3)
+    assert ((with_it > 0.5) == (alone > 0.5)).double().mean() > 0.95
+
+
 def test_scale_and_shift_do_not_matter_nor_does_the_order():
     losses, _ = two_groups(count=500)
     probability, _ = clean_probability(losses, seed=0)
@@ -75,5 +97,7 @@ def test_a_loss_that_is_not_finite_is_not_clean(bad):
 
 
 def test_a_network_that_has_diverged_is_refused():
+    with pytest.raises(NoisyLabelsError, match="diverged"):
+        clean_probability(torch.tensor([[math.nan, 0.1], [0.2, math.nan]]), seed=0)
     with pytest.raises(NoisyLabelsError, match="diverged"):
         clean_probability(torch.full((3,), math.nan), seed=0)

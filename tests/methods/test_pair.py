@@ -49,8 +49,9 @@ def naive_coteaching(epochs, rate, ramp, key="ce"):
 
 def naive_jocor(epochs, rate, ramp, c, key="ce"):
     nets = [network(0), network(1)]
+    means = []
     for epoch in range(epochs):
-        loss = loss_of(key, epoch / epochs)
+        loss, total = loss_of(key, epoch / epochs), 0.0
         for batch in batches():
             p, q = (net(batch.input).softmax(1) for net in nets)
             fit = sum(loss(net(batch.input), batch.target) for net in nets)
@@ -62,7 +63,9 @@ def naive_jocor(epochs, rate, ramp, c, key="ce"):
             gradients = torch.autograd.grad(value, parameters[0] + parameters[1])
             descend(nets[0], gradients[:2])
             descend(nets[1], gradients[2:])
-    return nets
+            total += value.item() * len(batch.target)
+        means.append(total / COUNT)
+    return nets, means
 
 
 @pytest.mark.parametrize("key", ["ce", "dal"])
@@ -78,8 +81,10 @@ def test_coteaching_exchanges_selections(key):
 @pytest.mark.parametrize(("key", "c"), [("ce", 0.9), ("ce", 0.65), ("dal", 0.5)])
 def test_jocor_chooses_by_the_joint_loss(key, c):
     method = jocor(Alone(), parts(key), forget_rate=0.3, ramp_epochs=2, c=c)
-    train(method, 4)
-    for number, net in enumerate(naive_jocor(4, 0.3, 2, c, key)):
+    means = train(method, 4)
+    nets, expected = naive_jocor(4, 0.3, 2, c, key)
+    assert means == pytest.approx(expected, rel=1e-4)
+    for number, net in enumerate(nets):
         assert_same_weights(method, net, number, rtol=1e-4, atol=1e-5)
 
 
@@ -125,13 +130,23 @@ def test_rate_is_estimated_from_the_hold_out_where_it_is_best_predicted():
         assert method.forget == pytest.approx(rate * min(1, epoch / 3))
         method.train_epoch(batches())
     assert 0 < rate < 1
-    assert len(said) == 1
-    assert "estimated from 30 held-out examples" in said[0]
+    assert len(said) == 2
+    assert "estimated from 30 held-out examples, so far" in said[0]
+    assert said[1].endswith(f"in the end {rate:.3f}")
     state = copy.deepcopy(method.state_dict())
     again = coteaching(Alone(), parts(), ramp_epochs=4)
     again.load_state_dict(state)
     again.set_epoch(7, 8)
     assert again.forget == method.forget
+
+
+def test_one_epoch_is_too_few_to_estimate_and_said():
+    said = []
+    method = coteaching(Alone(), parts(say=said.append))
+    train(method, 1)
+    assert method.forget == 0
+    assert len(said) == 1
+    assert "one epoch is too few to estimate it" in said[0]
 
 
 @pytest.mark.parametrize("make", [coteaching, jocor])
@@ -144,6 +159,8 @@ def test_bad_values_are_named(make):
         make(Alone(), parts(), forget_rate=1)
     with pytest.raises(ConfigError, match="ramp_epochs must be in"):
         make(Alone(), parts(), forget_rate=0.2, ramp_epochs=0)
+    with pytest.raises(ConfigError, match="ramp_epochs must be a whole number, got 2.5"):
+        make(Alone(), parts(), forget_rate=0.2, ramp_epochs=2.5)
     with pytest.raises(ConfigError, match="accumulate must be 1, got 2"):
         make(Alone(), parts(accumulate=2), forget_rate=0.2)
     with pytest.raises(ConfigError, match="c must be in"):

@@ -415,14 +415,21 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Tensor
 
     Args:
         dataset: The dataset, with the labels that training will see.
-        share: Share that is held out, in [0, 1).
+        share: Share that is held out, in (0, 1).
         seed: Seed of the draw.
 
     Returns:
         The dataset with its training set reduced and ``validation`` set, and the positions of the
         training examples that are left. The test set is not touched.
+
+    Raises:
+        DataError: The share is less than one example.
     """
     kept, out = stratified(dataset.train.labels, share, seed)
+    if not len(out):
+        raise DataError(
+            f"validation {share:g}: of {len(dataset.train)} training examples that is none"
+        )
     reduced = dataclasses.replace(
         dataset, train=dataset.train.take(kept), validation=dataset.train.take(out)
     )

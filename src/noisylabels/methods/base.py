@@ -249,14 +249,20 @@ class Method(ABC):
         self._guard.skipped = state["skipped"]
 
     def _descend(
-        self, batch: Batch, loss: Callable[[Batch], Tensor], networks: Sequence[int] = (0,)
+        self,
+        batch: Batch,
+        loss: Callable[[Batch], Tensor],
+        networks: Sequence[int] = (0,),
+        *,
+        losses: int = 1,
     ) -> bool:
         """Make one step of one or more networks.
 
         Args:
             batch: The step's batch.
-            loss: Mean loss of a batch, or of a part of it, summed over ``networks``.
+            loss: What to minimise: a mean over a batch, or over a part of it.
             networks: The networks.
+            losses: Of how many losses it is the sum; their mean is reported.
 
         Returns:
             Whether the step was made, and not left out for it was not finite.
@@ -269,7 +275,7 @@ class Method(ABC):
             # The share of the part in the batch of all processes, whose gradients are averaged.
             self._engine.backward(mean if part.weight == 1 else mean * part.weight)
             # Summed on the device: reading the value here would wait for it at every step.
-            total = total + mean.detach() * (len(part.target) / len(networks))
+            total = total + mean.detach() * (len(part.target) / losses)
         parameters = [self._parameters[number] for number in networks]
         mean = torch.as_tensor(total) / len(batch.target)
         if self._engine.world_size > 1:

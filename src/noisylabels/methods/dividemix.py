@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisylabels.data.batches import Batch, cut_into_batches, derive_generator, derive_seed
-from noisylabels.errors import ConfigError, check_range
+from noisylabels.errors import ConfigError, check_choice, check_count, check_range
 from noisylabels.losses import CrossEntropyLoss
 from noisylabels.methods.base import Method, Parts, evaluate
 from noisylabels.methods.engine import Engine, gather_shares
@@ -74,8 +74,8 @@ class DivideMix(Method):
         rampup: Epochs in which it grows from 0 to that, above 0.
         T: Temperature of sharpening, in (0, 1].
         threshold: Probability above which a label is taken for clean, in [0, 1).
-        history: Epochs over which an example's loss is averaged, at least 1; the released code has
-            5 for 90 % noise.
+        history: Epochs over which an example's loss, scaled to [0, 1] in each, is averaged, at
+            least 1; the released code has 5 for 90 % noise.
         confidence_penalty: Whether the warm-up also maximises the predictions' entropy, as for
             asymmetric noise.
         prior: What the mean prediction is held to: ``"uniform"`` as published, or ``"given"``, the
@@ -114,17 +114,18 @@ class DivideMix(Method):
                 f"whole batches are mixed: accumulate must be 1, got {parts.accumulate}"
             )
         self._threshold = check_range("threshold", threshold, high=1.0, below=True)
-        self._warmup = int(check_range("warmup", warmup, low=1))
+        self._warmup = check_count("warmup", warmup, low=1)
         default = 0 if isinstance(parts.loss, CrossEntropyLoss) else AGREEMENT_EPOCHS
-        self._start = self._warmup + int(
-            check_range("agreement", default if agreement is None else agreement)
+        self._start = self._warmup + check_count(
+            "agreement", default if agreement is None else agreement
         )
         self._alpha = check_range("alpha", alpha, open=True)
         self._lambda_u = check_range("lambda_u", lambda_u)
         self._rampup = check_range("rampup", rampup, open=True)
         self._temperature = check_range("T", T, high=1.0, open=True)
-        self._history = int(check_range("history", history, low=1))
+        self._history = check_count("history", history, low=1)
         self._confidence_penalty = confidence_penalty
+        check_choice("prior", prior, ["uniform", "given"])
         super().__init__(engine, parts, networks=2)
         labels, classes = self._task.labels, self._task.num_classes
         counts = torch.bincount(labels, minlength=classes).double()
@@ -139,6 +140,12 @@ class DivideMix(Method):
         self._labelled = torch.ones(2, len(labels), dtype=torch.bool)
         self._steps: list[Step] = []
         self._said: set[str] = set()
+        least, most = int(counts.min()), int(counts.max())
+        if prior == "uniform" and most > 2 * least:
+            self._tell(
+                f"classes have {least} to {most} given labels, and the mean prediction is held to "
+                f'equal shares: if your classes differ in size, set prior = "given"'
+            )
 
     @property
     def views(self) -> int:
@@ -213,10 +220,10 @@ class DivideMix(Method):
             lambda logits, labels: F.cross_entropy(logits.float(), labels, reduction="none")
         )
         self._past = [*self._past, losses][-self._history :]
-        mean = torch.stack(self._past).mean(0)
+        past = torch.stack(self._past, 1)
         for number in range(2):
             seed = derive_seed(self._task.seed, "mixture", self._epoch, number)
-            probability, odd = clean_probability(mean[number], seed=seed)
+            probability, odd = clean_probability(past[number], seed=seed)
             if odd:
                 self._tell(f"network {number + 1}: {odd}", once=f"{number} {odd.split()[-1]}")
             self._clean[1 - number] = self._of_the_first(probability.float())
@@ -251,8 +258,15 @@ class DivideMix(Method):
                 once=f"{who} class {missing}",
             )
             labelled[members[clean[members].argsort(descending=True, stable=True)[:count]]] = True
-        if labelled.all():
+        left = int((~labelled).sum())
+        if not left:
             self._tell(f"{who}: every label looks clean, none is left to guess", once=f"{who} all")
+        elif left < least:
+            self._tell(
+                f"{who}: only {left} labels do not look clean, fewer than a batch: every step "
+                f"guesses all of them",
+                once=f"{who} almost all",
+            )
         return labelled
 
     def order(self) -> list[Tensor]:
@@ -390,7 +404,7 @@ class DivideMix(Method):
         """Mix inputs and targets with a permutation of themselves."""
         share = float(torch.distributions.Beta(self._alpha, self._alpha).sample())
         share = max(share, 1 - share)
-        partner = torch.randperm(len(inputs)).to(inputs.device)
+        partner = torch.randperm(len(inputs)).to(inputs.device, non_blocking=True)
         return (
             torch.lerp(inputs[partner], inputs, share),
             torch.lerp(targets[partner], targets, share),
@@ -416,5 +430,5 @@ class DivideMix(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state)
-        self._past = [losses.cpu() for losses in state["past"]]
-        self._clean, self._labelled = state["clean"].cpu(), state["labelled"].cpu()
+        self._past = list(state["past"])
+        self._clean, self._labelled = state["clean"], state["labelled"]

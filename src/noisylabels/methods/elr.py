@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
-from noisylabels.errors import check_range
+from noisylabels.errors import check_choice, check_range
 from noisylabels.methods.base import Method, Parts
 from noisylabels.methods.engine import Engine, gather_shares
 
@@ -57,6 +57,8 @@ class EarlyLearningRegularization(Method):
     ) -> None:
         self._beta = check_range("beta", beta, high=1.0, below=True)
         self._lamb = check_range("lamb", lamb)
+        check_choice("memory_dtype", memory_dtype, ["float32", "float16"])
+        check_choice("memory_device", memory_device, ["device", "cpu"])
         super().__init__(engine, parts, networks=1)
         shape = len(self._task.labels), self._task.num_classes
         dtype = torch.float16 if memory_dtype == "float16" else torch.float32

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
-from noisylabels.errors import check_range
+from noisylabels.errors import check_count, check_range
 from noisylabels.functional import consensus
 from noisylabels.methods.base import Method, Parts
 from noisylabels.methods.engine import Engine
@@ -42,7 +42,7 @@ class GeneralizedJensenShannon(Method):
     def __init__(self, engine: Engine, parts: Parts, *, pi: float = 0.5, views: int = 2) -> None:
         check_range("pi", pi, high=1.0, open=True)
         self._weight = -1 / math.log1p(-pi) if pi < 1 else 0.0
-        self._views = int(check_range("views", views, low=2))
+        self._views = check_count("views", views, low=2)
         super().__init__(engine, parts, networks=1)
 
     @property

@@ -14,15 +14,16 @@ SAME = 1e-6
 def clean_probability(losses: Tensor, *, seed: int) -> tuple[Tensor, str | None]:
     r"""Fit a mixture of two Gaussians to normalised losses; wrong labels have the larger ones.
 
-    The losses are scaled to [0, 1]. The result is the posterior of the component with the smaller
-    mean, which is not always falling: far out on the left the wider component can win.
+    The losses are scaled to [0, 1], those of several epochs each by themselves, and averaged. The
+    result is the posterior of the component with the smaller mean, which is not always falling:
+    far out on the left the wider component can win.
 
     Args:
-        losses: One per example, of shape (N).
+        losses: One per example, of shape (N), or several, of shape (epochs, N).
         seed: Seed of the fit's start.
 
     Returns:
-        The probability of each label to be clean, float64 of shape (N), 0 where the loss is not
+        The probability of each label to be clean, float64 of shape (N), 0 where a loss is not
         finite; and what is odd about the mixture, if anything: losses that are not finite, or that
         are all the same, in which case all labels count as clean.
 
@@ -42,17 +43,19 @@ def clean_probability(losses: Tensor, *, seed: int) -> tuple[Tensor, str | None]
     """
     from sklearn.mixture import GaussianMixture
 
-    values = losses.detach().double().cpu()
-    finite = values.isfinite()
+    values = losses.detach().double().cpu().reshape(-1, losses.shape[-1])
+    finite = values.isfinite().all(0)
     if not finite.any():
         raise NoisyLabelsError("no example's loss is finite: the network has diverged")
     odd = None if finite.all() else f"{int((~finite).sum())} losses are not finite"
     probability = finite.double()
-    known = values[finite]
-    low, high = known.min(), known.max()
-    if high - low < SAME:
+    known = values[:, finite]
+    low, high = known.amin(1, keepdim=True), known.amax(1, keepdim=True)
+    same = high - low < SAME
+    if same.all():
         return probability, odd or "all losses are the same"
-    column = ((known - low) / (high - low)).unsqueeze(1).numpy()
+    scaled = ((known - low) / (high - low)).masked_fill(same, 0.0)
+    column = scaled.mean(0).unsqueeze(1).numpy()
     mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=seed % 2**32)
     with warnings.catch_warnings():
         # Ten iterations are enough for this, converged or not.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
-from noisylabels.errors import ConfigError, check_range
+from noisylabels.errors import ConfigError, check_count, check_range
 from noisylabels.estimation import estimate_noise_rate
 from noisylabels.methods.base import Method, Parts
 from noisylabels.methods.engine import Engine, gather_shares
@@ -38,6 +38,9 @@ class Pair(Method):
             is no hold-out; or batches are computed in parts, from which nothing could be chosen.
     """
 
+    losses = 1
+    """How many losses an example has, each with a choice of its own."""
+
     def __init__(
         self, engine: Engine, parts: Parts, *, forget_rate: float | None, ramp_epochs: int
     ) -> None:
@@ -53,7 +56,7 @@ class Pair(Method):
                 f"examples are chosen from whole batches: accumulate must be 1, got "
                 f"{parts.accumulate}"
             )
-        self._ramp_epochs = int(check_range("ramp_epochs", ramp_epochs, low=1))
+        self._ramp_epochs = check_count("ramp_epochs", ramp_epochs, low=1)
         self._given_rate = forget_rate
         self._rate = forget_rate or 0.0
         self._best = 0.0
@@ -70,8 +73,14 @@ class Pair(Method):
     def begin_epoch(self) -> None:
         """Start an epoch; estimate the rate if it is not given."""
         super().begin_epoch()
-        if self._given_rate is None and self._epoch:
-            self._estimate()
+        if self._given_rate is None:
+            if self._epoch:
+                self._estimate()
+            elif self._epochs == 1:
+                self._say(
+                    "forget_rate is not given, and one epoch is too few to estimate it: no "
+                    "example is left out"
+                )
 
     def _estimate(self) -> None:
         labels = self._task.held_out
@@ -82,9 +91,11 @@ class Pair(Method):
         if right > self._best:
             self._best = right
             self._rate = estimate_noise_rate(whole, labels)
-        if self._epoch == min(self._ramp_epochs, self._epochs - 1):
+        last = self._epochs - 1
+        if self._epoch in (min(self._ramp_epochs, last), last):
+            when = "in the end" if self._epoch == last else "so far"
             self._say(
-                f"forget_rate is not given: estimated from {len(labels)} held-out examples, so far "
+                f"forget_rate is not given: estimated from {len(labels)} held-out examples, {when} "
                 f"{self._rate:.3f}"
             )
 
@@ -111,7 +122,9 @@ class Pair(Method):
             size = self._whole_size(batch)
             # What is 3 on paper may be a little less for a computer.
             count = max(1, int(keep * size + 1e-9))
-            chosen = [self._smallest(values.detach(), count, size) for values in losses]
+            # All losses in one message, where there are several processes.
+            whole = gather_shares(self._engine, torch.stack(losses, 1).detach(), size)
+            chosen = [self._smallest(values, count) for values in whole.unbind(1)]
             total = torch.stack(
                 [values[own].sum() for values, own in zip(losses, self._swap(chosen), strict=True)]
             ).sum()
@@ -119,11 +132,10 @@ class Pair(Method):
             return total * (size / (len(batch.target) * count))
 
         for batch in batches:
-            self._descend(batch, loss, networks=(0, 1))
+            self._descend(batch, loss, networks=(0, 1), losses=self.losses)
 
-    def _smallest(self, losses: Tensor, count: int, size: int) -> Tensor:
-        """Return which of this process's examples are among the ``count`` smallest of ``size``."""
-        whole = gather_shares(self._engine, losses, size)
+    def _smallest(self, whole: Tensor, count: int) -> Tensor:
+        """Return which of this process's examples have the ``count`` smallest losses of all."""
         chosen = whole.argsort(stable=True)[:count]
         world, rank = self._engine.world_size, self._engine.global_rank
         return chosen if world == 1 else chosen[chosen % world == rank] // world
@@ -157,6 +169,8 @@ class CoTeaching(Pair):
         Networks with Extremely Noisy Labels", 2018. Its released code divides the mean loss by the
         number of examples once more; here it is the mean.
     """
+
+    losses = 2
 
     def __init__(
         self,
