@@ -1,15 +1,20 @@
 """The main job on data that everyone has: handwritten digits with 40 % symmetric noise."""
 
 from noisylabels.config import Component, RunConfig, parse
+from noisylabels.errors import check_count
 
-SEEDS = 3
 
+def runs(seeds: int = 3) -> list[RunConfig]:
+    """Return the demo's runs: cross entropy, GCE and DAL.
 
-def runs() -> list[RunConfig]:
-    """Return the demo's runs: cross entropy, GCE and DAL, three seeds each.
+    Args:
+        seeds: Runs of each loss, at least 1.
 
     Returns:
         Ordinary configurations, loss by loss.
+
+    Raises:
+        ConfigError: ``seeds`` is below 1.
 
     Example:
         >>> [(run.loss.name, run.seed) for run in runs()][:4]
@@ -31,4 +36,5 @@ def runs() -> list[RunConfig]:
         Component("gce", {"q": 0.7}),
         Component("dal", {"q_start": 0.6, "q_end": 1.5}),
     )
-    return [base.replace(loss=loss, seed=seed) for loss in losses for seed in range(SEEDS)]
+    check_count("seeds", seeds, low=1)
+    return [base.replace(loss=loss, seed=seed) for loss in losses for seed in range(seeds)]
