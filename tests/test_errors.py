@@ -20,7 +20,7 @@ def test_errors_are_ours_and_pythons(kind, builtin):
 
 
 def test_unknown_offers_no_far_name():
-    assert errors.unknown("loss", "zzz", ["ce", "gce"]) == "unknown loss 'zzz': (known: ce, gce)"
+    assert errors.unknown("loss", "zzz", ["ce", "gce"]) == "unknown loss 'zzz' (known: ce, gce)"
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])

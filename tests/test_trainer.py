@@ -211,16 +211,18 @@ def test_method_of_two_networks_reports_both(digits, tmp_path):
     assert [result[name] for name in names] == pytest.approx(accuracies, abs=0.004)
     assert result["test_accuracy"] == result["test_accuracy_1"]
     (last,) = (folder / "metrics.jsonl").read_text().splitlines()[-1:]
-    assert json.loads(last)["forget"] == pytest.approx(0.4 * 2 / 9)
+    assert json.loads(last)["forget"] == result["forget"] == pytest.approx(0.4 * 2 / 9)
+    assert result["forget_rate"] == 0.4
     digits["method"] = {"name": "dividemix", "warmup": 1}
     result = read(train(parse(digits), tmp_path))
     assert result["test_accuracy"] == result["test_accuracy_ensemble"]
+    assert 0 < result["labelled_1"] <= 1
 
 
 def test_what_a_method_has_to_say_is_said_before_it_trains(digits, tmp_path):
     recorder = Recorder()
     train(parse(digits | {"method": "elr"}), tmp_path, recorder)
-    assert "elr: targets of 1437 x 10 in float32 on cpu: 0.1 MiB" in recorder.notes
+    assert "elr: targets of 1437 x 10 in float32 on cpu: 56.1 KiB" in recorder.notes
     assert recorder.starts == [("digits elr dal seed 0", 0, 3)]
 
 

@@ -288,7 +288,7 @@ def bind(
         {'q': 0.7}
         >>> bind(Component("gce", {"p": 1}), gce, "loss")
         Traceback (most recent call last):
-        noisylabels.errors.ConfigError: loss: unknown parameter of 'gce' 'p': (known: q)
+        noisylabels.errors.ConfigError: loss: unknown parameter of 'gce' 'p' (known: q)
     """
     try:
         signature = inspect.signature(target, eval_str=True)

@@ -66,8 +66,8 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}: {hint}(known: {', '.join(names) or 'none'})"
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {given!r}{hint} (known: {', '.join(names) or 'none'})"
 
 
 def check_range(

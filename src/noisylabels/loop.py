@@ -95,7 +95,7 @@ class Loop:
         self._path = folder / "checkpoint.pt"
         self._epoch = 0
         self._step = 0
-        self._history: list[Metrics] = []
+        self.history: list[Metrics] = []
         self._predictions: Predictions | None = None
         self.seconds = Seconds()
         self._load()
@@ -148,7 +148,7 @@ class Loop:
                 raise
             except Exception as error:  # a service can fail in any way
                 raise NoisyLabelsError(f"trackers: {name} cannot be started: {error}") from error
-        return Tracker(self._folder, self._history, services)
+        return Tracker(self._folder, self.history, services)
 
     def _rank(self) -> tuple[int, ...]:
         """Return this process's number, if there are several."""
@@ -178,7 +178,7 @@ class Loop:
         if skipped := job.method.skipped:
             metrics["skipped_steps"] = skipped
             self._observer.noted(f"steps left out so far, for they were not finite: {skipped}")
-        self._history.append(metrics)
+        self.history.append(metrics)
         return metrics
 
     def _steps(self) -> Iterator[Batch]:
@@ -273,7 +273,7 @@ class Loop:
                 "step": self._step,
                 "random": random_state(self._job.device) if self._step else None,
                 "seconds": vars(self.seconds),
-                "metrics": self._history,
+                "metrics": self.history,
                 "method": self._job.method.state_dict(),
                 "loss": self._job.loss.state_dict(),
             }
@@ -302,7 +302,7 @@ class Loop:
             self._job.method.load_state_dict(state["method"])
             self._job.loss.load_state_dict(state["loss"])
             self._epoch, self._step = state["epoch"], state["step"]
-            self._history = state["metrics"]
+            self.history = state["metrics"]
             self.seconds = Seconds(**state["seconds"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self._path}: does not fit this run ({error})") from error

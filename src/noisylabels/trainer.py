@@ -55,7 +55,7 @@ from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, check_range
 from noisylabels.interruption import StoppedError, listening
 from noisylabels.lock import locked
-from noisylabels.loop import Job, Loop, Predictions, Seconds, accuracies
+from noisylabels.loop import Job, Loop, Predictions, accuracies
 from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
 from noisylabels.methods import METHODS, Method
 from noisylabels.methods.base import Parts, Task
@@ -241,7 +241,7 @@ def train(
                 loop = Loop(job, folder, observer, request, started)
                 predictions = loop.run()
                 if leads(made.config):
-                    _write_result(job, folder, predictions, loop.seconds, setup)
+                    _write_result(job, folder, predictions, loop, setup)
             if request.number:
                 raise StoppedError(request.number, f"stopped; {folder} was just finished")
     except OSError as error:
@@ -332,9 +332,11 @@ def _read_setup(folder: Path) -> dict[str, Any]:
 
 
 def _write_result(
-    job: Job, folder: Path, predictions: Predictions, seconds: Seconds, setup: Setup
+    job: Job, folder: Path, predictions: Predictions, loop: Loop, setup: Setup
 ) -> None:
     true, given = job.true, job.dataset.train.labels
+    seconds = loop.seconds
+    last = loop.history[-1]
     arrays = {}
     for part, each in predictions.items():
         arrays[f"{part}_probabilities"] = job.method.combine(each).half().numpy()
@@ -344,6 +346,8 @@ def _write_result(
         np.savez(file, **arrays)  # type: ignore[arg-type]
     result = {
         **accuracies(predictions, job),
+        # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
+        **{key: last[key] for key in job.method.metrics()},
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
         "nominal_noise_rate": None if true is None else job.config.noise.parameters.get("rate"),
         "epochs": job.config.epochs,
@@ -665,6 +669,7 @@ def assemble(
             held_out=None if dataset.validation is None else dataset.validation.labels,
             batch_size=run.batch_size,
             seed=run.seed,
+            augmented=run.augment.name != "none",
         ),
         clip_norm=run.clip_norm,
         accumulate=run.accumulate,

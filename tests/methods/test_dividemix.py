@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,7 +251,9 @@ def test_a_small_labelled_set_is_filled_up_and_said():
     labelled = labelled_of(method, clean)
     likeliest = {7, *range(COUNT - 7, COUNT)}
     assert likeliest <= set(labelled.nonzero().squeeze(1).tolist())
-    assert said[0] == ("dividemix: network 1: only 1 labels look clean; the likeliest 8 are taken")
+    assert said[0] == (
+        "dividemix: network 1: labels that look clean: only 1; the likeliest 8 are taken"
+    )
     labelled_of(method, clean)
     assert len(said) == len(set(said))
 
@@ -263,7 +266,7 @@ def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
     clean[best] = 0.2
     labelled = labelled_of(method, clean)
     assert (labelled & (labels() == 1)).nonzero().squeeze(1).tolist() == [best.item()]
-    assert "no label of class 1 looks clean; the likeliest 1 are taken" in said[0]
+    assert "classes without a label that looks clean: 1; the likeliest hundredth" in said[0]
 
 
 def test_nothing_to_guess_is_said_and_trains():
@@ -275,7 +278,7 @@ def test_nothing_to_guess_is_said_and_trains():
         copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
     )
     assert labelled_of(method, clean[0]).all()
-    assert "every label looks clean" in said[0]
+    assert "every example is taken with its label, none is left to guess" in said[0]
     before = [w.clone() for w in weights(method)]
     method.train_epoch(batches_of(method))
     assert math.isfinite(method.end_epoch())
@@ -290,8 +293,8 @@ def test_one_unlabelled_example_is_enough_and_said():
     clean[:, 4] = 0
     assert labelled_of(method, clean[0]).sum() == COUNT - 1
     assert said == [
-        "dividemix: network 1: only 1 labels do not look clean, fewer than a batch: every step "
-        "guesses all of them"
+        "dividemix: network 1: examples that are left without their labels: only 1, fewer than a "
+        "batch; every step guesses all of them"
     ]
     method.load_state_dict(
         copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
@@ -396,6 +399,28 @@ def test_classes_of_different_size_are_said():
         dividemix(Alone(), parts(task=sizes, say=said.append), prior=prior)
         assert len(said) == len(expected)
         assert all(part in sentence for part, sentence in zip(expected, said, strict=True))
+
+
+def test_classes_without_clean_labels_are_one_sentence():
+    said = []
+    task = parts().task
+    many = type(task)(torch.arange(COUNT), COUNT, task.inputs, batch_size=4)
+    method = dividemix(Alone(), parts(task=many, say=said.append))
+    clean = torch.zeros(COUNT)
+    clean[:4] = 0.9
+    assert labelled_of(method, clean).all()
+    assert "looks clean: 4, 5, 6" in said[0]
+    assert "23, ...; the likeliest hundredth of each is taken" in said[0]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(("augmented", "sentences"), [(True, 0), (False, 1)])
+def test_views_that_are_the_same_are_said(augmented, sentences):
+    said = []
+    task = replace(parts().task, augmented=augmented)
+    dividemix(Alone(), parts(task=task, say=said.append), prior="given")
+    assert len(said) == sentences
+    assert all("the views of an example are all the same" in sentence for sentence in said)
 
 
 class Watched(nn.Module):

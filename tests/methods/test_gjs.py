@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,3 +90,20 @@ def test_views_that_are_alike_cost_nothing():
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
         gjs(Alone(), parts(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("pi", "augmented", "expected"),
+    [
+        (0.5, True, []),
+        (0.5, False, ["the views of an example are all the same"]),
+        (0.3, True, ["the method's pi 0.3 and the loss's 0.5 differ"]),
+    ],
+)
+def test_what_is_not_the_published_method_is_said(pi, augmented, expected):
+    said = []
+    loss = build("js", pi=0.5)
+    task = replace(parts().task, augmented=augmented)
+    gjs(Alone(), parts(loss, task=task, say=said.append), pi=pi)
+    assert len(said) == len(expected)
+    assert all(part in sentence for part, sentence in zip(expected, said, strict=True))

@@ -131,8 +131,10 @@ def test_rate_is_estimated_from_the_hold_out_where_it_is_best_predicted():
         method.train_epoch(batches())
     assert 0 < rate < 1
     assert len(said) == 2
-    assert "estimated from 30 held-out examples, so far" in said[0]
-    assert said[1].endswith(f"in the end {rate:.3f}")
+    assert "estimated from 30 held-out examples, of whose labels" in said[0]
+    assert "so far" in said[0]
+    assert f"predict {100 * best:.0f} %, in the end {rate:.3f};" in said[1]
+    assert method.metrics()["forget_rate"] == pytest.approx(rate)
     state = copy.deepcopy(method.state_dict())
     again = coteaching(Alone(), parts(), ramp_epochs=4)
     again.load_state_dict(state)
@@ -142,11 +144,23 @@ def test_rate_is_estimated_from_the_hold_out_where_it_is_best_predicted():
 
 def test_one_epoch_is_too_few_to_estimate_and_said():
     said = []
-    method = coteaching(Alone(), parts(say=said.append))
+    method = coteaching(Alone(), parts(say=said.append), ramp_epochs=1)
     train(method, 1)
     assert method.forget == 0
     assert len(said) == 1
     assert "one epoch is too few to estimate it" in said[0]
+
+
+def test_epochs_that_end_in_the_ramp_are_said():
+    said = []
+    method = coteaching(Alone(), parts(say=said.append), forget_rate=0.2, ramp_epochs=3)
+    train(method, 2)
+    assert said == [
+        "2 epochs end before the share of examples that are left out has grown to forget_rate, in "
+        "epoch 3"
+    ]
+    train(method, 3)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("make", [coteaching, jocor])

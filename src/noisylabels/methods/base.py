@@ -29,6 +29,7 @@ class Task:
         held_out: Given labels of the hold-out, int64, of shape (M), on the CPU; None without one.
         batch_size: Examples per training step, over all processes.
         seed: The run's seed.
+        augmented: Whether an augmentation makes the views of an example different.
     """
 
     labels: Tensor
@@ -37,6 +38,7 @@ class Task:
     held_out: Tensor | None = None
     batch_size: int = 128
     seed: int = 0
+    augmented: bool = True
 
 
 def _nobody(sentence: str) -> None:
@@ -159,6 +161,14 @@ class Method(ABC):
     def metrics(self) -> dict[str, float]:
         """Return what there is to say of the present epoch beside losses and accuracies."""
         return {}
+
+    def _warn_of_equal_views(self) -> None:
+        """Say, in a method that wants several views, that they are the same."""
+        if not self._task.augmented:
+            self._say(
+                'augment is "none": the views of an example are all the same, and what the method '
+                "gains by comparing or mixing them is lost"
+            )
 
     def begin_epoch(self) -> None:
         """Start counting an epoch's steps and losses."""

@@ -140,6 +140,7 @@ class DivideMix(Method):
         self._labelled = torch.ones(2, len(labels), dtype=torch.bool)
         self._steps: list[Step] = []
         self._said: set[str] = set()
+        self._warn_of_equal_views()
         least, most = int(counts.min()), int(counts.max())
         if prior == "uniform" and most > 2 * least:
             self._tell(
@@ -244,27 +245,34 @@ class DivideMix(Method):
         least = min(self._task.batch_size, len(labels))
         if int(labelled.sum()) < least:
             self._tell(
-                f"{who}: only {int(labelled.sum())} labels look clean; the likeliest {least} are "
-                f"taken",
+                f"{who}: labels that look clean: only {int(labelled.sum())}; the likeliest {least} "
+                f"are taken",
                 once=f"{who} few",
             )
             labelled = labelled.clone()
             labelled[clean.argsort(descending=True, stable=True)[:least]] = True
-        for missing in sorted(set(labels.tolist()) - set(labels[labelled].tolist())):
+        without = sorted(set(labels.tolist()) - set(labels[labelled].tolist()))
+        if without:
+            names = ", ".join(map(str, without[:20])) + (", ..." if len(without) > 20 else "")
+            self._tell(
+                f"{who}: classes without a label that looks clean: {names}; the likeliest "
+                f"hundredth of each is taken",
+                once=f"{who} classes",
+            )
+        for missing in without:
             members = (labels == missing).nonzero().squeeze(1)
             count = ceil(len(members) / 100)
-            self._tell(
-                f"{who}: no label of class {missing} looks clean; the likeliest {count} are taken",
-                once=f"{who} class {missing}",
-            )
             labelled[members[clean[members].argsort(descending=True, stable=True)[:count]]] = True
         left = int((~labelled).sum())
         if not left:
-            self._tell(f"{who}: every label looks clean, none is left to guess", once=f"{who} all")
+            self._tell(
+                f"{who}: every example is taken with its label, none is left to guess",
+                once=f"{who} all",
+            )
         elif left < least:
             self._tell(
-                f"{who}: only {left} labels do not look clean, fewer than a batch: every step "
-                f"guesses all of them",
+                f"{who}: examples that are left without their labels: only {left}, fewer than a "
+                f"batch; every step guesses all of them",
                 once=f"{who} almost all",
             )
         return labelled

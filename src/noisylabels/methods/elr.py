@@ -63,10 +63,10 @@ class EarlyLearningRegularization(Method):
         shape = len(self._task.labels), self._task.num_classes
         dtype = torch.float16 if memory_dtype == "float16" else torch.float32
         place = torch.device("cpu") if memory_device == "cpu" else self._device
-        size = shape[0] * shape[1] * dtype.itemsize / 2**20
+        size = shape[0] * shape[1] * dtype.itemsize / 2**10
+        amount = f"{size / 2**10:,.1f} MiB" if size >= 2**10 else f"{size:,.1f} KiB"
         self._say(
-            f"elr: targets of {shape[0]} x {shape[1]} in {memory_dtype} on {place.type}: "
-            f"{size:,.1f} MiB"
+            f"elr: targets of {shape[0]} x {shape[1]} in {memory_dtype} on {place.type}: {amount}"
         )
         self._targets = torch.zeros(shape, dtype=dtype, device=place)
 

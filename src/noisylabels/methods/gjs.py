@@ -9,6 +9,7 @@ from torch import Tensor
 from noisylabels.data.batches import Batch
 from noisylabels.errors import check_count, check_range
 from noisylabels.functional import consensus
+from noisylabels.losses import JensenShannonLoss
 from noisylabels.methods.base import Method, Parts
 from noisylabels.methods.engine import Engine
 
@@ -44,6 +45,12 @@ class GeneralizedJensenShannon(Method):
         self._weight = -1 / math.log1p(-pi) if pi < 1 else 0.0
         self._views = check_count("views", views, low=2)
         super().__init__(engine, parts, networks=1)
+        self._warn_of_equal_views()
+        if isinstance(self._loss, JensenShannonLoss) and self._loss.pi != pi:
+            self._say(
+                f"gjs: the method's pi {pi:g} and the loss's {self._loss.pi:g} differ: together "
+                f"they are not the published loss"
+            )
 
     @property
     def views(self) -> int:

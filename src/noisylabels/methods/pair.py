@@ -95,9 +95,20 @@ class Pair(Method):
         if self._epoch in (min(self._ramp_epochs, last), last):
             when = "in the end" if self._epoch == last else "so far"
             self._say(
-                f"forget_rate is not given: estimated from {len(labels)} held-out examples, {when} "
-                f"{self._rate:.3f}"
+                f"forget_rate is not given: estimated from {len(labels)} held-out examples, of "
+                f"whose labels the networks predict {100 * self._best:.0f} %, {when} "
+                f"{self._rate:.3f}; the fewer they predict, the higher above the truth"
             )
+
+    def set_epoch(self, epoch: int, epochs: int) -> float:
+        """Set the learning rates, the momenta and the loss's progress."""
+        lr = super().set_epoch(epoch, epochs)
+        if not epoch and epochs < self._ramp_epochs:
+            self._say(
+                f"{epochs} epochs end before the share of examples that are left out has grown to "
+                f"forget_rate, in epoch {self._ramp_epochs}"
+            )
+        return lr
 
     @property
     def forget(self) -> float:
@@ -107,8 +118,11 @@ class Pair(Method):
         return self._rate * min(1.0, ramp)
 
     def metrics(self) -> dict[str, float]:
-        """Return ``forget``, the share of examples that the present epoch leaves out."""
-        return {"forget": self.forget}
+        """Return ``forget``, the share that the present epoch leaves out, and ``forget_rate``.
+
+        The latter is what the former grows to, as given or as estimated so far.
+        """
+        return {"forget": self.forget, "forget_rate": self._rate}
 
     def train_epoch(self, batches: Iterable[Batch]) -> None:
         """Train on one epoch's batches, or on what is left of them."""
