@@ -72,6 +72,32 @@ def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_pa
     assert row[5] == "0.0 / 0 %"
 
 
+def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_path):
+    first = next(runs.iterdir())
+    folders = []
+    for number, (method, batch_size) in enumerate(
+        [({"name": "elr", "beta": 0.9}, 64), ({"name": "gjs", "pi": 0.3}, 64), ({"name": "gjs"}, 9)]
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(first, folder)
+        for file, changes in (
+            ("config.json", {"method": method, "batch_size": batch_size}),
+            ("result.json", {"run_id": str(number)}),
+        ):
+            value = json.loads((folder / file).read_text()) | changes
+            (folder / file).write_text(json.dumps(value))
+        folders.append(folder)
+    summary = report.summarise(report.read(folders))
+    assert sorted(group.title.partition(", ")[2] for group in summary.groups) == [
+        "method elr, batch_size 64",
+        "method gjs (pi 0.3), batch_size 64",
+        "method gjs, batch_size 9",
+    ]
+    assert summary.names == ["method elr (beta 0.9)"]
+    report.write_html(summary, tmp_path / "report.html")
+    assert "method elr (beta 0.9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_methods_of_two_networks_show_both(tmp_path):
     run = {
         "data": "digits",

@@ -113,11 +113,14 @@ class Report:
 
     Args:
         shared: What all groups have in common.
+        names: What stands behind the names in the groups' titles, e.g. ``"method elr (beta 0.7,
+            lamb 3)"``, where a name stands for one set of values only.
         groups: The groups, in the order of ``LOSSES``.
         unfinished: The runs that are not finished; they count in no group.
     """
 
     shared: str
+    names: Sequence[str]
     groups: Sequence[Group]
     unfinished: Sequence[Run]
 
@@ -184,12 +187,28 @@ def summarise(runs: Sequence[Run]) -> Report:
         for key, value in settings[0].items()
         if key != "loss" and all(other.get(key) == value for other in settings)
     }
+    meanings: dict[str, set[str]] = {}
+    for setting in settings:
+        for key, value in setting.items():
+            if key not in {*common, "loss"}:
+                meanings.setdefault(f"{key} {_name(value)}", set()).add(f"{key} {value}")
     groups: dict[str, list[Run]] = {}
     for run, setting in zip(finished, settings, strict=True):
-        rest = [f"{key} {value}" for key, value in setting.items() if key not in {*common, "loss"}]
+        rest = [
+            short if len(meanings[short := f"{key} {_name(value)}"]) == 1 else f"{key} {value}"
+            for key, value in setting.items()
+            if key not in {*common, "loss"}
+        ]
         groups.setdefault(", ".join([setting["loss"], *rest]), []).append(run)
     return Report(
         shared="; ".join(f"{key} {value}" for key, value in common.items()),
+        names=sorted(
+            full
+            for short, found in meanings.items()
+            if len(found) == 1
+            for full in found
+            if full != short
+        ),
         groups=[
             Group(title, sorted(groups[title], key=lambda run: run.config["seed"]))
             for title in sorted(groups, key=_by_loss)
@@ -298,6 +317,11 @@ def _describe(part: Mapping[str, Any]) -> str:
         if key != "name" and value is not None
     ]
     return f"{part['name']} ({', '.join(own)})" if own else str(part["name"])
+
+
+def _name(value: str) -> str:
+    """Return a described component's name; any other value has no parameters to leave out."""
+    return value.partition(" (")[0]
 
 
 def _by_loss(title: str) -> tuple[int, list[str | int]]:
