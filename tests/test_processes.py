@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,9 +52,15 @@ def write(path: Path, tables: dict) -> Path:
     return path
 
 
-def start(path, out):
+def start(path, out, **environment):
     command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
 
 
 def finish(process) -> Path:
@@ -118,12 +125,23 @@ def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
         torch.load(place / "checkpoint.pt", weights_only=True)["state"]["method"]
         for place in (folder, single)
     ]
+    if name in ("coteaching", "jocor"):
+        assert lines(folder)[-1]["forget"] > 0.1
     if name == "elr":
         torch.testing.assert_close(states[0]["targets"], states[1]["targets"], rtol=1e-4, atol=1e-5)
         assert (states[0]["targets"].sum(1) > 0.5).all()
     for ours, theirs in zip(*(state["networks"] for state in states), strict=True):
         for key, value in theirs.items():
             torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_parts_of_uneven_shares_are_as_many_in_each_process(images, tmp_path):
+    """The last batch has five examples: three for one process, two for the other."""
+    run = images | MLP | {"accumulate": 4, "data": images["data"] | {"limit": 101}}
+    single = lines(train(parse(run), tmp_path / "one"))
+    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    for ours, theirs in zip(lines(folder), single, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path):
@@ -165,9 +183,14 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     os.kill(second, signal.SIGKILL)
     job.communicate(timeout=60)
     assert job.returncode != 0
+    (checkpoint,) = saved.glob("*/checkpoint.pt")
+    before = written(checkpoint)
     job = start(path, tmp_path / "runs")
-    time.sleep(10)
-    assert job.poll() is None, job.communicate()
+    end = time.monotonic() + 60
+    while written(checkpoint) in (before, None):
+        assert time.monotonic() < end
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
     # One of them hears it, and both stop after the same step.
     os.kill(children(job.pid)[0], signal.SIGTERM)
     _, complaints = job.communicate(timeout=60)
@@ -175,6 +198,29 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     assert "continues after epoch" in complaints
     assert "the same command continues" in complaints
     assert "Traceback" not in complaints
+    assert complaints.count("run 1 of 1") == 1, "the second process shows nothing"
+
+    # As where machines do not share a folder.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    jobs = [
+        start(path, tmp_path / out, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, LOCAL_RANK=rank)
+        for rank, out in (("0", "runs"), ("1", "elsewhere"))
+    ]
+    for job in jobs:
+        _, complaints = job.communicate(timeout=60)
+        assert job.returncode == 2, complaints
+        assert "continue from different places" in complaints
+        assert "epoch 1 step 1" in complaints
+
+
+def written(path: Path) -> int | None:
+    """When a file was written; None while it is being replaced."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def children(parent: int) -> list[int]:

@@ -15,7 +15,14 @@ from noisylabels.config import Component, parse
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
 from noisylabels.interruption import StoppedError
 from noisylabels.losses import LOSSES
-from noisylabels.trainer import choose_memory_format, choose_precision, plan, train
+from noisylabels.trainer import (
+    allow_tf32,
+    choose_memory_format,
+    choose_precision,
+    leads,
+    plan,
+    train,
+)
 from pictures import encode, pixels, save
 
 ACCURACIES = {
@@ -365,7 +372,7 @@ def digits_folder(tmp_path_factory):
                 "optimizer": {"name": "adam"},
                 "momentum_schedule": {"name": "linear", "end": 1.2},
             },
-            r"momentum_schedule: beta1 x factor must be in \[0, 1\), got 1.08",
+            r"momentum_schedule: beta1 x factor must be in \[0, 1\), got 1.02",
         ),
         ({"lr_schedule": {"name": "multistep", "milestones": [80]}}, "lr_schedule: milestones"),
         ({"lr_schedule": {"name": "linear", "begin": 1.0}}, "lr_schedule: begin must be in"),
@@ -387,6 +394,7 @@ def digits_folder(tmp_path_factory):
         ({"lr_schedule": "cosin"}, "unknown lr_schedule 'cosin': did you mean 'cosine'"),
         ({"augment": {"name": "crop-flip", "padding": -1}}, "augment: padding must be in"),
         ({"method": "singel"}, "unknown method 'singel': did you mean 'single'"),
+        ({"batch_size": 2, "devices": 3}, "batch_size: expected an example for each of 3 process"),
         ({"batch_size": 10**20}, "batch_size: expected .*less than 2147483648"),
         ({"noise": {"name": "symmetric", "rate": 0.1, "seed": -1}}, "seed must be in"),
         ({"noise": {"name": "none", "rate": 0.4}}, "a kind such as 'symmetric' has a rate"),
@@ -749,6 +757,38 @@ def test_instance_noise_of_what_streams_says_what_is_missing(photos, tmp_path):
     photos["noise"] = {"name": "instance", "rate": 0.3}
     with pytest.raises(ConfigError, match="features"):
         train(parse(photos), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        # torchrun's second machine, srun's second task, a second process within a Slurm shell.
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),
+    ],
+)
+def test_one_process_leads(digits, monkeypatch, environment, expected):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert leads(parse(digits | {"devices": 2})) is expected
+    assert leads(parse(digits))
+
+
+def test_tf32_is_allowed_to_products_and_convolutions_or_to_neither():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            allow_tf32(allowed)
+            assert torch.backends.cuda.matmul.allow_tf32 is allowed
+            assert torch.backends.cudnn.allow_tf32 is allowed
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_narrow_convolutions_keep_the_ordinary_memory_format():

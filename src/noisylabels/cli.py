@@ -260,6 +260,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _train(command: Train, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
     from noisylabels import config
     from noisylabels.display import Display
     from noisylabels.trainer import leads, plan, train
@@ -269,7 +271,9 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
         made = plan(run)
     except ConfigError as error:
         raise ConfigError(f"{command.config}: {error}") from error
-    with Display(runs=1, epochs=run.epochs) as display:
+    # The other processes' would draw over it.
+    console = Console(stderr=True, quiet=not leads(made.config))
+    with Display(runs=1, epochs=run.epochs, console=console) as display:
         folder = train(made, command.out, display)
     if leads(made.config):
         print(folder)

@@ -99,6 +99,7 @@ class Loop:
         self._predictions: Predictions | None = None
         self.seconds = Seconds()
         self._load()
+        self._check_place()
         self._started = started - self.seconds.total
         self._begun = started
         self._told = -math.inf
@@ -312,6 +313,19 @@ class Loop:
                 # The state is the first process's; this one's draws are its own.
                 place = (self._epoch, self._step, *self._rank())
                 torch.manual_seed(derive_seed(self._job.config.seed, "step", *place))
+
+    def _check_place(self) -> None:
+        """Refuse to go on where the processes would from different places."""
+        if self._job.processes.world_size == 1:
+            return
+        own = torch.tensor([[self._epoch, self._step]], device=self._job.device)
+        places = gather_shares(self._job.processes, own, self._job.processes.world_size).tolist()
+        if any(place != places[0] for place in places):
+            found = ", ".join(f"epoch {epoch + 1} step {step + 1}" for epoch, step in places)
+            raise CheckpointError(
+                f"{self._folder}: the processes would continue from different places ({found}): "
+                f"expected a folder that all of them share"
+            )
 
     def _circumstances(self) -> str:
         dynamic = "".join(f", {k} {v:g}" for k, v in self._job.loss.dynamic().items())

@@ -242,6 +242,8 @@ def train(
                 predictions = loop.run()
                 if leads(made.config):
                     _write_result(job, folder, predictions, loop, setup)
+                # A process that ended before the first has written all could have it killed.
+                job.processes.barrier()
             if request.number:
                 raise StoppedError(request.number, f"stopped; {folder} was just finished")
     except OSError as error:
@@ -295,8 +297,12 @@ def leads(run: RunConfig) -> bool:
     if run.devices * run.nodes == 1:
         # Whatever started it, such as Slurm, numbers it for purposes of its own.
         return True
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((rank for rank in ranks if rank is not None), "0").strip() == "0"
+    # Within a Slurm job a process that another one started has a local rank, and the other's Slurm
+    # rank.
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if (rank := os.environ.get(name)) is not None:
+            return rank.strip() == "0"
+    return True
 
 
 @contextmanager
@@ -307,12 +313,14 @@ def _held(folder: Path, run: RunConfig) -> Iterator[None]:
         return
     new, new_parent = not folder.exists(), not folder.parent.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    held = False
     try:
         with locked(folder):
+            held = True
             yield
     finally:
-        # Nothing was made: the data was refused, say.
-        if new and {path.name for path in folder.glob("*")} <= {lock.NAME}:
+        # Nothing was made: the data was refused, say. Nor is it another process's folder.
+        if new and held and {path.name for path in folder.glob("*")} <= {lock.NAME}:
             shutil.rmtree(folder, ignore_errors=True)
             if new_parent:
                 with suppress(OSError):
@@ -347,7 +355,7 @@ def _write_result(
     result = {
         **accuracies(predictions, job),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
-        **{key: last[key] for key in job.method.metrics()},
+        **{key: last[key] for key in job.method.metrics() if key in last},
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
         "nominal_noise_rate": None if true is None else job.config.noise.parameters.get("rate"),
         "epochs": job.config.epochs,
@@ -493,7 +501,8 @@ def _try_out(made: Plan) -> None:
         "lr_schedule": made.lr_factor,
         "momentum_schedule": made.momentum_factor,
     }.items():
-        for progress in (0.0, 0.5, 1.0):
+        for epoch in range(run.epochs):
+            progress = epoch / run.epochs
             factor = _call(functools.partial(factors, progress), what)
             _call(functools.partial(check_range, "factor", factor), what)
             if what == "momentum_schedule":
@@ -516,6 +525,12 @@ def _try_out(made: Plan) -> None:
     if made.config.model.name in MODELS:
         with torch.device("meta"):
             _call(lambda: made.network((1, 32, 32), 2), "model")
+    processes = run.devices * run.nodes
+    if run.batch_size < processes:
+        raise ConfigError(
+            f"batch_size: expected an example for each of {processes} processes, got "
+            f"{run.batch_size}"
+        )
     rate = made.config.noise.parameters.get("rate")
     if rate is not None:
         _call(lambda: check_range("rate", rate, high=1.0), "noise")
@@ -617,8 +632,8 @@ def assemble(
     fabric = _launch(run, device, precision)
     device = fabric.device
     tf32 = device.type == "cuda" and run.precision == "auto"
-    if tf32:
-        torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
+        allow_tf32(tf32)
     setup = Setup(
         device=device.type,
         precision=precision,
@@ -703,8 +718,18 @@ def _launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
         strategy=strategy,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    fabric.launch()
+    _call(fabric.launch, "devices, nodes")
     return fabric
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA compute products and convolutions of float32 in TensorFloat-32, or not.
+
+    Args:
+        allowed: Whether; torch itself allows it to convolutions only.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _open_folder(folder: Path, job: Job, setup: Setup) -> None:

@@ -280,7 +280,10 @@ class Method(ABC):
         for number in networks:
             self._optimizers[number].zero_grad()
         total: Tensor | float = 0.0
-        for part in batch.split(self._accumulate):
+        # As many parts in every process, however small its share of the batch: each part's
+        # gradients are averaged over all of them.
+        least = self._whole_size(batch) // self._engine.world_size
+        for part in batch.split(max(1, min(self._accumulate, least))):
             mean = loss(part)
             # The share of the part in the batch of all processes, whose gradients are averaged.
             self._engine.backward(mean if part.weight == 1 else mean * part.weight)
@@ -288,10 +291,9 @@ class Method(ABC):
             total = total + mean.detach() * (len(part.target) / losses)
         parameters = [self._parameters[number] for number in networks]
         mean = torch.as_tensor(total) / len(batch.target)
-        if self._engine.world_size > 1:
-            # The gradients are the same in all processes, the losses not: all must decide alike.
-            mean = torch.zeros_like(mean)
-        passes = self._guard.passes(self._step, batch, mean, chain(*parameters))
+        # The gradients are the same in all processes, the losses not: all must decide alike.
+        alone = self._engine.world_size == 1
+        passes = self._guard.passes(self._step, batch, mean, chain(*parameters), alone=alone)
         if passes:
             for number in networks:
                 if self._clip_norm is not None:

@@ -226,7 +226,9 @@ class DivideMix(Method):
             seed = derive_seed(self._task.seed, "mixture", self._epoch, number)
             probability, odd = clean_probability(past[number], seed=seed)
             if odd:
-                self._tell(f"network {number + 1}: {odd}", once=f"{number} {odd.split()[-1]}")
+                self._tell(
+                    f"network {number + 1}: {odd}", once=f"{number} {odd.lstrip('0123456789')}"
+                )
             self._clean[1 - number] = self._of_the_first(probability.float())
         for number in range(2):
             self._labelled[number] = self._fill_up(number, self._clean[number] > self._threshold)

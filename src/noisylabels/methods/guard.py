@@ -48,7 +48,13 @@ class Guard:
         self.skipped = 0
 
     def passes(
-        self, step: int, batch: Batch, loss: Tensor, parameters: Iterable[nn.Parameter]
+        self,
+        step: int,
+        batch: Batch,
+        loss: Tensor,
+        parameters: Iterable[nn.Parameter],
+        *,
+        alone: bool = True,
     ) -> bool:
         """Look at a step after its backward pass.
 
@@ -57,6 +63,7 @@ class Guard:
             batch: Its batch.
             loss: Its loss, a scalar.
             parameters: The parameters with their gradients.
+            alone: Whether the loss counts too, or the gradients alone.
 
         Returns:
             Whether the weights may be updated.
@@ -66,7 +73,8 @@ class Guard:
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         # A sum is finite only if every gradient is, and far cheaper than looking at each.
-        finite = (loss.detach() + sum_of_norms(gradients)).isfinite()
+        own = loss.detach() if alone else torch.zeros_like(loss)
+        finite = (own + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
             # Without its inputs: 32 batches of large images would fill a device.
             light = dataclasses.replace(batch, input=batch.input.new_empty(0), others=())
