@@ -228,10 +228,12 @@ def place(row: tuple[str, str]) -> tuple[int, bool]:
 
 def rates(done: list[Table]) -> str:
     """Say the actual noise rates."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[int, float]] = {}
     for run in done:
-        found.setdefault(run["noise"], []).append(run["actual_noise_rate"])
-    return "; ".join(f"{noise}: {percent(values)} %" for noise, values in found.items())
+        found.setdefault(run["noise"], {})[run["seed"]] = run["actual_noise_rate"]
+    return "; ".join(
+        f"{noise}: {percent(list(by_seed.values()))} %" for noise, by_seed in found.items()
+    )
 
 
 def read(part: str) -> dict[str, Table]:
