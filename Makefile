@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test check long docs format clean
 
 demo: .venv/.demo ## train on digits with 40 % label noise, show the table, write report.html
 	$(BIN)/noisylabels demo
 
-test: .venv/.dev docs ## lint, types, documentation, every test
+test: .venv/.dev docs ## lint, types, documentation, every test but the long ones
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -18,6 +18,9 @@ check: .venv/.dev ## lint, types, fast tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow"
+
+long: .venv/.dev ## the tests that `make test` leaves out
+	$(BIN)/pytest -m long
 
 docs: .venv/.dev ## build the documentation into docs/_build, every warning an error
 	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build

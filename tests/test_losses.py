@@ -535,7 +535,16 @@ class TestCompile:
         assert counter.frame_count <= 2
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("key", ["gce", "ce+sr", "btl", "dgce", "dal", "dtce", "djs"])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "dal",
+            *(
+                pytest.param(key, marks=pytest.mark.long)
+                for key in ("gce", "ce+sr", "btl", "dgce", "dtce", "djs")
+            ),
+        ],
+    )
     def test_generated_code_is_right_at_every_progress(self, key):
         torch._dynamo.reset()
         loss, twin = at(key, 0.0), at(key, 0.0)

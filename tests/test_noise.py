@@ -455,6 +455,7 @@ def concentration(true, given):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_instance_beside_the_published_file(shared):
     """Rate within 1 %, and how much the flips of a class concentrate.
 

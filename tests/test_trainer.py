@@ -594,7 +594,7 @@ def test_checkpoint_of_another_network_is_named(digits, tmp_path):
         train(parse(digits), tmp_path, Recorder(stop_after=1))
     made = plan(parse(digits))
     saved = tmp_path / made.run_id / "checkpoint.pt"
-    state = checkpoint.load(saved, made.run_id, torch.device("cpu"))
+    state = checkpoint.load(saved, made.run_id)
     state["method"]["networks"][0].popitem()
     checkpoint.save(saved, made.run_id, state)
     with pytest.raises(CheckpointError, match=r"checkpoint.pt: does not fit this run"):

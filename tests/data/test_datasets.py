@@ -70,6 +70,7 @@ def test_cifar10_with_a_changed_batch_is_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_cifar10_is_the_same_from_both_layouts(shared, tmp_path):
     tool = shared / "tools" / "make_cifar10.py"
     subprocess.run([sys.executable, str(tool), str(tmp_path)], check=True, capture_output=True)
