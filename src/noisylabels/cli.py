@@ -33,8 +33,8 @@ OPTIONS = {
 class Demo:
     """Train on digits with 40 % label noise: CE, GCE and DAL, several seeds each; show the table.
 
-    Real handwritten digits, nothing to download, one to three minutes on two cores. Running it again
-    continues what is not finished.
+    Real handwritten digits, nothing to download, one to three minutes on two cores. Running it
+    again continues what is not finished.
     """
 
     seeds: int = 3
