@@ -29,6 +29,21 @@ def run(tmp_path, monkeypatch) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
+def test_only_the_first_process_shows_progress(run, capsys, monkeypatch, rank, shown):
+    def train(made, out, observer):
+        observer.noted("something")
+        return out
+
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("noisylabels.trainer.train", train)
+    assert main(["train", "run.toml", "--devices", "2"]) == 0
+    seen = capsys.readouterr()
+    assert ("something" in seen.err) is shown
+    assert bool(seen.out) is shown
+
+
 def test_train_prints_the_folder_and_then_does_nothing(run, capsys):
     assert main(["train", "run.toml", "--loss.name", "gce", "--loss.q", "0.7"]) == 0
     first = capsys.readouterr()

@@ -93,7 +93,7 @@ def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_pat
         "method gjs (pi 0.3), batch_size 64",
         "method gjs, batch_size 9",
     ]
-    assert summary.names == ["method elr (beta 0.9)"]
+    assert summary.legend == ["method elr (beta 0.9)"]
     report.write_html(summary, tmp_path / "report.html")
     assert "method elr (beta 0.9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -226,6 +226,40 @@ def test_method_of_two_networks_reports_both(digits, tmp_path):
     assert 0 < result["labelled_1"] <= 1
 
 
+OWN_METHOD = """
+from noisylabels.methods import Method
+
+
+class Weighted(Method):
+    def __init__(self, engine, parts, *, weight: float = 1.0):
+        self._weight = weight
+        super().__init__(engine, parts, networks=1)
+
+    def train_epoch(self, batches):
+        self._networks[0].train()
+        for batch in batches:
+            self._descend(batch, self._value)
+
+    def _value(self, part):
+        return self._weight * self._loss(self._networks[0](part.input), part.target)
+"""
+
+
+def test_the_users_own_method_trains_with_its_parameters(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_method.py").write_text(OWN_METHOD)
+    single = read(train(parse(digits), tmp_path))
+    own = {"method": {"name": "own_method:Weighted"}}
+    assert read(train(parse(digits | own), tmp_path))["test_accuracy"] == single["test_accuracy"]
+    own["method"]["weight"] = 0.0
+    still = read(train(parse(digits | own), tmp_path))
+    assert still["test_accuracy"] != single["test_accuracy"]
+    own["method"]["wieght"] = 1.0
+    with pytest.raises(ConfigError, match="'wieght': did you mean 'weight'"):
+        plan(parse(digits | own))
+
+
 def test_what_a_method_has_to_say_is_said_before_it_trains(digits, tmp_path):
     recorder = Recorder()
     train(parse(digits | {"method": "elr"}), tmp_path, recorder)

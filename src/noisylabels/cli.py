@@ -434,7 +434,7 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     for group in summary.groups:
         table.add_row(*group.row())
     console.print(table)
-    for line in summary.names:
+    for line in summary.legend:
         console.print(line, markup=False, highlight=False)
     for run in summary.unfinished:
         print(f"not finished, not in the table: {run.folder}", file=sys.stderr)

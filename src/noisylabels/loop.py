@@ -83,6 +83,14 @@ class Loop:
         observer: Whoever looks on.
         request: Whether somebody asked to stop.
         started: When the run was started, by ``time.perf_counter``.
+
+    Attributes:
+        history: Every epoch's metrics so far.
+        seconds: What time went into.
+
+    Raises:
+        CheckpointError: No checkpoint can be read, it does not fit, or the processes have read
+            different ones.
     """
 
     def __init__(
@@ -315,7 +323,11 @@ class Loop:
                 torch.manual_seed(derive_seed(self._job.config.seed, "step", *place))
 
     def _check_place(self) -> None:
-        """Refuse to go on where the processes would from different places."""
+        """Make sure that all processes continue from the same epoch and step.
+
+        Raises:
+            CheckpointError: They do not: each has read a folder of its own.
+        """
         if self._job.processes.world_size == 1:
             return
         own = torch.tensor([[self._epoch, self._step]], device=self._job.device)

@@ -113,14 +113,14 @@ class Report:
 
     Args:
         shared: What all groups have in common.
-        names: What stands behind the names in the groups' titles, e.g. ``"method elr (beta 0.7,
-            lamb 3)"``, where a name stands for one set of values only.
+        legend: What names in the groups' titles stand for, e.g. ``"method elr (beta 0.7, lamb
+            3)"``: those that have one set of values in all runs.
         groups: The groups, in the order of ``LOSSES``.
         unfinished: The runs that are not finished; they count in no group.
     """
 
     shared: str
-    names: Sequence[str]
+    legend: Sequence[str]
     groups: Sequence[Group]
     unfinished: Sequence[Run]
 
@@ -187,28 +187,25 @@ def summarise(runs: Sequence[Run]) -> Report:
         for key, value in settings[0].items()
         if key != "loss" and all(other.get(key) == value for other in settings)
     }
-    meanings: dict[str, set[str]] = {}
-    for setting in settings:
-        for key, value in setting.items():
-            if key not in {*common, "loss"}:
-                meanings.setdefault(f"{key} {_name(value)}", set()).add(f"{key} {value}")
+    own = [
+        {key: value for key, value in setting.items() if key not in {*common, "loss"}}
+        for setting in settings
+    ]
+    values: dict[tuple[str, str], set[str]] = {}
+    for rest in own:
+        for key, value in rest.items():
+            values.setdefault((key, _name(value)), set()).add(value)
+    unique = {named: full.pop() for named, full in values.items() if len(full) == 1}
     groups: dict[str, list[Run]] = {}
-    for run, setting in zip(finished, settings, strict=True):
-        rest = [
-            short if len(meanings[short := f"{key} {_name(value)}"]) == 1 else f"{key} {value}"
-            for key, value in setting.items()
-            if key not in {*common, "loss"}
+    for run, setting, rest in zip(finished, settings, own, strict=True):
+        parts = [
+            f"{key} {_name(value) if (key, _name(value)) in unique else value}"
+            for key, value in rest.items()
         ]
-        groups.setdefault(", ".join([setting["loss"], *rest]), []).append(run)
+        groups.setdefault(", ".join([setting["loss"], *parts]), []).append(run)
     return Report(
         shared="; ".join(f"{key} {value}" for key, value in common.items()),
-        names=sorted(
-            full
-            for short, found in meanings.items()
-            if len(found) == 1
-            for full in found
-            if full != short
-        ),
+        legend=sorted(f"{key} {full}" for (key, name), full in unique.items() if full != name),
         groups=[
             Group(title, sorted(groups[title], key=lambda run: run.config["seed"]))
             for title in sorted(groups, key=_by_loss)

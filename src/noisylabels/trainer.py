@@ -293,7 +293,11 @@ class Setup:
 
 
 def leads(run: RunConfig) -> bool:
-    """Return whether this process is the first of those that train a run together."""
+    """Return whether this process is the first of those that train a run together.
+
+    Args:
+        run: The run; where it has one process, that is the first.
+    """
     if run.devices * run.nodes == 1:
         # Whatever started it, such as Slurm, numbers it for purposes of its own.
         return True
@@ -497,16 +501,13 @@ def _try_out(made: Plan) -> None:
             'method = {name = "gjs"} with loss = {name = "js"} is the same'
         )
     optimizer = _call(lambda: made.optimizer([nn.Parameter(torch.zeros(1))]), "optimizer")
-    for what, factors in {
-        "lr_schedule": made.lr_factor,
-        "momentum_schedule": made.momentum_factor,
-    }.items():
-        for epoch in range(run.epochs):
-            progress = epoch / run.epochs
-            factor = _call(functools.partial(factors, progress), what)
-            _call(functools.partial(check_range, "factor", factor), what)
-            if what == "momentum_schedule":
-                _call(functools.partial(_check_momentum, optimizer.param_groups[0], factor), what)
+    check_lr = functools.partial(check_range, "factor")
+    check_momentum = functools.partial(_check_momentum, optimizer.param_groups[0])
+    _call(lambda: _check_every_epoch(made.lr_factor, run.epochs, check_lr), "lr_schedule")
+    _call(
+        lambda: _check_every_epoch(made.momentum_factor, run.epochs, check_momentum),
+        "momentum_schedule",
+    )
     small = Task(
         labels=torch.zeros(2, dtype=torch.int64),
         num_classes=2,
@@ -536,8 +537,16 @@ def _try_out(made: Plan) -> None:
         _call(lambda: check_range("rate", rate, high=1.0), "noise")
 
 
+def _check_every_epoch(
+    factors: Callable[[float], float], epochs: int, check: Callable[[float], object]
+) -> None:
+    for epoch in range(epochs):
+        check(factors(epoch / epochs))
+
+
 def _check_momentum(group: Mapping[str, Any], factor: float) -> None:
-    """Refuse a factor with which the momentum leaves the optimiser's range."""
+    """Refuse a factor below 0, or with which the momentum leaves the optimiser's range."""
+    check_range("factor", factor)
     if "betas" in group:
         check_range("beta1 x factor", group["betas"][0] * factor, high=1.0, below=True)
     else:
@@ -726,7 +735,7 @@ def allow_tf32(allowed: bool) -> None:
     """Let CUDA compute products and convolutions of float32 in TensorFloat-32, or not.
 
     Args:
-        allowed: Whether; torch itself allows it to convolutions only.
+        allowed: Whether both may; torch's own default is convolutions only.
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed

@@ -168,10 +168,10 @@ def test_flags_of_other_devices_are_looked_at_together(epoch):
 def test_several_processes_decide_by_their_gradients_and_name_their_own_loss(epoch):
     guard, parameter = Guard(), nn.Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)
-    assert guard.passes(0, epoch[0], torch.tensor(math.inf), [parameter], alone=False)
+    assert guard.passes(0, epoch[0], torch.tensor(math.inf), [parameter], loss_counts=False)
     parameter.grad[1] = math.nan
     with pytest.raises(NonFiniteError) as error:
-        guard.passes(0, epoch[0], torch.tensor(1.5), [parameter], alone=False)
+        guard.passes(0, epoch[0], torch.tensor(1.5), [parameter], loss_counts=False)
     assert error.value.loss == 1.5
 
 

@@ -291,9 +291,13 @@ class Method(ABC):
             total = total + mean.detach() * (len(part.target) / losses)
         parameters = [self._parameters[number] for number in networks]
         mean = torch.as_tensor(total) / len(batch.target)
-        # The gradients are the same in all processes, the losses not: all must decide alike.
-        alone = self._engine.world_size == 1
-        passes = self._guard.passes(self._step, batch, mean, chain(*parameters), alone=alone)
+        passes = self._guard.passes(
+            self._step,
+            batch,
+            mean,
+            chain(*parameters),
+            loss_counts=self._engine.world_size == 1,
+        )
         if passes:
             for number in networks:
                 if self._clip_norm is not None:

@@ -54,7 +54,7 @@ class Guard:
         loss: Tensor,
         parameters: Iterable[nn.Parameter],
         *,
-        alone: bool = True,
+        loss_counts: bool = True,
     ) -> bool:
         """Look at a step after its backward pass.
 
@@ -63,7 +63,8 @@ class Guard:
             batch: Its batch.
             loss: Its loss, a scalar.
             parameters: The parameters with their gradients.
-            alone: Whether the loss counts too, or the gradients alone.
+            loss_counts: Whether a loss that is not finite makes the step bad, or the gradients do
+                so by themselves: they are the same in all processes, which must decide alike.
 
         Returns:
             Whether the weights may be updated.
@@ -73,8 +74,8 @@ class Guard:
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         # A sum is finite only if every gradient is, and far cheaper than looking at each.
-        own = loss.detach() if alone else torch.zeros_like(loss)
-        finite = (own + sum_of_norms(gradients)).isfinite()
+        counted = loss.detach() if loss_counts else torch.zeros_like(loss)
+        finite = (counted + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
             # Without its inputs: 32 batches of large images would fill a device.
             light = dataclasses.replace(batch, input=batch.input.new_empty(0), others=())

@@ -101,7 +101,15 @@ class Pair(Method):
             )
 
     def set_epoch(self, epoch: int, epochs: int) -> float:
-        """Set the learning rates, the momenta and the loss's progress."""
+        """Set the learning rates, the momenta and the loss's progress; say if the ramp cannot end.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: How many there will be.
+
+        Returns:
+            The learning rate of the first parameter group.
+        """
         lr = super().set_epoch(epoch, epochs)
         if not epoch and epochs < self._ramp_epochs:
             self._say(
