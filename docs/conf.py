@@ -20,7 +20,7 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "furo"
-exclude_patterns = ["_build", "results/hosts-*.md"]  # included where they belong
+exclude_patterns = ["_build", "results/hosts-*.md", "results/reasons.md"]  # included elsewhere
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_custom_sections = [("Shape", "params_style")]
