@@ -196,7 +196,7 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     _, complaints = job.communicate(timeout=60)
     assert job.returncode == 143, complaints
     assert "continues after epoch" in complaints
-    assert "the same command continues" in complaints
+    assert complaints.count("the same command continues") == 1
     assert "Traceback" not in complaints
     assert complaints.count("run 1 of 1") == 1, "the second process shows nothing"
 
@@ -213,6 +213,40 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
         assert job.returncode == 2, complaints
         assert "continue from different places" in complaints
         assert "epoch 1 step 1" in complaints
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")
+def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path):
+    """Only the first writes; the second waits for it, and has nothing to say of its own."""
+    both = images | MLP | {"devices": 2, "epochs": 4000}
+    job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
+    end = time.monotonic() + 60
+    while not any((tmp_path / "runs").glob("*/checkpoint.pt")):
+        assert time.monotonic() < end
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    (second,) = children(job.pid)
+    (folder,) = (tmp_path / "runs").iterdir()
+    folder.rename(tmp_path / "elsewhere")
+    _, complaints = job.communicate(timeout=60)
+    assert job.returncode == 2, complaints
+    assert complaints.count("noisylabels: ") == 1
+    assert f"{folder}/" in complaints
+    assert "Traceback" not in complaints
+    left = Path(f"/proc/{second}/cmdline")
+    assert not (left.exists() and left.read_bytes()), "it may wait to be buried, but not run"
+
+
+def test_where_all_fail_each_saves_its_batch(images, tmp_path):
+    both = images | MLP | {"devices": 2, "optimizer": {"name": "sgd", "lr": 1e30}}
+    job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
+    _, complaints = job.communicate(timeout=60)
+    assert job.returncode == 2, complaints
+    assert "Traceback" not in complaints
+    (folder,) = (tmp_path / "runs").iterdir()
+    found = [np.load(folder / f"nonfinite.{rank}.npz")["index"] for rank in (0, 1)]
+    assert len(np.intersect1d(*found)) == 0
+    assert complaints.count("are not finite in epoch") == 2
 
 
 def written(path: Path) -> int | None:

@@ -30,7 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except NoisyLabelsError as error:
         if debug:
             raise
-        print(f"noisylabels: {' '.join(str(error).split())}", file=sys.stderr)
+        if text := " ".join(str(error).split()):
+            print(f"noisylabels: {text}", file=sys.stderr)
         return error.status
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough; nor may the exit flush it.

@@ -16,7 +16,7 @@ class StoppedError(NoisyLabelsError):
 
     Args:
         number: The signal.
-        message: Where it stopped.
+        message: Where it stopped; empty where another process of the run says so.
     """
 
     def __init__(self, number: int, message: str) -> None:

@@ -236,11 +236,11 @@ class Loop:
         if asked and self._epoch < self._job.config.epochs:
             where = f"epoch {self._epoch + 1} of {self._job.config.epochs}"
             after = f", after step {self._step}" if self._step else ""
-            raise StoppedError(
-                self._request.number or 15,
+            said = (
                 f"stopped in {where}{after}; {self._folder} has a checkpoint: "
-                f"the same command continues",
+                f"the same command continues"
             )
+            raise StoppedError(self._request.number or 15, said if self._leads else "")
 
     def _evaluate(self) -> Metrics:
         every, epochs = self._job.config.evaluate_every, self._job.config.epochs

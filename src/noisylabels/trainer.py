@@ -27,6 +27,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,14 +53,14 @@ from noisylabels.data.decoding import default_workers
 from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hold_out
 from noisylabels.data.source import Source
 from noisylabels.data.stream import Stream, batch_of_one
-from noisylabels.errors import CheckpointError, ConfigError, check_range
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
 from noisylabels.interruption import StoppedError, listening
 from noisylabels.lock import locked
 from noisylabels.loop import Job, Loop, Predictions, accuracies
 from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
 from noisylabels.methods import METHODS, Method
 from noisylabels.methods.base import Parts, Task
-from noisylabels.methods.engine import Alone
+from noisylabels.methods.engine import Alone, Engine
 from noisylabels.methods.guard import Guard
 from noisylabels.methods.optimizers import OPTIMIZERS
 from noisylabels.models import MODELS, synchronise_batchnorm
@@ -72,6 +73,8 @@ T = TypeVar("T")
 LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
 WIDTH_OF_A_KERNEL = 16
+PATIENCE = 30
+"""Seconds in which the other processes of a run that failed may end by themselves."""
 # What a run needs to get on, and its result does not depend on.
 EFFORT = ("workers", "evaluate_every", "checkpoint_minutes", "trackers", "on_nan")
 
@@ -231,21 +234,23 @@ def train(
         with _held(folder, made.config):
             before = _read_setup(folder)
             job, setup = assemble(made, *label(made), before=before, say=observer.noted)
-            for note in job.dataset.notes:
-                observer.noted(note)
-            observer.noted(setup.sentence())
-            if leads(made.config):
-                _open_folder(folder, job, setup)
-            # Before this there is nothing that a signal could lose.
-            with listening() as request:
-                loop = Loop(job, folder, observer, request, started)
-                predictions = loop.run()
+            with _ending_others(job.processes):
+                for note in job.dataset.notes:
+                    observer.noted(note)
+                observer.noted(setup.sentence())
                 if leads(made.config):
-                    _write_result(job, folder, predictions, loop, setup)
-                # A process that ended before the first has written all could have it killed.
-                job.processes.barrier()
-            if request.number:
-                raise StoppedError(request.number, f"stopped; {folder} was just finished")
+                    _open_folder(folder, job, setup)
+                # Before this there is nothing that a signal could lose.
+                with listening() as request:
+                    loop = Loop(job, folder, observer, request, started)
+                    predictions = loop.run()
+                    if leads(made.config):
+                        _write_result(job, folder, predictions, loop, setup)
+                    # A process that ended before the first has written all could have it killed.
+                    job.processes.barrier()
+                if request.number:
+                    said = f"stopped; {folder} was just finished" if leads(made.config) else ""
+                    raise StoppedError(request.number, said)
     except OSError as error:
         place = Path(str(error.filename or folder))
         own = folder in (place, *place.parents)
@@ -329,6 +334,30 @@ def _held(folder: Path, run: RunConfig) -> Iterator[None]:
             if new_parent:
                 with suppress(OSError):
                     folder.parent.rmdir()
+
+
+@contextmanager
+def _ending_others(processes: Engine) -> Iterator[None]:
+    """End the processes that this one started, should it fail: they would wait for it.
+
+    With NCCL they would until its timeout, their GPUs taken. Those that `torchrun` or Slurm started
+    are theirs to end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        launcher = getattr(getattr(processes, "strategy", None), "launcher", None)
+        watched = getattr(launcher, "procs", [])
+        started = list(watched)
+        # Or whoever watches them would kill this one, before it has said why.
+        watched.clear()
+        # What has a name stops all alike, and each may have a batch to save.
+        patience = PATIENCE if isinstance(error, NoisyLabelsError) else 0
+        for process in started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            process.kill()
+        raise
 
 
 def _read_setup(folder: Path) -> dict[str, Any]:
