@@ -92,6 +92,7 @@ def test_two_processes_have_the_loss_curve_of_one(images, tmp_path):
     np.testing.assert_allclose(sums, 1, atol=2e-3)
 
 
+@pytest.mark.long
 def test_without_synchronised_batch_norm_a_run_is_only_near(images, tmp_path):
     """So that the test above could fail."""
     single = lines(train(parse(images), tmp_path / "one"))
@@ -112,7 +113,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name == "gjs" else []) for name in METHODS],
+)
 def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
     """Memories, choices and estimates are those of the whole batch."""
     run = images | MLP | {"epochs": 5} | METHODS[name]
