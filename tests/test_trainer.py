@@ -3,7 +3,9 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from noisylabels.trainer import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
+    ending_others,
     leads,
     plan,
     train,
@@ -258,6 +261,25 @@ def test_the_users_own_method_trains_with_its_parameters(digits, tmp_path, monke
     own["method"]["wieght"] = 1.0
     with pytest.raises(ConfigError, match="'wieght': did you mean 'weight'"):
         plan(parse(digits | own))
+
+
+@pytest.mark.parametrize(
+    ("error", "saves"), [(NoisyLabelsError("not finite"), True), (OSError("disk full"), False)]
+)
+def test_other_processes_may_save_only_where_all_fail_alike(tmp_path, error, saves):
+    code = "import sys, time; print(flush=True); time.sleep(1); open(sys.argv[1], 'w')"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "batch")], stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
+    launcher = SimpleNamespace(procs=[other])
+    processes = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    with pytest.raises(type(error)), ending_others(processes):
+        raise error
+    assert launcher.procs == [], "nobody watches what was ended on purpose"
+    assert other.wait(10) == (0 if saves else -signal.SIGKILL)
+    assert (tmp_path / "batch").exists() is saves
+    other.stdout.close()
 
 
 def test_what_a_method_has_to_say_is_said_before_it_trains(digits, tmp_path):

@@ -234,7 +234,7 @@ def train(
         with _held(folder, made.config):
             before = _read_setup(folder)
             job, setup = assemble(made, *label(made), before=before, say=observer.noted)
-            with _ending_others(job.processes):
+            with ending_others(job.processes):
                 for note in job.dataset.notes:
                     observer.noted(note)
                 observer.noted(setup.sentence())
@@ -337,11 +337,15 @@ def _held(folder: Path, run: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _ending_others(processes: Engine) -> Iterator[None]:
+def ending_others(processes: Engine) -> Iterator[None]:
     """End the processes that this one started, should it fail: they would wait for it.
 
-    With NCCL they would until its timeout, their GPUs taken. Those that `torchrun` or Slurm started
-    are theirs to end.
+    With NCCL they would until its timeout, their GPUs taken. Errors that have a name stop all
+    processes alike: then the others have 30 s to save their batches. Those that `torchrun` or Slurm
+    started are theirs to end.
+
+    Args:
+        processes: Those that train together, with the launcher that started them, if one did.
     """
     try:
         yield
@@ -351,11 +355,11 @@ def _ending_others(processes: Engine) -> Iterator[None]:
         started = list(watched)
         # Or whoever watches them would kill this one, before it has said why.
         watched.clear()
-        # What has a name stops all alike, and each may have a batch to save.
         patience = PATIENCE if isinstance(error, NoisyLabelsError) else 0
+        end = time.monotonic() + patience
         for process in started:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
+                process.wait(max(0, end - time.monotonic()))
             process.kill()
         raise
 
