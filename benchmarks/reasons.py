@@ -3,7 +3,6 @@
 Each supposed reason foretells what a change would do; next to it stands the run as it was. Writes
 ``docs/results/reasons.json`` and ``reasons.md``; runs that are in ``--out`` are not made again:
 
-    python benchmarks/reasons.py
     python benchmarks/reasons.py --images ../shared/data/cifar10 --labels ../shared/data/label
 """
 
@@ -39,11 +38,9 @@ CIFAR10: list[tuple[str, str, list[str], Table, Table]] = [
 ]
 
 
-def runs(images: Path | None, labels: Path | None) -> Iterator[tuple[str, str, int, Table]]:
+def runs(images: Path, labels: Path) -> Iterator[tuple[str, str, int, Table]]:
     """Yield what to run: title, noise, seed, configuration."""
-    parts = [(DIGITS, digits())]
-    if images and labels:
-        parts.append((CIFAR10, cifar10(images, labels)))
+    parts = ((DIGITS, digits()), (CIFAR10, cifar10(images, labels)))
     for rows, (methods, noises, seeds) in parts:
         for title, name, where, changes, loss in rows:
             recipe = methods[name]
@@ -66,8 +63,12 @@ def given_up(folder: Path) -> int:
 def main() -> None:
     """Make the runs, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, help="folder of CIFAR-10's Parquet files")
-    parser.add_argument("--labels", type=Path, help="folder of the published label files")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder of CIFAR-10's Parquet files"
+    )
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="folder of the published label files"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/reasons"))
     options = parser.parse_args()
     found: dict[tuple[str, str], list[Table]] = {}
