@@ -1,4 +1,5 @@
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,21 @@ def test_continuing_writes_what_was_and_drops_what_comes_again(tmp_path, left):
     tracker.log(lines[3])
     tracker.close()
     assert path.read_bytes() == whole
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [0, 1, 2, 3]
+
+
+def test_whoever_writes_hears_of_a_folder_that_is_gone(tmp_path):
+    threads = threading.active_count()
+    (tmp_path / "run").mkdir()
+    tracker = Tracker(tmp_path / "run", [])
+    tracker.log(line(0))
+    assert threading.active_count() == threads, "a thread would show a traceback of its own"
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="run/metrics.jsonl"):
+        tracker.log(line(1))
+    tracker.close()
 
 
 def test_damaged_lines_are_named(tmp_path):

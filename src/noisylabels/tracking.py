@@ -1,6 +1,9 @@
 """What a run tells: the lines of ``metrics.jsonl``, TensorBoard events and whoever looks on."""
 
 import json
+import os
+import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -128,6 +131,56 @@ SERVICES: dict[str, Callable[[Path, str, Mapping[str, Any]], Service]] = {
 }
 
 
+class Events:
+    """A file of TensorBoard events, written by the caller.
+
+    torch's ``SummaryWriter`` writes in a thread, and where the disk is full or the folder gone,
+    that thread shows a traceback of its own.
+
+    Args:
+        folder: The run folder.
+        purge_step: TensorBoard forgets what earlier files say of this step and later ones; None if
+            there is nothing to forget.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        with warnings.catch_warnings():
+            # TensorBoard's import warns about packages of its own.
+            warnings.simplefilter("ignore")
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        # TensorBoard knows its files by such names.
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / name).open("ab"))
+        self._write(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._records.flush()
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Write the metrics of one epoch.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        scalars = [self._summary.Value(tag=tag, simple_value=each) for tag, each in values.items()]
+        self._write(step=epoch, summary=self._summary(value=scalars))
+        self._records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._records.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+
+
 class Tracker:
     """Writes a run's metrics, one line per epoch, and the same to TensorBoard and to services.
 
@@ -141,15 +194,10 @@ class Tracker:
         self, folder: Path, history: Sequence[Metrics], services: Sequence[Service] = ()
     ) -> None:
         self._services = list(services)
-        with warnings.catch_warnings():
-            # TensorBoard's import warns about packages of its own.
-            warnings.simplefilter("ignore")
-            from torch.utils.tensorboard import SummaryWriter
-
         self._path = folder / "metrics.jsonl"
         with replacing(self._path) as temporary:
             temporary.write_text("".join(map(_line, history)), encoding="utf-8")
-        self._events = SummaryWriter(folder, purge_step=len(history) or None)
+        self._events = Events(folder, purge_step=len(history) or None)
 
     def log(self, metrics: Metrics) -> list[str]:
         """Write the metrics of one epoch.
@@ -161,8 +209,7 @@ class Tracker:
             file.write(_line(metrics))
         epoch = int(metrics["epoch"] or 0)
         values = {k: v for k, v in metrics.items() if k != "epoch" and v is not None}
-        for name, value in values.items():
-            self._events.add_scalar(name, value, epoch)
+        self._events.log(epoch, values)
         complaints = []
         for service in list(self._services):
             try:
@@ -173,7 +220,7 @@ class Tracker:
         return complaints
 
     def close(self) -> None:
-        """Flush and close the event file and the services."""
+        """Close the event file and the services."""
         self._events.close()
         for service in self._services:
             # What it has got it has got; the run is whole without it.
