@@ -115,7 +115,11 @@ METHODS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] if name == "gjs" else []) for name in METHODS],
+    [
+        "elr",
+        "coteaching",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("gjs", "jocor")),
+    ],
 )
 def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
     """Memories, choices and estimates are those of the whole batch."""
@@ -241,6 +245,7 @@ def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path):
     assert not (left.exists() and left.read_bytes()), "it may wait to be buried, but not run"
 
 
+@pytest.mark.long
 def test_where_all_fail_each_saves_its_batch(images, tmp_path):
     both = images | MLP | {"devices": 2, "optimizer": {"name": "sgd", "lr": 1e30}}
     job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
