@@ -41,7 +41,7 @@ ALWAYS = 1e-9
 DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
-import sklearn.datasets, sklearn.model_selection, torch.utils.tensorboard
+import sklearn.datasets, sklearn.model_selection, tensorboard.summary.writer.record_writer
 from noisylabels import config
 from noisylabels.trainer import train
 
@@ -58,6 +58,8 @@ for kill in range(kills + 1):
         os._exit(0)
     if kill < kills:
         while epochs() < 2 * kill:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                sys.exit("the run ended by itself")
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)

@@ -751,11 +751,11 @@ def assemble(
 def _launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
     """Start the processes that train together; each comes back from here."""
     together = run.devices * run.nodes > 1
-    # Running statistics are averaged at the end of each epoch, not overwritten at every step.
+    # Running statistics are averaged at the end of each epoch, not overwritten at every step. The
+    # second name is older torch's, which newer torch calls deprecated.
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    # Newer torch calls the second deprecated, older does not have the first.
-    name = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
-    options: dict[str, Any] = {name: False}
+    overwriting = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+    options: dict[str, Any] = {overwriting: False}
     strategy = DDPStrategy(**options) if together else "auto"
     fabric = Fabric(
         accelerator=device.type,
