@@ -10,12 +10,14 @@ demo: .venv/.demo ## train on digits with 40 % label noise, show the table, writ
 test: .venv/.dev docs ## lint, types, documentation, every test but the long ones
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pytest
 
 check: .venv/.dev ## lint, types, fast tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow"
 
@@ -30,7 +32,7 @@ format: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff format
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv

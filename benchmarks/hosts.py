@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from noisylabels.config import parse
-from noisylabels.trainer import plan, train
+from noisylabels.run.config import parse
+from noisylabels.run.trainer import plan, train
 
 Table = dict[str, Any]
 Key = tuple[str, str, str]

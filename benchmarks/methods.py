@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from noisylabels.config import parse
-from noisylabels.loop import Job
-from noisylabels.trainer import assemble, label, plan
+from noisylabels.run.config import parse
+from noisylabels.run.loop import Job
+from noisylabels.run.trainer import assemble, label, plan
 
 METHODS: dict[str, dict[str, Any]] = {
     "single": {"method": "single"},

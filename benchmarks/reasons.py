@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from hosts import FOLDER, INSIDE, Table, cifar10, digits, machine, percent
 
-from noisylabels.config import parse
-from noisylabels.trainer import plan, train
+from noisylabels.run.config import parse
+from noisylabels.run.trainer import plan, train
 
 CE: Table = {"name": "ce"}
 DIGITS: list[tuple[str, str, list[str], Table, Table]] = [

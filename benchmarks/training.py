@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from noisylabels.config import parse
 from noisylabels.data.batches import Batch
 from noisylabels.data.examples import Dataset as Loaded
 from noisylabels.losses import build
 from noisylabels.models import MODELS
-from noisylabels.trainer import assemble, label, plan
+from noisylabels.run.config import parse
+from noisylabels.run.trainer import assemble, label, plan
 
 FORMS = {"ours, float32": "32", "ours, auto": "auto"}
 

@@ -37,7 +37,7 @@ def test_only_the_first_process_shows_progress(run, capsys, monkeypatch, rank, s
 
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr("noisylabels.trainer.train", train)
+    monkeypatch.setattr("noisylabels.run.trainer.train", train)
     assert main(["train", "run.toml", "--devices", "2"]) == 0
     seen = capsys.readouterr()
     assert ("something" in seen.err) is shown
@@ -143,7 +143,7 @@ def test_missing_and_spare_words_exit_with_2(words, capsys):
 
 
 def test_every_key_is_in_the_help(capsys):
-    from noisylabels.config import FIELDS
+    from noisylabels.run.config import FIELDS
 
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisylabels import functional, fused
+from noisylabels import _fused, functional
 from noisylabels.losses import build
 
 USUAL = {"weight": None, "ignore_index": -100, "reduction": "mean"}
@@ -35,10 +35,10 @@ def composed(logits, target, reduction="mean", **hyperparameters):
 @pytest.mark.parametrize("block", [1, 30, 200, 2**18])
 @pytest.mark.parametrize("outer", [1.0, 3.5])
 def test_equals_the_composed_loss(reduction, block, outer, monkeypatch):
-    monkeypatch.setattr(fused, "BLOCK", block)
+    monkeypatch.setattr(_fused, "BLOCK", block)
     logits, target = batch()
     settings = {"q": 1.3, "lamb": 0.7, "reduction": reduction}
-    value = outer * fused.dynamics_aware(logits, target, **settings)
+    value = outer * _fused.dynamics_aware(logits, target, **settings)
     wanted = outer * composed(logits, target, **settings)
     torch.testing.assert_close(value, wanted)
     torch.testing.assert_close(
@@ -51,7 +51,7 @@ def test_excluded_classes_and_vanishing_probabilities():
         [[0.0, -torch.inf, 2.0], [1e4, -1e4, 0.0], [-40.0, 0.0, 0.0]], requires_grad=True
     )
     target = torch.tensor([0, 1, 0])
-    value = fused.dynamics_aware(logits, target, q=1.2, lamb=1.0, reduction="mean")
+    value = _fused.dynamics_aware(logits, target, q=1.2, lamb=1.0, reduction="mean")
     wanted = composed(logits, target, q=1.2, lamb=1.0)
     torch.testing.assert_close(value, wanted)
     for ours, theirs in zip(
@@ -86,8 +86,8 @@ def test_strided_logits():
 
 def test_applies_to_the_common_case_and_nothing_else():
     logits, target = batch()
-    assert fused.applies(logits, target, **USUAL)
-    assert fused.applies(nn.Parameter(logits.detach()), target, **USUAL)
+    assert _fused.applies(logits, target, **USUAL)
+    assert _fused.applies(nn.Parameter(logits.detach()), target, **USUAL)
     others = {
         "no gradient": (logits.detach(), target, {}),
         "weights": (logits, target, {"weight": torch.ones(11)}),
@@ -101,9 +101,9 @@ def test_applies_to_the_common_case_and_nothing_else():
         "meta": (logits.to("meta"), target.to("meta"), {}),
     }
     for name, (z, y, options) in others.items():
-        assert not fused.applies(z, y, **(USUAL | options)), name
+        assert not _fused.applies(z, y, **(USUAL | options)), name
     with torch.no_grad():
-        assert not fused.applies(logits, target, **USUAL)
+        assert not _fused.applies(logits, target, **USUAL)
 
 
 def test_ignored_and_impossible_targets_are_left_to_the_composed_loss():
@@ -119,9 +119,9 @@ def test_ignored_and_impossible_targets_are_left_to_the_composed_loss():
 def test_is_used_by_the_module(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        fused,
+        _fused,
         "_value_and_gradient",
-        lambda *a, f=fused._value_and_gradient: calls.append(1) or f(*a),
+        lambda *a, f=_fused._value_and_gradient: calls.append(1) or f(*a),
     )
     logits, target = batch()
     late()(logits, target)

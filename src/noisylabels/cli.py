@@ -262,9 +262,9 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _train(command: Train, overrides: Sequence[str]) -> None:
     from rich.console import Console
 
-    from noisylabels import config
     from noisylabels.display import Display
-    from noisylabels.trainer import leads, plan, train
+    from noisylabels.run import config
+    from noisylabels.run.trainer import leads, plan, train
 
     run = config.load(command.config, overrides)
     try:
@@ -282,7 +282,7 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
 def _demo(command: Demo) -> None:
     from noisylabels import demo
     from noisylabels.display import Display
-    from noisylabels.trainer import plan, train
+    from noisylabels.run.trainer import plan, train
 
     plans = [plan(run) for run in demo.runs(command.seeds)]
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
@@ -294,7 +294,7 @@ def _status(runs: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from noisylabels import status
+    from noisylabels.studies import status
 
     table = Table()
     for name in status.HEADER:
@@ -327,9 +327,9 @@ def _noise_list() -> None:
 
 
 def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
-    from noisylabels import config, inspection
-    from noisylabels.data import spec
-    from noisylabels.trainer import label, plan
+    from noisylabels.run import config, spec
+    from noisylabels.run.trainer import label, plan
+    from noisylabels.studies import inspection
 
     changes = config.override_tables(overrides).get("noise", {})
     rate = {} if command.rate is None else {"rate": command.rate}
@@ -371,9 +371,10 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
 def _noise_inspect(command: NoiseInspect) -> None:
     import json
 
-    from noisylabels import inspection, labels
-    from noisylabels.data import spec
+    from noisylabels import labels
     from noisylabels.noise import NOISES
+    from noisylabels.run import spec
+    from noisylabels.studies import inspection
 
     given, true = labels.read_with_clean(command.file, command.key)
     classes = None
@@ -400,13 +401,14 @@ def _noise_inspect(command: NoiseInspect) -> None:
 
 
 def _data_show(command: DataShow) -> None:
-    from noisylabels.data import page, spec
     from noisylabels.data.decoding import default_workers
+    from noisylabels.run import spec
+    from noisylabels.studies import preview
 
     dataset = spec.source(spec.parse(command.data)).load(default_workers())
     for note in dataset.notes:
         print(note)
-    page.write(command.out, command.data, dataset)
+    preview.write(command.out, command.data, dataset)
     print(command.out)
 
 
@@ -424,7 +426,7 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from noisylabels import report
+    from noisylabels.studies import report
 
     summary = report.summarise(report.read(runs))
     console = Console(width=None if sys.stdout.isatty() else 120)

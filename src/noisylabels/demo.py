@@ -1,7 +1,7 @@
 """The main job on data that everyone has: handwritten digits with 40 % symmetric noise."""
 
-from noisylabels.config import Component, RunConfig, parse
 from noisylabels.errors import check_count
+from noisylabels.run.config import Component, RunConfig, parse
 
 
 def runs(seeds: int = 3) -> list[RunConfig]:

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from noisylabels.tracking import Metrics
+from noisylabels.run.tracking import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 10.0
 class Display:
     """Shows runs, epochs, accuracy and time left on standard error.
 
-    An :class:`noisylabels.tracking.Observer` and a context manager.
+    An :class:`noisylabels.run.tracking.Observer` and a context manager.
 
     Args:
         runs: How many runs there will be.

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from noisylabels import functional, fused, schedules
+from noisylabels import _fused, functional, schedules
 from noisylabels.errors import ConfigError, check_range, unknown
 
 Reduction = Literal["mean", "sum", "none"]
@@ -816,7 +816,7 @@ class DynamicsAwareLoss(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
-        fusible = fused.applies(
+        fusible = _fused.applies(
             input,
             target,
             weight=self.weight,
@@ -827,7 +827,7 @@ class DynamicsAwareLoss(Loss):
         if fusible and (lamb := self.lamb) > 0:
             # The composed loss knows ignored targets, and what to say of impossible ones.
             with suppress(RuntimeError):
-                return fused.dynamics_aware(
+                return _fused.dynamics_aware(
                     input, target, q=self.q, lamb=lamb, reduction=self.reduction
                 )
         return super().forward(input, target)

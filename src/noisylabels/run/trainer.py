@@ -44,8 +44,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 import noisylabels
-from noisylabels import checkpoint, config, lock
-from noisylabels.config import Component, RunConfig
+from noisylabels.atomic import replacing, write_json
 from noisylabels.data.augment import AUGMENTS, STREAMED, centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.datasets import SOURCES
@@ -54,9 +53,6 @@ from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hol
 from noisylabels.data.source import Source
 from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
-from noisylabels.interruption import StoppedError, listening
-from noisylabels.lock import locked
-from noisylabels.loop import Job, Loop, Predictions, accuracies
 from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
 from noisylabels.methods import METHODS, Method
 from noisylabels.methods.base import Parts, Task
@@ -65,8 +61,13 @@ from noisylabels.methods.guard import Guard
 from noisylabels.methods.optimizers import OPTIMIZERS
 from noisylabels.models import MODELS, synchronise_batchnorm
 from noisylabels.noise import NOISES
+from noisylabels.run import config, lock
+from noisylabels.run.config import Component, RunConfig
+from noisylabels.run.interruption import StoppedError, listening
+from noisylabels.run.lock import locked
+from noisylabels.run.loop import Job, Loop, Predictions, accuracies
+from noisylabels.run.tracking import Observer, Silent
 from noisylabels.schedules import SCHEDULES
-from noisylabels.tracking import Observer, Silent
 
 T = TypeVar("T")
 
@@ -211,7 +212,7 @@ def train(
 
     Example:
         >>> import json, tempfile
-        >>> from noisylabels.config import parse
+        >>> from noisylabels.run.config import parse
         >>> noise = {"name": "symmetric", "rate": 0.4}
         >>> run = parse({"data": "digits", "noise": noise, "epochs": 1})
         >>> with tempfile.TemporaryDirectory() as out:
@@ -387,7 +388,7 @@ def _write_result(
         arrays[f"{part}_probabilities"] = job.method.combine(each).half().numpy()
         if len(each) > 1:
             arrays[f"{part}_networks"] = each.half().numpy()
-    with checkpoint.replacing(folder / "predictions.npz") as path, path.open("wb") as file:
+    with replacing(folder / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     result = {
         **accuracies(predictions, job),
@@ -412,7 +413,7 @@ def _write_result(
             "python": platform.python_version(),
         },
     }
-    checkpoint.write_json(folder / "result.json", result)
+    write_json(folder / "result.json", result)
 
 
 def choose_precision(network: nn.Module, device: torch.device) -> str:
@@ -782,10 +783,10 @@ def _open_folder(folder: Path, job: Job, setup: Setup) -> None:
     for left in folder.glob(".*.tmp"):
         # A process that died while it wrote; the folder is held, so nobody is writing it.
         left.unlink()
-    checkpoint.write_json(folder / "config.json", job.config.tables())
-    checkpoint.write_json(folder / "setup.json", dataclasses.asdict(setup))
+    write_json(folder / "config.json", job.config.tables())
+    write_json(folder / "setup.json", dataclasses.asdict(setup))
     dataset = job.dataset
-    checkpoint.write_json(
+    write_json(
         folder / "data.json",
         {
             "classes": dataset.classes,
@@ -804,7 +805,7 @@ def _open_folder(folder: Path, job: Job, setup: Setup) -> None:
             labels[f"{name}_places".lstrip("_")] = part.places
     if job.true is not None:
         labels["true"] = job.true.numpy()
-    with checkpoint.replacing(folder / "labels.npz") as path, path.open("wb") as file:
+    with replacing(folder / "labels.npz") as path, path.open("wb") as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
 
 

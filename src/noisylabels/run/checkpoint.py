@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the checkpoints among them.
+"""Checkpoints: whole, checked, and never executed.
 
 A checkpoint is what ``torch.save`` writes, a zip file, whose comment is the SHA-256 of all bytes
 before it: ``torch.load`` reads it as it is, and a single flipped bit is noticed.
@@ -6,63 +6,21 @@ before it: ``torch.load`` reads it as it is, and a single flipped bit is noticed
 
 import hashlib
 import io
-import json
-import os
 import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from noisylabels.atomic import replacing, sync
 from noisylabels.errors import CheckpointError
 
 FORMAT = 2
 # Of a zip file without a comment the last two bytes are the comment's length.
 NO_COMMENT = b"\0\0"
 COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file under a temporary name and move it into place when it is whole.
-
-    Args:
-        path: The file to make or replace.
-
-    Yields:
-        The temporary path, in the same folder. When the block ends it is synced to the disk and
-        renamed to ``path``; when the block raises it is removed and ``path`` stays as it was.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder, "a.txt")) as path:
-        ...         _ = path.write_text("whole")
-        ...     os.listdir(folder)
-        ['a.txt']
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all.
-
-    Args:
-        path: The file to make or replace.
-        value: Plain values; a path is written as a string.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def previous(path: Path) -> Path:
@@ -100,7 +58,7 @@ def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
         with temporary.open("wb") as file:
             file.write(body)
             file.write(ending)
-        _sync(temporary)
+        sync(temporary)
         with temporary.open("rb") as file:
             if hashlib.file_digest(file, "sha256").digest() != digest.digest():
                 raise CheckpointError(f"{path}: what was written does not read back")
@@ -188,18 +146,3 @@ def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, lest the next one put it in the place of the previous one."""
     with suppress(FileNotFoundError):
         path.replace(path.with_name(f"{path.stem}.damaged{path.suffix}"))
-
-
-def _sync(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last: it is the folder that has changed."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

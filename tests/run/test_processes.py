@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels.config import parse
-from noisylabels.trainer import train
+from noisylabels.run.config import parse
+from noisylabels.run.trainer import train
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from noisylabels.checkpoint import replacing, write_json
+from noisylabels.atomic import replacing, write_json
 from noisylabels.errors import DataError, MissingExtraError
 
 PROJECT = "noisylabels"

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisylabels.errors import DataError, MissingExtraError
-from noisylabels.tracking import SERVICES, Tracker, read_metrics
+from noisylabels.run.tracking import SERVICES, Tracker, read_metrics
 
 
 def line(epoch, loss=0.5):

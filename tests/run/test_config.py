@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from noisylabels import config
-from noisylabels.config import Component, bind, find, load, parse
 from noisylabels.errors import ConfigError
+from noisylabels.run import config
+from noisylabels.run.config import Component, bind, find, load, parse
 
 RUN = """
 epochs = 150
@@ -147,7 +147,7 @@ def test_find_knows_the_users_own(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=f"loss '{name}' cannot be imported"):
             find(name, {}, "loss")
     (tmp_path / "mine.py").write_text("thing = 5")
-    code = "from noisylabels.config import find; print(find('mine:thing', {}, 'loss'))"
+    code = "from noisylabels.run.config import find; print(find('mine:thing', {}, 'loss'))"
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

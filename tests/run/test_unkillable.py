@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import checkpoint
-from noisylabels.config import parse
 from noisylabels.errors import CheckpointError, NoisyLabelsError
-from noisylabels.interruption import StoppedError
-from noisylabels.tracking import Silent
-from noisylabels.trainer import plan, train
+from noisylabels.run import checkpoint
+from noisylabels.run.config import parse
+from noisylabels.run.interruption import StoppedError
+from noisylabels.run.tracking import Silent
+from noisylabels.run.trainer import plan, train
 from pictures import pixels, save
 
 RUN = """
@@ -42,8 +42,8 @@ DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import sklearn.datasets, sklearn.model_selection, tensorboard.summary.writer.record_writer
-from noisylabels import config
-from noisylabels.trainer import train
+from noisylabels.run import config
+from noisylabels.run.trainer import train
 
 run, out, kills = config.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 moments = random.Random(0)

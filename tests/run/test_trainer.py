@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from noisylabels import checkpoint
-from noisylabels.config import Component, parse
+from noisylabels.atomic import write_json
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
-from noisylabels.interruption import StoppedError
 from noisylabels.losses import LOSSES
-from noisylabels.trainer import (
+from noisylabels.run import checkpoint
+from noisylabels.run.config import Component, parse
+from noisylabels.run.interruption import StoppedError
+from noisylabels.run.trainer import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
@@ -608,7 +609,7 @@ def test_what_was_chosen_is_said_kept_and_taken_again(digits, tmp_path):
     assert setup["precision"] == "32"
     assert setup["channels_last"] is setup["compile"] is False
     # Another choice today would not be another choice for this run.
-    checkpoint.write_json(folder / "setup.json", setup | {"precision": "bf16"})
+    write_json(folder / "setup.json", setup | {"precision": "bf16"})
     assert read(train(parse(digits), tmp_path))["precision"] == "bf16"
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noisylabels.config import Component
-from noisylabels.data import spec
 from noisylabels.errors import ConfigError
+from noisylabels.run import spec
+from noisylabels.run.config import Component
 from pictures import pixels, save
 
 

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import torch
 
-from noisylabels.loop import random_state, restore_random_state
+from noisylabels.run.loop import random_state, restore_random_state
 
 CPU = torch.device("cpu")
 

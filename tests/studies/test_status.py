@@ -5,11 +5,11 @@ import time
 import pytest
 
 from noisylabels.__main__ import main
-from noisylabels.config import parse
 from noisylabels.errors import DataError
-from noisylabels.status import find
-from noisylabels.tracking import Silent
-from noisylabels.trainer import train
+from noisylabels.run.config import parse
+from noisylabels.run.tracking import Silent
+from noisylabels.run.trainer import train
+from noisylabels.studies.status import find
 
 
 class Stop(Silent):

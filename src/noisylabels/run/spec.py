@@ -4,11 +4,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from noisylabels import config
-from noisylabels.config import Component
 from noisylabels.data.datasets import SOURCES
 from noisylabels.data.source import Source
 from noisylabels.errors import ConfigError
+from noisylabels.run import config
+from noisylabels.run.config import Component
 
 # A table has both: the file is what it is, the root only where its images lie.
 PLACES = ("path", "root")

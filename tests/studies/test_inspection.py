@@ -8,8 +8,8 @@ import torch
 
 import noisylabels
 from noisylabels.errors import DataError
-from noisylabels.inspection import draw, guess, inspect, transition_counts, verify, write
 from noisylabels.noise import NOISES
+from noisylabels.studies.inspection import draw, guess, inspect, transition_counts, verify, write
 
 
 def counts_of(kind, classes, rate, seed=0, **own):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisylabels.config import FIELDS
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import LOSSES
-from noisylabels.pages import write_page
-from noisylabels.tracking import Metrics, read_metrics
+from noisylabels.run.config import FIELDS
+from noisylabels.run.tracking import Metrics, read_metrics
+from noisylabels.studies.pages import write_page
 
 ENGINE = {
     key: list(field.default) if isinstance(field.default, tuple) else field.default

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import noisylabels
 from noisylabels import labels as label_files
-from noisylabels.checkpoint import replacing, write_json
+from noisylabels.atomic import replacing, write_json
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.noise import BLOCK, MAPS, next_within
 

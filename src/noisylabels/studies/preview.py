@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noisylabels.data.decoding import gather
 from noisylabels.data.examples import Dataset, Examples, Intake, Streamed
-from noisylabels.pages import write_page
+from noisylabels.studies.pages import write_page
 
 SAMPLES = 8
 SHOWN_CLASSES = 200

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisylabels.errors import DataError
-from noisylabels.lock import is_held
-from noisylabels.tracking import read_metrics
+from noisylabels.run.lock import is_held
+from noisylabels.run.tracking import read_metrics
 
 HEADER = (
     "run",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from noisylabels.checkpoint import replacing
+from noisylabels.atomic import replacing
 from noisylabels.errors import DataError, MissingExtraError
 
 
@@ -12,7 +12,7 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
     Args:
         path: The file to make or replace; its folder is made if it is not there.
-        template: Name of a file in ``noisylabels/templates``. What fills it is escaped.
+        template: Name of a file in ``noisylabels/studies/templates``. What fills it is escaped.
         **context: What the template asks for.
 
     Raises:
@@ -24,7 +24,7 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     except ImportError as error:
         raise MissingExtraError("jinja2", "report") from error
     environment = Environment(
-        loader=PackageLoader("noisylabels"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("noisylabels.studies"), autoescape=True, undefined=StrictUndefined
     )
     html = environment.get_template(template).render(**context)
     try:

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from noisylabels import report
-from noisylabels.config import parse
 from noisylabels.errors import DataError
-from noisylabels.trainer import train
+from noisylabels.run.config import parse
+from noisylabels.run.trainer import train
+from noisylabels.studies import report
 
 
 @pytest.fixture(scope="module")

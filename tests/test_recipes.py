@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noisylabels import config
 from noisylabels.methods import METHODS
-from noisylabels.trainer import plan
+from noisylabels.run import config
+from noisylabels.run.trainer import plan
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

@@ -3,8 +3,9 @@ from random import Random
 import pytest
 import torch
 
-from noisylabels import checkpoint
+from noisylabels.atomic import replacing, write_json
 from noisylabels.errors import CheckpointError
+from noisylabels.run import checkpoint
 
 
 def test_round_trip(tmp_path):
@@ -19,11 +20,11 @@ def test_round_trip(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "result.json"
-    checkpoint.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     before = path.read_bytes()
 
     def fail():
-        with checkpoint.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError("disk full")
 

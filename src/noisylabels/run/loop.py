@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels import checkpoint
-from noisylabels.config import RunConfig
+from noisylabels.atomic import replacing, write_json
 from noisylabels.data.batches import Batch, Batches, derive_seed
 from noisylabels.data.examples import Dataset
 from noisylabels.errors import CheckpointError, MissingExtraError, NoisyLabelsError
-from noisylabels.interruption import Request, StoppedError
 from noisylabels.losses import Loss
 from noisylabels.methods import Method
 from noisylabels.methods.engine import Engine, gather_shares
 from noisylabels.methods.guard import NonFiniteError
-from noisylabels.tracking import SERVICES, Metrics, Observer, Tracker
+from noisylabels.run import checkpoint
+from noisylabels.run.config import RunConfig
+from noisylabels.run.interruption import Request, StoppedError
+from noisylabels.run.tracking import SERVICES, Metrics, Observer, Tracker
 
 Predictions = dict[str, Tensor]
 SECONDS_BETWEEN_TELLING = 5.0
@@ -296,7 +297,7 @@ class Loop:
         last = self._epoch == self._job.config.epochs
         if last or time.monotonic() - self._told > SECONDS_BETWEEN_TELLING:
             progress = {"epoch": self._epoch, "step": self._step, **vars(self.seconds)}
-            checkpoint.write_json(self._folder / "progress.json", progress)
+            write_json(self._folder / "progress.json", progress)
             self._told = time.monotonic()
 
     def _load(self) -> None:
@@ -350,7 +351,7 @@ class Loop:
         # Made anew: it is the same, and the error may have come without its inputs.
         batch = next(self._batches(error.step))
         index = batch.index.cpu()
-        with checkpoint.replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 index=index.numpy(),

@@ -1,0 +1,1 @@
+"""How one run is made: a configuration in, a run folder out."""

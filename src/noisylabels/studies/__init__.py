@@ -1,0 +1,1 @@
+"""What is read out of run folders and datasets: tables, pages, inspections."""
