@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from noisylabels.run.config import parse
-from noisylabels.run.trainer import plan, train
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.plan import plan
+from noisylabels.run.trainer import train
 
 Table = dict[str, Any]
 Key = tuple[str, str, str]
@@ -288,7 +290,7 @@ def main() -> None:
         if made.run_id in done:
             continue
         folder = train(made, options.out / options.part)
-        result = json.loads((folder / "result.json").read_text())
+        result = RunFolder(folder).result()
         about = {"method": method, "loss": loss, "noise": noise, "seed": seed}
         numbers = {key: result[key] for key in RESULTS if key in result}
         done[made.run_id] = about | numbers | {"machine": machine()}

@@ -15,7 +15,9 @@ import numpy as np
 from hosts import FOLDER, INSIDE, Table, cifar10, digits, machine, percent
 
 from noisylabels.run.config import parse
-from noisylabels.run.trainer import plan, train
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.plan import plan
+from noisylabels.run.trainer import train
 
 CE: Table = {"name": "ce"}
 DIGITS: list[tuple[str, str, list[str], Table, Table]] = [
@@ -55,8 +57,7 @@ def runs(images: Path, labels: Path) -> Iterator[tuple[str, str, int, Table]]:
 
 def given_up(folder: Path) -> int:
     """Count the classes that a run's network never predicts on the test set."""
-    with np.load(folder / "predictions.npz") as stored:
-        p = stored["test_probabilities"]
+    p = RunFolder(folder).predictions()["test_probabilities"]
     return p.shape[1] - len(np.unique(p.argmax(1)))
 
 
@@ -74,7 +75,7 @@ def main() -> None:
     found: dict[tuple[str, str], list[Table]] = {}
     for title, noise, seed, tables in runs(options.images, options.labels):
         folder = train(plan(parse(tables)), options.out)
-        result = json.loads((folder / "result.json").read_text())
+        result = RunFolder(folder).result()
         numbers = {
             key: result.get(key)
             for key in ("test_accuracy", "train_accuracy_correct", "train_accuracy_wrong", "run_id")

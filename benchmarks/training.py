@@ -32,7 +32,8 @@ from noisylabels.data.examples import Dataset as Loaded
 from noisylabels.losses import build
 from noisylabels.models import MODELS
 from noisylabels.run.config import parse
-from noisylabels.run.trainer import assemble, label, plan
+from noisylabels.run.plan import plan
+from noisylabels.run.trainer import assemble, label
 
 FORMS = {"ours, float32": "32", "ours, auto": "auto"}
 
@@ -97,7 +98,7 @@ def classic(part: Part, data: Loaded) -> Callable[[], None]:
 
 
 class Ours:
-    """The runner's own job.
+    """A run as the runner makes it.
 
     Args:
         part: What is trained.
@@ -106,11 +107,11 @@ class Ours:
 
     def __init__(self, part: Part, precision: str) -> None:
         made = plan(parse(part.run | {"precision": precision}))
-        self.job, self.setup = assemble(made, *label(made))
+        self.state, self.setup = assemble(made, *label(made))
         self._steps = part.steps
         self.fetching = 0.0
-        self.job.method.set_epoch(0, 1)
-        self.job.method.begin_epoch()
+        self.state.method.set_epoch(0, 1)
+        self.state.method.begin_epoch()
 
     def __call__(self) -> None:
         """Train for a round."""
@@ -120,15 +121,15 @@ class Ours:
             left -= sum(1 for _ in self._count(epoch, left))
             epoch += 1
             assert left < before
-        self.job.method.end_epoch()
+        self.state.method.end_epoch()
 
     def _count(self, epoch: int, left: int) -> Iterator[None]:
         seen: list[None] = []
-        self.job.method.train_epoch(self._timed(epoch, left, seen))
+        self.state.method.train_epoch(self._timed(epoch, left, seen))
         yield from seen
 
     def _timed(self, epoch: int, left: int, seen: list[None]) -> Iterator[Batch]:
-        batches = iter(self.job.batches.epoch(epoch))
+        batches = iter(self.state.batches.epoch(epoch))
         for _ in range(left):
             begun = time.perf_counter()
             batch = next(batches, None)

@@ -1,12 +1,20 @@
 """What several tests share."""
 
+import os
+
+# Tests run side by side, and so do the processes that some of them start: threads of several would
+# wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
-# A busy machine is no reason to fail.
-hypothesis.settings.register_profile("tests", deadline=None)
+torch.set_num_threads(1)
+# A busy machine is no reason to fail, and every draw comes again.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 SHARED = Path(__file__).parents[2] / "shared"

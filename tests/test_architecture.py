@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,17 +39,13 @@ def test_core_imports_torch_and_nothing_else():
     assert extra - set(sys.stdlib_module_names) == {"noisylabels"}
 
 
-def test_help_does_not_import_torch_and_is_quick():
+def test_help_does_not_import_torch():
+    """Which alone takes seconds; how long it takes is in benchmarks/startup.py."""
     command = [sys.executable, "-X", "importtime", "-m", "noisylabels", "--help"]
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - begun)
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert "noisylabels.errors" in imported
     assert not imported & {"torch", "numpy", "pydantic"}
-    assert min(seconds) < 0.5
 
 
 def rooms() -> dict[str, Path]:
@@ -61,9 +56,9 @@ def rooms() -> dict[str, Path]:
     }
 
 
-def test_only_the_trainer_knows_fabric():
+def test_only_the_launch_knows_fabric():
     knowing = {name for name, path in rooms().items() if "lightning_fabric" in path.read_text()}
-    assert knowing == {"run.trainer"}
+    assert knowing == {"run.launch"}
 
 
 def test_no_device_is_named():

@@ -31,8 +31,8 @@ def run(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
 def test_only_the_first_process_shows_progress(run, capsys, monkeypatch, rank, shown):
-    def train(made, out, observer):
-        observer.noted("something")
+    def train(made, out, callbacks):
+        callbacks[0].on_message("something")
         return out
 
     monkeypatch.delenv("RANK", raising=False)

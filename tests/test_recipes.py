@@ -5,7 +5,7 @@ import pytest
 
 from noisylabels.methods import METHODS
 from noisylabels.run import config
-from noisylabels.run.trainer import plan
+from noisylabels.run.plan import plan
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

@@ -27,6 +27,13 @@ OPTIONS = {
     "data show": ("--out",),
     "data check": (),
 }
+"""The options of each command."""
+COMMANDS = {
+    name: [other.partition(" ")[2] for other in OPTIONS if other.startswith(f"{name} ")]
+    for name in OPTIONS
+    if " " not in name
+}
+"""The commands, and those that each has below it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Train:
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, model, method, loss, optimizer, lr_schedule, momentum_schedule, augment,
     epochs, batch_size, seed, precision, validation, compile, clip_norm, accumulate, on_nan,
-    devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers.
+    devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
+    save_model.
     """
 
     config: tyro.conf.Positional[Path]
@@ -190,16 +198,17 @@ def run(words: Sequence[str]) -> None:
         NoisyLabelsError: What the user gave cannot be used.
         SystemExit: There is no such command or option, or help was asked for.
     """
-    rest, overrides = _split(words)
-    _check_words(rest)
-    command = tyro.cli(
+    _check_command(words)
+    command, spare = tyro.cli(
         Command,
         prog="noisylabels",
         description="Train classifiers on data whose labels are partly wrong. "
         "Also: --version; --debug shows the traceback of an error.",
-        args=rest,
+        args=_file_first(words),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        return_unknown_args=True,
     )
+    overrides = _overrides(words, spare)
     if isinstance(command, Demo):
         _demo(command)
     elif isinstance(command, Train):
@@ -222,41 +231,41 @@ def run(words: Sequence[str]) -> None:
         _data_check(command.command)
 
 
-def _check_words(words: Sequence[str]) -> None:
+def _check_command(words: Sequence[str]) -> None:
+    """Refuse a command that there is none of, with the nearest that there is."""
     if not words or words[0].startswith("-"):
         return
     name, *rest = words
-    commands = {key for key in OPTIONS if " " not in key}
-    if name not in commands:
-        raise ConfigError(unknown("command", name, commands))
-    below = [key.partition(" ")[2] for key in OPTIONS if key.startswith(f"{name} ")]
-    if below and rest and not rest[0].startswith("-"):
-        if rest[0] not in below:
-            raise ConfigError(unknown(f"command of {name}", rest[0], below))
-        name = f"{name} {rest.pop(0)}"
-    for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
-        if option not in (*OPTIONS[name], "--help"):
+    if name not in COMMANDS:
+        raise ConfigError(unknown("command", name, COMMANDS))
+    below = COMMANDS[name]
+    if below and rest and not rest[0].startswith("-") and rest[0] not in below:
+        raise ConfigError(unknown(f"command of {name}", rest[0], below))
+
+
+def _file_first(words: Sequence[str]) -> list[str]:
+    """Put a run's file before its overrides, after which no positional word is looked for."""
+    if words[:1] != ["train"]:
+        return list(words)
+    files = [word for word in words[1:] if word.endswith(".toml") and not word.startswith("-")]
+    return ["train", *files, *(word for word in words[1:] if word not in files)]
+
+
+def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
+    """Return the words that set keys of a run's file, of those that no command knows.
+
+    Raises:
+        ConfigError: A word is an option of no command.
+    """
+    name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
+    prefix = {"train": "--", "noise make": "--noise."}.get(name)
+    for word in spare:
+        option = word.partition("=")[0]
+        if option.startswith("--") and not (prefix and option.startswith(prefix)):
             raise ConfigError(unknown(f"option of {name}", option, OPTIONS[name]))
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate the command's own words from overrides and their values."""
-    is_train, is_make = words[:1] == ["train"], list(words[:2]) == ["noise", "make"]
-    own, overrides = [], []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        key = word.partition("=")[0]
-        foreign = is_train and key.startswith("--") and key not in ("--out", "--help")
-        if not foreign and not (is_make and key.startswith("--noise.")):
-            own.append(word)
-            if word == "--out" and rest:
-                own.append(rest.pop(0))
-        else:
-            overrides.append(word)
-            if "=" not in word and rest and not rest[0].startswith("--"):
-                overrides.append(rest.pop(0))
-    return own, overrides
+    if spare and not prefix:
+        raise ConfigError(f"{name}: unexpected {' '.join(spare)!r}")
+    return list(spare)
 
 
 def _train(command: Train, overrides: Sequence[str]) -> None:
@@ -264,7 +273,9 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
 
     from noisylabels.display import Display
     from noisylabels.run import config
-    from noisylabels.run.trainer import leads, plan, train
+    from noisylabels.run.launch import is_global_zero
+    from noisylabels.run.plan import plan
+    from noisylabels.run.trainer import train
 
     run = config.load(command.config, overrides)
     try:
@@ -272,21 +283,22 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
     except ConfigError as error:
         raise ConfigError(f"{command.config}: {error}") from error
     # The other processes' would draw over it.
-    console = Console(stderr=True, quiet=not leads(made.config))
+    console = Console(stderr=True, quiet=not is_global_zero(made.config))
     with Display(runs=1, epochs=run.epochs, console=console) as display:
-        folder = train(made, command.out, display)
-    if leads(made.config):
+        folder = train(made, command.out, [display])
+    if is_global_zero(made.config):
         print(folder)
 
 
 def _demo(command: Demo) -> None:
     from noisylabels import demo
     from noisylabels.display import Display
-    from noisylabels.run.trainer import plan, train
+    from noisylabels.run.plan import plan
+    from noisylabels.run.trainer import train
 
     plans = [plan(run) for run in demo.runs(command.seeds)]
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
-        folders = [train(made, command.out, display) for made in plans]
+        folders = [train(made, command.out, [display]) for made in plans]
     _report(folders, command.report)
 
 
@@ -328,7 +340,8 @@ def _noise_list() -> None:
 
 def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
     from noisylabels.run import config, spec
-    from noisylabels.run.trainer import label, plan
+    from noisylabels.run.plan import plan
+    from noisylabels.run.trainer import label
     from noisylabels.studies import inspection
 
     changes = config.override_tables(overrides).get("noise", {})

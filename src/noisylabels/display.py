@@ -1,7 +1,6 @@
 """Live progress of runs: a bar on a terminal, plain lines anywhere else."""
 
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,15 +13,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from noisylabels.run.tracking import Metrics
+from noisylabels.run.callbacks import Callback, Start
+from noisylabels.run.folder import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Display:
+class Display(Callback):
     """Shows runs, epochs, accuracy and time left on standard error.
 
-    An :class:`noisylabels.run.tracking.Observer` and a context manager.
+    A callback and a context manager.
 
     Args:
         runs: How many runs there will be.
@@ -66,27 +66,28 @@ class Display:
         """End the live display."""
         self._progress.stop()
 
-    def started(self, name: str, folder: Path, epoch: int, epochs: int) -> None:
+    def on_start(self, start: Start) -> None:
         """Show which run it is and where it stands."""
         self._run += 1
-        self._name, self._epoch, self._epochs = name, epoch, epochs
+        epoch, epochs = start.epoch, start.epochs
+        self._name, self._epoch, self._epochs = start.name, epoch, epochs
         state = ""
         if epoch == epochs:
             state = ": finished already, nothing to do"
         elif epoch:
             state = f": continues after epoch {epoch} of {epochs}"
-        self._print(f"run {self._run} of {self._runs}: {name} ({folder}){state}")
+        self._print(f"run {self._run} of {self._runs}: {start.name} ({start.folder}){state}")
         self._left -= epoch
         # Epochs that were there already count for nothing, or they would count as speed.
         self._progress.update(
             self._task, description=self._title(""), total=self._trained + self._left
         )
 
-    def noted(self, sentence: str) -> None:
+    def on_message(self, sentence: str) -> None:
         """Show a sentence."""
         self._print(f"  {sentence}")
 
-    def advanced(self, metrics: Metrics) -> None:
+    def on_epoch(self, metrics: Metrics) -> None:
         """Show the accuracy of the epoch that has just ended."""
         self._epoch += 1
         self._trained += 1

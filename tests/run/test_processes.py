@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
+from waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +52,9 @@ def write(path: Path, tables: dict) -> Path:
     return path
 
 
-def start(path, out, *, launcher=(), **environment):
-    words = ["noisylabels", "train", str(path), "--out", str(out)]
-    command = [sys.executable, *launcher, "-m", *words]
+def start(path, out, *, launcher=("-m",), script="noisylabels", **environment):
+    words = [str(script), "train", str(path), "--out", str(out)]
+    command = [sys.executable, *launcher, *words]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -104,7 +104,7 @@ def test_torchrun_on_two_machines_computes_what_two_processes_do(images, tmp_pat
     path = write(tmp_path / "run.toml", images | {"nodes": 2, "sync_batchnorm": True})
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     size = ["--nnodes", "2", "--nproc-per-node", "1", "--local-addr", "127.0.0.1"]
-    launcher = ["-m", "torch.distributed.run", *size, *meeting]
+    launcher = ["-m", "torch.distributed.run", *size, *meeting, "-m"]
     out = tmp_path / "runs"
     jobs = [start(path, out, launcher=launcher, **threads) for _ in range(2)]
     try:
@@ -130,6 +130,18 @@ def test_without_synchronised_batch_norm_a_run_is_only_near(images, tmp_path):
     assert ours == pytest.approx(theirs, rel=0.5)
 
 
+KEEPING = """
+import sys
+from noisylabels.__main__ import main
+from noisylabels.run import loop
+from noisylabels.run.folder import RunFolder
+
+loop.SECONDS_BETWEEN_SAVES = 0
+RunFolder.discard_checkpoints = lambda folder: None
+sys.exit(main())
+"""
+"""The command line, but that a finished run keeps its last checkpoint."""
+
 MLP = {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "sgd", "lr": 0.01}}
 METHODS = {
     "elr": {"method": {"name": "elr", "beta": 0.7, "lamb": 1.0}},
@@ -150,8 +162,12 @@ METHODS = {
 def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
     """Memories, choices and estimates are those of the whole batch."""
     run = images | MLP | {"epochs": 5} | METHODS[name]
-    single = train(parse(run), tmp_path / "one")
-    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    script = tmp_path / "keeping.py"
+    script.write_text(KEEPING)
+    keeping = {"launcher": (), "script": script}
+    single = finish(start(write(tmp_path / "one.toml", run), tmp_path / "one", **keeping))
+    path = write(tmp_path / "two.toml", run | {"devices": 2})
+    folder = finish(start(path, tmp_path / "two", **keeping))
     for ours, theirs in zip(lines(folder), lines(single), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours.get("forget", 0) == pytest.approx(theirs.get("forget", 0), rel=1e-5)
@@ -208,11 +224,7 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     path = write(tmp_path / "run.toml", both)
     job = start(path, tmp_path / "runs")
     saved = tmp_path / "runs"
-    end = time.monotonic() + 60
-    while not any(saved.glob("*/checkpoint.pt")):
-        assert time.monotonic() < end
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.05)
+    wait_for(lambda: any(saved.glob("*/checkpoint.pt")), job)
     (second,) = children(job.pid)
     os.kill(second, signal.SIGKILL)
     job.communicate(timeout=60)
@@ -220,11 +232,7 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     (checkpoint,) = saved.glob("*/checkpoint.pt")
     before = written(checkpoint)
     job = start(path, tmp_path / "runs")
-    end = time.monotonic() + 60
-    while written(checkpoint) in (before, None):
-        assert time.monotonic() < end
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.05)
+    wait_for(lambda: written(checkpoint) not in (before, None), job)
     # One of them hears it, and both stop after the same step.
     os.kill(children(job.pid)[0], signal.SIGTERM)
     _, complaints = job.communicate(timeout=60)
@@ -252,11 +260,7 @@ def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path):
     """Only the first writes; the second waits for it, and has nothing to say of its own."""
     both = images | MLP | {"devices": 2, "epochs": 4000}
     job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
-    end = time.monotonic() + 60
-    while not any((tmp_path / "runs").glob("*/checkpoint.pt")):
-        assert time.monotonic() < end
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.05)
+    wait_for(lambda: any((tmp_path / "runs").glob("*/checkpoint.pt")), job)
     (second,) = children(job.pid)
     (folder,) = (tmp_path / "runs").iterdir()
     folder.rename(tmp_path / "elsewhere")

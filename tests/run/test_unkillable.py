@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from noisylabels.errors import CheckpointError, NoisyLabelsError
-from noisylabels.run import checkpoint
+from noisylabels.run import checkpoint, loop
+from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError
-from noisylabels.run.tracking import Silent
-from noisylabels.run.trainer import plan, train
+from noisylabels.run.plan import plan
+from noisylabels.run.trainer import train
 from pictures import pixels, save
+from waiting import wait_for
 
 RUN = """
 epochs = 8
@@ -77,6 +79,12 @@ def run(tmp_path):
     return path
 
 
+@pytest.fixture(autouse=True)
+def saving_after_every_epoch(monkeypatch):
+    """Runs of milliseconds would save nothing that a cut could continue from."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
+
+
 def tables(**changes):
     import tomllib
 
@@ -84,19 +92,13 @@ def tables(**changes):
 
 
 def contents(folder: Path):
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
-    result = json.loads((folder / "result.json").read_text())
-    timed = {key: value for key, value in result.items() if "accuracy" in key or "rate" in key}
-    with np.load(folder / "predictions.npz") as predictions:
-        arrays = {name: predictions[name].tobytes() for name in predictions}
+    run = RunFolder(folder)
+    weights, _ = run.model()
+    timed = {key: v for key, v in run.result().items() if "accuracy" in key or "rate" in key}
     return {
         "metrics": (folder / "metrics.jsonl").read_bytes(),
-        "weights": [v.numpy().tobytes() for v in state["method"]["networks"][0].values()],
-        "momentum": [
-            v["momentum_buffer"].numpy().tobytes()
-            for v in state["method"]["optimizers"][0]["state"].values()
-        ],
-        "predictions": arrays,
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        "predictions": {name: array.tobytes() for name, array in run.predictions().items()},
         "result": timed,
     }
 
@@ -104,14 +106,6 @@ def contents(folder: Path):
 def start(run, out, *words):
     command = [sys.executable, "-m", "noisylabels", "train", str(run), "--out", str(out), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, process=None, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -125,7 +119,7 @@ def test_twenty_kills_change_nothing(run, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     rows = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
     assert [status for status, _, _ in rows] == [signal.SIGKILL] * 20 + [0]
-    assert rows[-1] == (0, 1, 0), "a whole checkpoint, and nothing half written"
+    assert rows[-1] == (0, 0, 0), "no checkpoint of a finished run, and nothing half-written"
     assert contents(tmp_path / "cut" / whole.name) == contents(whole)
 
 
@@ -176,14 +170,14 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path
     assert third.returncode == 143, shown
 
 
-class Meddler(Silent):
-    """Does something to the run after its first epoch."""
+class Meddler(Callback):
+    """Does something to the run after one of its epochs."""
 
-    def __init__(self, deed, stop_after=None):
-        self.deed, self.left = deed, stop_after
+    def __init__(self, deed, stop_after=None, epoch=0):
+        self.deed, self.left, self.epoch = deed, stop_after, epoch
 
-    def advanced(self, metrics):
-        if metrics["epoch"] == 0:
+    def on_epoch(self, metrics):
+        if metrics["epoch"] == self.epoch:
             self.deed()
         if self.left is not None:
             self.left -= 1
@@ -194,7 +188,7 @@ class Meddler(Silent):
 def test_a_folder_deleted_under_a_run_is_named(tmp_path):
     folder = tmp_path / plan(tables()).run_id
     with pytest.raises(CheckpointError, match="cannot be written"):
-        train(tables(), tmp_path, Meddler(lambda: shutil.rmtree(folder)))
+        train(tables(), tmp_path, [Meddler(lambda: shutil.rmtree(folder))])
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path):
@@ -207,7 +201,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path):
 
     try:
         with pytest.raises(CheckpointError, match=r"cannot be written \(File too large\)"):
-            train(tables(), tmp_path / "full", Meddler(fill))
+            train(tables(), tmp_path / "full", [Meddler(fill, epoch=1)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     path = tmp_path / "full" / whole.name / "checkpoint.pt"
@@ -226,9 +220,9 @@ def test_a_really_full_disk(tmp_path):
     try:
         whole = train(tables(), tmp_path / "whole")
         filler = disk / "filler"
-        fill = Meddler(lambda: filler.write_bytes(b"x" * (free(disk) - 4096)))
+        fill = Meddler(lambda: filler.write_bytes(b"x" * (free(disk) - 4096)), epoch=1)
         with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
-            train(tables(), disk, fill)
+            train(tables(), disk, [fill])
         path = disk / whole.name / "checkpoint.pt"
         assert checkpoint.load(path, whole.name)["epoch"] == 1
         filler.unlink()
@@ -292,7 +286,7 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(tables(), tmp_path, Meddler(lambda: None, stop_after=2))
+        train(tables(), tmp_path, [Meddler(lambda: None, stop_after=2)])
     folder = tmp_path / plan(tables()).run_id
     path = folder / "checkpoint.pt"
     damaged = bytearray(path.read_bytes())
@@ -300,7 +294,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path):
     path.write_bytes(damaged)
     good = checkpoint.previous(path).read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        train(tables(), tmp_path, Meddler(lambda: None, stop_after=1))
+        train(tables(), tmp_path, [Meddler(lambda: None, stop_after=1)])
     assert checkpoint.previous(path).read_bytes() == good
     assert (folder / "checkpoint.damaged.pt").read_bytes() == bytes(damaged)
     assert checkpoint.load(path, folder.name)["epoch"] == 2
@@ -309,7 +303,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path):
 def test_asked_to_stop_in_the_last_epoch_it_finishes_and_then_stops(tmp_path):
     deed = Meddler(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(StoppedError, match="was just finished") as error:
-        train(tables(epochs=1), tmp_path, deed)
+        train(tables(epochs=1), tmp_path, [deed])
     assert error.value.status == 143
     assert len(list(tmp_path.glob("*/result.json"))) == 1
 
@@ -317,7 +311,7 @@ def test_asked_to_stop_in_the_last_epoch_it_finishes_and_then_stops(tmp_path):
 def test_one_process_cannot_make_a_run_twice_at_once(tmp_path):
     deed = Meddler(lambda: train(tables(), tmp_path))
     with pytest.raises(CheckpointError, match="this process is making this run already"):
-        train(tables(), tmp_path, deed)
+        train(tables(), tmp_path, [deed])
 
 
 @pytest.mark.slow

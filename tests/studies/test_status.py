@@ -1,28 +1,30 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
 from noisylabels.__main__ import main
 from noisylabels.errors import DataError
+from noisylabels.run import loop
+from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import parse
-from noisylabels.run.tracking import Silent
 from noisylabels.run.trainer import train
 from noisylabels.studies.status import find
+from waiting import wait_for
 
 
-class Stop(Silent):
-    def advanced(self, metrics):
+class Stop(Callback):
+    def on_epoch(self, metrics):
         raise KeyboardInterrupt
 
 
 @pytest.fixture
-def runs(digits, tmp_path):
+def runs(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
     out = tmp_path / "runs"
     train(parse(digits), out)
     with pytest.raises(KeyboardInterrupt):
-        train(parse(digits | {"seed": 1}), out, Stop())
+        train(parse(digits | {"seed": 1}), out, [Stop()])
     return out
 
 
@@ -48,10 +50,7 @@ def test_a_running_run_is_running(digits, tmp_path):
     command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 60
-        while not list(out.glob("*/checkpoint.pt")):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_for(lambda: any(out.glob("*/progress.json")), process)
         (status,) = find([out])
         assert status.state == "running"
         assert status.left > 0
@@ -68,14 +67,14 @@ def test_what_is_no_run_is_named(tmp_path, runs):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: expected a run folder"):
         find([tmp_path / "empty"])
-    folder = next(runs.iterdir())
+    (folder,) = (path.parent for path in runs.glob("*/checkpoint.pt"))
     (folder / "progress.json").write_text("{")
-    with pytest.raises(DataError, match="progress.json: expected the seconds of a run"):
+    with pytest.raises(DataError, match="progress.json: expected JSON"):
         find([folder])
     damaged, whole = sorted(find([runs]), key=lambda status: status.folder != folder)
     assert damaged.state.startswith("damaged: ")
     assert damaged.row()[-1] == ""
     assert whole.epochs == 3
     (folder / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="config.json: expected a run's configuration"):
+    with pytest.raises(DataError, match="config.json: expected data, method, loss"):
         find([folder])

@@ -6,7 +6,6 @@ signature of that function or class, so there is no second list of hyper-paramet
 """
 
 import dataclasses
-import hashlib
 import importlib
 import inspect
 import json
@@ -28,8 +27,6 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from noisylabels.errors import ConfigError, unknown
-
-RUN_ID_LENGTH = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +116,9 @@ class RunConfig:
             result does not depend on it, nor on what follows.
         evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
         checkpoint_minutes: Minutes after which a checkpoint is written within a long epoch, above
-            0; there is one after every epoch.
+            0; there is one after every epoch, unless the last is only seconds old.
         trackers: Services that get the metrics beside TensorBoard: ``"wandb"``, ``"mlflow"``.
+        save_model: Whether a finished run keeps its weights.
     """
 
     data: Part
@@ -148,6 +146,7 @@ class RunConfig:
     evaluate_every: Count = 1
     checkpoint_minutes: Positive = 10.0
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    save_model: bool = True
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a copy with some fields changed."""
@@ -324,34 +323,25 @@ def bind(
     return bound
 
 
-def run_id(settings: Mapping[str, Any], contents: Mapping[str, str]) -> str:
-    """Hash what affects a run's result.
+def defaults(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of the parameters that a user can set.
 
     Args:
-        settings: The configuration's tables with every default filled in. A path says where
-            something lies, not what it is, so paths do not count.
-        contents: Digests of what the paths lead to.
+        target: The function or class that a component names.
 
     Returns:
-        12 hexadecimal digits.
+        Values by name, of those keyword-only parameters that have a default.
 
     Example:
-        >>> run_id({"epochs": 10}, {})
-        '43158f70360d'
-        >>> noise = {"name": "file", "path": Path("a.npy")}
-        >>> moved = {"name": "file", "path": Path("b.npy")}
-        >>> same = {"noise": "d41d8"}
-        >>> run_id({"noise": noise}, same) == run_id({"noise": moved}, same)
-        True
+        >>> def gce(input, *, q: float = 0.7, path: str): ...
+        >>> defaults(gce)
+        {'q': 0.7}
     """
-    canonical = json.dumps([_without_paths(settings), contents], sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:RUN_ID_LENGTH]
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_paths(v) for k, v in value.items() if not isinstance(v, Path)}
-    return value
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
 
 
 def _explain(error: Any, value: object) -> str:

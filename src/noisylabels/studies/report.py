@@ -16,31 +16,18 @@ from typing import Any
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import LOSSES
 from noisylabels.run.config import FIELDS
-from noisylabels.run.tracking import Metrics, read_metrics
+from noisylabels.run.device import PRECISIONS
+from noisylabels.run.folder import Metrics, RunFolder
+from noisylabels.run.plan import INVARIANT
 from noisylabels.studies.pages import write_page
 
-ENGINE = {
-    key: list(field.default) if isinstance(field.default, tuple) else field.default
-    for key, field in FIELDS.items()
-    if key not in ("epochs", "batch_size", "precision")
-}
-"""What is said only of runs that differ from it."""
 CURVES = {
     "test_accuracy": ("test", "#0072B2", "-"),
     "train_accuracy_correct": ("training, correctly labelled", "#009E73", "--"),
     "train_accuracy_wrong": ("training, wrongly labelled", "#D55E00", "-."),
 }
-RESULTS = (
-    "run_id",
-    "test_accuracy",
-    "train_accuracy_correct",
-    "train_accuracy_wrong",
-    "actual_noise_rate",
-    "nominal_noise_rate",
-    "seconds",
-    "device",
-    "versions",
-)
+ALWAYS_SAID = ("epochs", "batch_size")
+"""Settings that are said even where they are the defaults."""
 UNKNOWN = "unknown"
 HEADER = (
     "loss",
@@ -58,14 +45,16 @@ class Run:
 
     Args:
         folder: The run folder.
-        config: What ``config.json`` holds.
-        metrics: The lines of ``metrics.jsonl``.
-        result: What ``result.json`` holds; None while the run is not finished.
+        config: The configuration's tables.
+        metrics: The metrics of each epoch.
+        identity: All that the result depends on; None, as ``result``, while it is not finished.
+        result: The last epoch's numbers.
     """
 
     folder: Path
     config: Mapping[str, Any]
     metrics: Sequence[Metrics]
+    identity: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
 
 
@@ -138,50 +127,44 @@ def read(paths: Iterable[Path]) -> list[Run]:
         DataError: There is no path, a path is no run folder and holds none, or a file in it is
             damaged.
     """
-    folders: dict[Path, None] = {}
-    for path in paths:
-        found = (
-            [path]
-            if (path / "config.json").exists()
-            else sorted(child.parent for child in path.glob("*/config.json"))
-        )
-        if not found:
-            raise DataError(
-                f"{path}: expected a run folder (with config.json), or a folder of them"
-            )
-        folders.update(dict.fromkeys(found))
+    folders = RunFolder.find(paths)
     if not folders:
         raise DataError("expected run folders, or folders of them")
     runs: dict[object, Run] = {}
-    for folder in {folder.resolve(): folder for folder in folders}.values():
-        finished = (folder / "result.json").exists()
+    for folder in folders:
+        result = folder.result() if folder.finished else None
         run = Run(
-            folder=folder,
-            config=_read_json(folder / "config.json", ("loss", "seed", "epochs")),
-            metrics=read_metrics(folder / "metrics.jsonl"),
-            result=_read_json(folder / "result.json", RESULTS) if finished else None,
+            folder=folder.path,
+            config=folder.config(),
+            metrics=folder.metrics(),
+            identity=folder.identity() if result else None,
+            result=result,
         )
         # A copy of a run is no other seed.
-        runs.setdefault(run.result["run_id"] if run.result else folder, run)
+        same = (result["run_id"], result["precision"]) if result else folder
+        runs.setdefault(same, run)
     return list(runs.values())
 
 
 def summarise(runs: Sequence[Run]) -> Report:
-    """Group runs by everything but the seed.
+    """Group runs by everything that their results depend on but the seed.
 
     Args:
         runs: The runs, see :func:`read`.
 
     Returns:
-        The report.
+        The report. Runs that were computed in different precision are different rows.
 
     Raises:
         DataError: No run is finished.
     """
-    finished = [run for run in runs if run.result is not None]
-    if not finished:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.result is not None:
+            groups.setdefault(_key(run), []).append(run)
+    if not groups:
         raise DataError(f"expected at least one finished run, got {len(runs)} unfinished")
-    settings = [_settings(run.config) for run in finished]
+    settings = [_settings(group[0]) for group in groups.values()]
     common = {
         key: value
         for key, value in settings[0].items()
@@ -196,20 +179,30 @@ def summarise(runs: Sequence[Run]) -> Report:
         for key, value in rest.items():
             values.setdefault((key, _name(value)), set()).add(value)
     unique = {named: full.pop() for named, full in values.items() if len(full) == 1}
-    groups: dict[str, list[Run]] = {}
-    for run, setting, rest in zip(finished, settings, own, strict=True):
-        parts = [
-            f"{key} {_name(value) if (key, _name(value)) in unique else value}"
-            for key, value in rest.items()
-        ]
-        groups.setdefault(", ".join([setting["loss"], *parts]), []).append(run)
+    titles = [
+        ", ".join(
+            [
+                setting["loss"],
+                *(
+                    f"{key} {_name(value) if (key, _name(value)) in unique else value}"
+                    for key, value in rest.items()
+                ),
+            ]
+        )
+        for setting, rest in zip(settings, own, strict=True)
+    ]
+    made = [
+        Group(
+            # What only the contents of files tell apart.
+            title if titles.count(title) == 1 else f"{title} ({group[0].folder.name})",
+            sorted(group, key=lambda run: run.config["seed"]),
+        )
+        for title, group in zip(titles, groups.values(), strict=True)
+    ]
     return Report(
         shared="; ".join(f"{key} {value}" for key, value in common.items()),
         legend=sorted(f"{key} {full}" for (key, name), full in unique.items() if full != name),
-        groups=[
-            Group(title, sorted(groups[title], key=lambda run: run.config["seed"]))
-            for title in sorted(groups, key=_by_loss)
-        ],
+        groups=sorted(made, key=lambda group: _by_loss(group.title)),
         unfinished=[run for run in runs if run.result is None],
     )
 
@@ -294,17 +287,27 @@ def _series(run: Run, key: str) -> list[float]:
     return [float(value) for line in run.metrics if (value := line.get(key)) is not None]
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    return {
+def _key(run: Run) -> str:
+    """Return all that a run's result depends on but the seed, as one string."""
+    assert run.identity is not None, "asked of finished runs only"
+    assert run.result is not None, "asked of finished runs only"
+    settings = {k: v for k, v in run.identity["settings"].items() if k != "seed"}
+    precision = run.result["precision"]
+    return json.dumps([dict(run.identity) | {"settings": settings}, precision], sort_keys=True)
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Describe the settings that a run's result depends on, but for the seed, for people."""
+    assert run.result is not None, "asked of finished runs only"
+    said = {
         key: _describe(value) if isinstance(value, Mapping) else str(value)
-        for key, value in config.items()
-        if key != "seed" and not _goes_without_saying(key, value)
+        for key, value in run.config.items()
+        if key != "seed"
+        and key not in INVARIANT
+        and (key in ALWAYS_SAID or key not in FIELDS or value != FIELDS[key].default)
     }
-
-
-def _goes_without_saying(key: str, value: object) -> bool:
-    """Return whether a setting of the engine is as in most runs."""
-    return key in ENGINE and value == ENGINE[key]
+    # As it was computed, which "auto" does not tell.
+    return said | {"precision": PRECISIONS[run.result["precision"]]}
 
 
 def _describe(part: Mapping[str, Any]) -> str:

@@ -1,13 +1,11 @@
 """How far runs have come: what a run folder tells while it is being made, and afterwards."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from noisylabels.errors import DataError
-from noisylabels.run.lock import is_held
-from noisylabels.run.tracking import read_metrics
+from noisylabels.run.folder import RunFolder
 
 HEADER = (
     "run",
@@ -87,28 +85,20 @@ def find(places: Iterable[Path]) -> list[Status]:
         >>> find([])
         []
     """
+    places = list(places)
+    asked = {place.resolve() for place in places}
     found = []
-    for place in places:
-        if not place.is_dir():
-            raise DataError(f"{place}: expected a run folder, or a folder of them, got none")
-        if (place / "config.json").exists():
-            found.append(read(place))
-            continue
-        runs = [folder for folder in sorted(place.iterdir()) if (folder / "config.json").exists()]
-        if not runs:
-            raise DataError(f"{place}: expected a run folder, or a folder of them")
-        found += [_read_anyway(folder) for folder in runs]
+    for folder in RunFolder.find(places):
+        try:
+            found.append(read(folder))
+        except DataError as error:
+            if folder.path.resolve() in asked:
+                raise
+            found.append(Status(folder.path, f"damaged: {error}"))
     return found
 
 
-def _read_anyway(folder: Path) -> Status:
-    try:
-        return read(folder)
-    except DataError as error:
-        return Status(folder, f"damaged: {error}")
-
-
-def read(folder: Path) -> Status:
+def read(folder: RunFolder) -> Status:
     """Read the state of one run.
 
     Args:
@@ -120,48 +110,26 @@ def read(folder: Path) -> Status:
     Raises:
         DataError: A file in it is damaged.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        data, method, loss = (config[part]["name"] for part in ("data", "method", "loss"))
-        epochs, seed = config["epochs"], config["seed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected a run's configuration ({error!r})") from error
-    metrics = read_metrics(folder / "metrics.jsonl")
+    config, metrics, state = folder.config(), folder.metrics(), folder.state()
+    epochs = config["epochs"]
     accuracy = next(
         (a for line in reversed(metrics) if (a := line.get("test_accuracy")) is not None), None
     )
-    seconds = _seconds(folder)
-    left = seconds / len(metrics) * (epochs - len(metrics)) if seconds and metrics else None
-    if (folder / "result.json").exists():
-        state, left = "finished", None
-    elif is_held(folder):
-        state = "running"
-    else:
-        state = "stopped" if metrics else "not started"
+    seconds = folder.result()["seconds"] if state == "finished" else folder.progress().get("total")
+    left = None
+    if state != "finished" and seconds and metrics:
+        left = seconds / len(metrics) * (epochs - len(metrics))
     return Status(
-        folder,
+        folder.path,
         state,
-        data,
-        method,
-        loss,
-        seed,
+        *(config[part]["name"] for part in ("data", "method", "loss")),
+        config["seed"],
         epoch=len(metrics),
         epochs=epochs,
         accuracy=accuracy,
         seconds=seconds,
         left=left,
     )
-
-
-def _seconds(folder: Path) -> float | None:
-    path = folder / "progress.json"
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["total"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected the seconds of a run ({error!r})") from error
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,0 +1,433 @@
+"""A configuration, checked: everything that it names is found, and its identity is known."""
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from noisylabels.data.augment import AUGMENTS, STREAMED
+from noisylabels.data.datasets import ALIASES, SOURCES
+from noisylabels.data.decoding import default_workers
+from noisylabels.data.digests import file_digest
+from noisylabels.data.images import SMALL
+from noisylabels.data.source import Facts, Source
+from noisylabels.data.stream import batch_of_one
+from noisylabels.errors import ConfigError, NoisyLabelsError, check_range
+from noisylabels.losses import LOSSES, Loss
+from noisylabels.methods import METHODS, Method
+from noisylabels.methods.base import MethodContext, Task
+from noisylabels.methods.engine import SingleProcess
+from noisylabels.methods.optimizers import OPTIMIZERS
+from noisylabels.models import MODELS
+from noisylabels.noise import NOISES
+from noisylabels.run import config
+from noisylabels.run.config import Component, RunConfig
+from noisylabels.schedules import SCHEDULES
+
+T = TypeVar("T")
+
+RESULTS_VERSION = 1
+"""Raised when a default, or the numbers that a configuration gives, change."""
+INVARIANT = frozenset(
+    [
+        "checkpoint_minutes",
+        "evaluate_every",
+        "on_nan",
+        "save_model",
+        "trackers",
+        "workers",
+    ]
+)
+"""Settings that a finished run's result does not depend on, whatever their values."""
+# `on_nan` among them: a run that met a step that is not finite has no result with "raise".
+RUN_ID_LENGTH = 12
+TINY = 16
+"""Sides below which images are for a perceptron: a crop or a flip would make other ones of them."""
+LOSS_RESERVED = ("weight", "ignore_index", "reduction")
+NOISE_RESERVED = ("num_classes", "features")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration: everything that it names is found, every parameter is valid.
+
+    Making a plan reads label files and hashes data files, but makes nothing.
+
+    Args:
+        config: The configuration with every default filled in.
+        identity: All that the result depends on, see :func:`identify`.
+        source: Where the data comes from.
+        noise: ``(labels, num_classes, features) -> given labels``.
+        network: ``(input_shape, num_classes) -> network``.
+        method: ``context -> method``.
+        loss: Makes the loss.
+        optimizer: ``parameters -> optimizer``.
+        lr_factor: ``progress -> factor on the learning rate``.
+        momentum_factor: ``progress -> factor on the momentum``.
+        augment: ``(images, generator) -> images``, for images in memory.
+        stream: ``size -> (image -> image of that size)``, for images that stream.
+    """
+
+    config: RunConfig
+    identity: Mapping[str, Any]
+    source: Source
+    noise: Callable[..., Tensor]
+    network: Callable[..., nn.Module]
+    method: Callable[..., Method]
+    loss: Callable[[], Loss]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    lr_factor: Callable[[float], float]
+    momentum_factor: Callable[[float], float]
+    augment: Callable[[Tensor, torch.Generator], Tensor]
+    stream: Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]
+
+    @property
+    def run_id(self) -> str:
+        """Hash of all that the result depends on."""
+        return run_id(self.identity)
+
+    @property
+    def name(self) -> str:
+        """A short name for people: data, method (unless it is ``single``), loss and seed."""
+        run = self.config
+        method = "" if run.method.name == "single" else f"{run.method.name} "
+        return f"{run.data.name} {method}{run.loss.name} seed {run.seed}"
+
+    @property
+    def workers(self) -> int:
+        """How many processes decode images."""
+        given = self.config.workers
+        return default_workers() if given is None else given
+
+
+@dataclass(frozen=True)
+class Found:
+    """A component whose name was found.
+
+    Args:
+        component: Its name, and its parameters with every default filled in.
+        target: The function or class.
+        contents: Digests of the files that its parameters name, and of the user's own source.
+    """
+
+    component: Component
+    target: Callable[..., Any]
+    contents: Mapping[str, str]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the component's name and the parameters that differ from their defaults.
+
+        A path says where something lies, not what it is, so paths do not count.
+        """
+        defaults = config.defaults(self.target)
+        return {"name": self.component.name} | {
+            name: value
+            for name, value in self.component.parameters.items()
+            if not isinstance(value, Path) and (name not in defaults or defaults[name] != value)
+        }
+
+
+def plan(run: RunConfig) -> Plan:
+    """Check a configuration and find everything that it names.
+
+    Args:
+        run: The configuration.
+
+    Returns:
+        The plan of the run.
+
+    Raises:
+        ConfigError: A component or parameter is unknown, or a value is out of its range.
+        DataError: A file that the configuration names is missing.
+    """
+    data = find("data", Component(ALIASES.get(run.data.name, run.data.name), run.data.parameters))
+    source: Source = build(lambda: data.target(**data.component.parameters), "data", data.component)
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"data: expected a subclass of noisylabels.data.source.Source, got {run.data.name!r}"
+        )
+    facts = build(source.facts, "data", data.component)
+    found = {
+        "noise": find("noise", _with_map(run.noise, facts)),
+        "model": find("model", _chosen(run.model, choose_model(facts))),
+        "augment": find("augment", _chosen(run.augment, choose_augment(facts))),
+        **{
+            what: find(what, getattr(run, what))
+            for what in ("method", "loss", "optimizer", "lr_schedule", "momentum_schedule")
+        },
+    }
+    parts = {
+        what: functools.partial(each.target, **each.component.parameters)
+        for what, each in found.items()
+    }
+    if "seed" in inspect.signature(found["noise"].target).parameters:
+        # A noise without a seed of its own follows the run's.
+        parts["noise"] = functools.partial(
+            found["noise"].target, **{"seed": run.seed, **found["noise"].component.parameters}
+        )
+    components = {what: each.component for what, each in (found | {"data": data}).items()}
+    made = Plan(
+        config=run.replace(**components),
+        identity=identify(run, source, data, found),
+        source=source,
+        noise=parts["noise"],
+        network=parts["model"],
+        method=parts["method"],
+        loss=parts["loss"],
+        optimizer=parts["optimizer"],
+        lr_factor=parts["lr_schedule"],
+        momentum_factor=parts["momentum_schedule"],
+        augment=parts["augment"],
+        stream=_streamed(components["augment"], parts["augment"]),
+    )
+    _try_out(made)
+    return made
+
+
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "data": SOURCES,
+    "noise": NOISES,
+    "model": MODELS,
+    "method": METHODS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": SCHEDULES,
+    "momentum_schedule": SCHEDULES,
+    "augment": AUGMENTS,
+}
+"""What a component's name may be, by the component's key in a configuration."""
+RESERVED: dict[str, tuple[str, ...]] = {"loss": LOSS_RESERVED, "noise": NOISE_RESERVED}
+
+
+def find(what: str, component: Component) -> Found:
+    """Find what a component names and check its parameters.
+
+    Args:
+        what: The component's key in a configuration.
+        component: The component.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ConfigError: There is no such thing, or a parameter is unknown or of the wrong type.
+        DataError: A file that a parameter names cannot be read.
+    """
+    target = config.find(component.name, REGISTRIES[what], what)
+    optional = ("seed",) if what == "noise" else ()
+    parameters = config.bind(
+        component, target, what, reserved=RESERVED.get(what, ()), optional=optional
+    )
+    # Those of the data are the source's own business.
+    named = {} if what == "data" else parameters
+    contents = {
+        f"{what}.{name}": file_digest(value)
+        for name, value in named.items()
+        if isinstance(value, Path)
+    }
+    if ":" in component.name:
+        with suppress(TypeError):
+            contents[f"{what} {component.name}"] = file_digest(Path(inspect.getfile(target)))
+    return Found(Component(component.name, parameters), target, contents)
+
+
+def identify(
+    run: RunConfig, source: Source, data: Found, found: Mapping[str, Found]
+) -> dict[str, Any]:
+    """Collect all that a run's result depends on.
+
+    Args:
+        run: The configuration.
+        source: Its source.
+        data: What its ``data`` names.
+        found: What its other components name.
+
+    Returns:
+        Plain values: ``version``; ``settings``, those that differ from their defaults; and
+        ``contents``, digests of the data, of label files and of the user's own source files.
+    """
+    settings: dict[str, Any] = {
+        name: getattr(run, name)
+        for name, field in config.FIELDS.items()
+        if name not in (*REGISTRIES, *INVARIANT) and getattr(run, name) != field.default
+    }
+    for what, each in found.items():
+        own = each.settings()
+        if own != {"name": config.FIELDS[what].default.name}:
+            settings[what] = own
+    settings["data"] = {"name": data.component.name, **source.identity()}
+    contents = {"data": source.digest()}
+    for each in (data, *found.values()):
+        contents |= each.contents
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"version": RESULTS_VERSION, "settings": settings, "contents": contents})
+    )
+    return plain
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """Hash all that a run's result depends on.
+
+    Args:
+        identity: See :func:`identify`.
+
+    Returns:
+        12 hexadecimal digits.
+
+    Example:
+        >>> run_id({"version": 1, "settings": {"epochs": 10}, "contents": {}})
+        '0bf2c86a2d34'
+    """
+    canonical = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:RUN_ID_LENGTH]
+
+
+def choose_model(facts: Facts) -> str:
+    """Choose the network that ``"auto"`` stands for.
+
+    Args:
+        facts: What the source says of its data.
+
+    Returns:
+        A key of ``MODELS``: a perceptron for features and for images with sides below 16 pixels, a
+        ResNet-18 in its CIFAR form for those with sides of at most 96, a ResNet-50 for larger ones.
+    """
+    if not facts.images or max(facts.shape[1:]) < TINY:
+        return "mlp"
+    return "resnet18" if max(facts.shape[1:]) <= SMALL else "resnet50"
+
+
+def choose_augment(facts: Facts) -> str:
+    """Choose the augmentation that ``"auto"`` stands for.
+
+    Args:
+        facts: What the source says of its data.
+
+    Returns:
+        A key of ``AUGMENTS``, by the same sizes as :func:`choose_model`.
+    """
+    return {"mlp": "none", "resnet18": "crop-flip", "resnet50": "resized-crop"}[choose_model(facts)]
+
+
+def build(make: Callable[[], T], what: str, component: Component | None = None) -> T:
+    """Make something that a configuration describes, or say which part of it is at fault.
+
+    Args:
+        make: Makes it.
+        what: Its key in the configuration.
+        component: The component that describes it: whatever the user's own raises is named.
+
+    Returns:
+        What was made.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    except NoisyLabelsError:
+        raise
+    except Exception as error:
+        if component is not None and ":" in component.name:
+            failure = f"{component.name!r} failed: {type(error).__name__}: {error}"
+            raise ConfigError(f"{what}: {failure}") from error
+        if isinstance(error, TypeError | ValueError):
+            raise ConfigError(f"{what}: {error}") from error
+        raise
+
+
+def _chosen(part: Component, name: str) -> Component:
+    return Component(name, part.parameters) if part.name == "auto" else part
+
+
+def _with_map(noise: Component, facts: Facts) -> Component:
+    """Give asymmetric noise the class map of the data."""
+    if noise.name != "asymmetric" or noise.parameters.get("map", "auto") != "auto":
+        return noise
+    if facts.class_map is None:
+        raise ConfigError(
+            "noise: 'asymmetric' needs map for this data: the class that each class is mistaken "
+            "for, such as map = [1, 0, 2]"
+        )
+    return Component(noise.name, {**noise.parameters, "map": facts.class_map})
+
+
+def _streamed(
+    part: Component, augment: Callable[[Tensor, torch.Generator], Tensor]
+) -> Callable[[tuple[int, int]], Callable[[Tensor], Tensor]]:
+    if part.name in STREAMED:
+        return functools.partial(STREAMED[part.name], **part.parameters)
+    return functools.partial(batch_of_one, augment)
+
+
+def _try_out(made: Plan) -> None:
+    """Make one of everything in small, so that a bad value is refused before any work."""
+    run = made.config
+    loss = build(made.loss, "loss", run.loss)
+    if not isinstance(loss, Loss):
+        raise ConfigError(
+            f"loss: expected a subclass of noisylabels.losses.Loss, got {run.loss.name!r}"
+        )
+    parameters = [nn.Parameter(torch.zeros(1))]
+    optimizer = build(lambda: made.optimizer(parameters), "optimizer", run.optimizer)
+    check_lr = functools.partial(check_range, "factor")
+    check_momentum = functools.partial(_check_momentum, optimizer.param_groups[0])
+    for what, factor, check in (
+        ("lr_schedule", made.lr_factor, check_lr),
+        ("momentum_schedule", made.momentum_factor, check_momentum),
+    ):
+        trial = functools.partial(_check_every_epoch, factor, run.epochs, check)
+        build(trial, what, getattr(run, what))
+    context = MethodContext(
+        engine=SingleProcess(),
+        network=lambda number: nn.Linear(1, 2),
+        optimizer=made.optimizer,
+        loss=loss,
+        lr_factor=made.lr_factor,
+        task=Task(
+            labels=torch.zeros(2, dtype=torch.int64),
+            num_classes=2,
+            inputs=lambda part: iter(()),
+            held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
+        ),
+        accumulate=run.accumulate,
+    )
+    build(lambda: made.method(context), "method", run.method)
+    if run.model.name in MODELS:
+        with torch.device("meta"):
+            build(lambda: made.network((1, 32, 32), 2), "model")
+    processes = run.devices * run.nodes
+    if run.batch_size < processes:
+        raise ConfigError(
+            f"batch_size: expected an example for each of {processes} processes, got "
+            f"{run.batch_size}"
+        )
+    rate = run.noise.parameters.get("rate")
+    if rate is not None:
+        build(lambda: check_range("rate", rate, high=1.0), "noise")
+
+
+def _check_every_epoch(
+    factors: Callable[[float], float], epochs: int, check: Callable[[float], object]
+) -> None:
+    for epoch in range(epochs):
+        check(factors(epoch / epochs))
+
+
+def _check_momentum(group: Mapping[str, Any], factor: float) -> None:
+    """Refuse a factor below 0, or with which the momentum leaves the optimiser's range."""
+    check_range("factor", factor)
+    if "betas" in group:
+        check_range("beta1 x factor", group["betas"][0] * factor, high=1.0, below=True)
+    else:
+        check_range("momentum x factor", group.get("momentum", 0.0) * factor, high=1.0)
