@@ -119,7 +119,7 @@ def test_version(capsys):
             ["report", "runs", "--outt=x"],
             "unknown option of report '--outt': did you mean '--out'?",
         ),
-        (["report"], "expected run folders"),
+        (["report"], "runs: expected a run folder"),
         (["demo", "--seeds", "0"], "seeds must be in [1, inf), got 0"),
         (["demo", "--out", "file"], "file: expected a folder that can be written"),
     ],

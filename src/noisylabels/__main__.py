@@ -1,5 +1,6 @@
 """The process around the command line: what becomes of errors, and the exit status."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ def main(words: Sequence[str] | None = None) -> int:
         to stop.
     """
     rest = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console that has no "±" is no reason to show nothing.
+            stream.reconfigure(errors="replace")
     if "--version" in rest:
         print(f"noisylabels {noisylabels.__version__}")
         return 0

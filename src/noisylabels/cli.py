@@ -74,7 +74,7 @@ class Train:
 class Report:
     """Make the table and the curves of any runs."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders of run folders."""
     out: Path = Path("report.html")
     """The report to write: table and curves in one file."""

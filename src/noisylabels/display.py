@@ -10,11 +10,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from noisylabels.run.callbacks import Callback, Start
 from noisylabels.run.folder import Metrics
+from noisylabels.studies.status import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,12 +45,11 @@ class Display(Callback):
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("epochs"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("starting", total=epochs)
+        self._task = self._progress.add_task("starting", total=epochs, left="")
 
     def __enter__(self) -> Self:
         """Start the live display."""
@@ -94,15 +93,15 @@ class Display(Callback):
         self._left -= 1
         value = metrics.get("test_accuracy")
         accuracy = "not evaluated" if value is None else f"test accuracy {100 * value:.1f} %"
-        self._progress.update(self._task, description=self._title(accuracy), advance=1)
         now = time.monotonic()
+        left = f"{duration((now - self._began) / self._trained * self._left)} left"
+        self._progress.update(self._task, description=self._title(accuracy), advance=1, left=left)
         last = self._epoch == self._epochs
         if self._console.is_terminal or not (last or now - self._spoke > SECONDS_BETWEEN_LINES):
             return
-        left = (now - self._began) / self._trained * self._left
         self._print(
             f"  epoch {self._epoch} of {self._epochs}: loss {metrics['loss']:.4f}, "
-            f"{accuracy}, {left:.0f} s left"
+            f"{accuracy}, {left}"
         )
 
     def _title(self, accuracy: str) -> str:

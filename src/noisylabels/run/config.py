@@ -387,6 +387,8 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
         for parent in parents:
             below = table.setdefault(parent, {})
             table[parent] = table = below if isinstance(below, dict) else {"name": below}
+        if leaf in table:
+            raise ConfigError(f"{key} is given twice: a run has one value of it")
         table[leaf] = literal(text)
     return tables
 

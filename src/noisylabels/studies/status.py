@@ -63,8 +63,8 @@ class Status:
             self.state,
             f"{self.epoch}/{self.epochs}" if self.epochs else "",
             "" if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
-            _duration(self.seconds),
-            _duration(self.left),
+            duration(self.seconds),
+            duration(self.left),
         )
 
 
@@ -132,9 +132,20 @@ def read(folder: RunFolder) -> Status:
     )
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Write a time for people; nothing where it is not known.
+
+    Args:
+        seconds: The time.
+
+    Example:
+        >>> duration(75), duration(7500)
+        ('1 min 15 s', '2 h 05 min')
+    """
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
