@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from noisylabels import errors
@@ -39,3 +40,15 @@ def test_open_range_without_end():
         errors.check_range("lr", 0, open=True)
     with pytest.raises(errors.ConfigError, match=r"lr must be in \(0, inf\), got inf"):
         errors.check_range("lr", math.inf, open=True)
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5)])
+def test_numbers_become_floats(value):
+    assert type(errors.check_number("q", value)) is float
+    assert errors.check_number("q", value) == value
+
+
+@pytest.mark.parametrize("value", ["0.5", True, None, [0.5], 1j])
+def test_what_is_no_number(value):
+    with pytest.raises(errors.ConfigError, match="q must be a number, got "):
+        errors.check_number("q", value)

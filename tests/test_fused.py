@@ -11,7 +11,13 @@ from torch import nn
 from noisylabels import _fused, functional
 from noisylabels.losses import build
 
-USUAL = {"weight": None, "ignore_index": -100, "reduction": "mean"}
+USUAL = {
+    "lamb": 0.7,
+    "weight": None,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+}
 
 
 def late(**options):
@@ -88,7 +94,13 @@ def test_applies_to_the_common_case_and_nothing_else():
     logits, target = batch()
     assert _fused.applies(logits, target, **USUAL)
     assert _fused.applies(nn.Parameter(logits.detach()), target, **USUAL)
+    below, above = target.clone(), target.clone()
+    below[3], above[36] = -100, 11
     others = {
+        "no bootstrapping": (logits, target, {"lamb": 0.0}),
+        "smoothed": (logits, target, {"label_smoothing": 0.1}),
+        "no class": (logits, above, {}),
+        "ignored below": (logits, below, {}),
         "no gradient": (logits.detach(), target, {}),
         "weights": (logits, target, {"weight": torch.ones(11)}),
         "none": (logits, target, {"reduction": "none"}),
@@ -102,6 +114,7 @@ def test_applies_to_the_common_case_and_nothing_else():
     }
     for name, (z, y, options) in others.items():
         assert not _fused.applies(z, y, **(USUAL | options)), name
+    assert _fused.applies(logits, target % 10, **(USUAL | {"ignore_index": 10}))
     with torch.no_grad():
         assert not _fused.applies(logits, target, **USUAL)
 
@@ -114,6 +127,21 @@ def test_ignored_and_impossible_targets_are_left_to_the_composed_loss():
     some[7] = 11
     with pytest.raises(IndexError, match="Target 11 is out of bounds"):
         late()(logits, some)
+
+
+def test_a_failure_of_its_own_is_not_hidden(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(_fused, "_value_and_gradient", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        late()(*batch())
+
+
+def test_smoothed_targets_are_left_to_the_composed_loss():
+    logits, target = batch()
+    smoothed = 0.9 * nn.functional.one_hot(target, 11).double() + 0.1 / 11
+    torch.testing.assert_close(late(label_smoothing=0.1)(logits, target), late()(logits, smoothed))
 
 
 def test_is_used_by_the_module(monkeypatch):

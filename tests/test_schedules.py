@@ -1,7 +1,8 @@
+import functools
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisylabels import schedules
@@ -23,6 +24,7 @@ def test_cosine_starts_and_ends_flat():
     assert schedules.cosine(0.99) < 0.001
 
 
+@settings(derandomize=True)
 @given(unit, exponent, exponent, st.floats(0, 10))
 def test_bootstrapping_is_bounded_and_waits_for_q_one(progress, q_start, q_end, lambda_end):
     lamb = schedules.bootstrapping(progress, q_start=q_start, q_end=q_end, lambda_end=lambda_end)
@@ -95,3 +97,98 @@ def test_steps_come_at_their_epochs_for_all_that_computers_round(epochs):
         assert values == [1, 0.5]
     with pytest.raises(ConfigError, match="milestones must be in"):
         schedules.multistep(0.5, milestones=(80,))
+
+
+class Falling:
+    """A schedule that goes down a step with every bad epoch."""
+
+    def __init__(self, value=1.0):
+        self.value = value
+
+    def __call__(self, progress):
+        return self.value - progress
+
+    def update(self, metrics):
+        self.value /= 2
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+class TestHyperparameters:
+    def test_numbers_and_callables_are_held_as_they_are(self):
+        assert type(schedules.parse("q", 1)) is float
+        for schedule in (schedules.cosine, Falling(), lambda progress: progress):
+            assert schedules.parse("q", schedule) is schedule
+
+    @pytest.mark.parametrize("key", schedules.SCHEDULES)
+    def test_a_table_names_a_schedule(self, key):
+        held = schedules.parse("q", {"schedule": key})
+        for progress in (0.0, 0.3, 1.0):
+            assert held(progress) == schedules.SCHEDULES[key](progress)
+
+    def test_a_table_passes_its_arguments_on(self):
+        held = schedules.parse("q", {"schedule": "linear", "start": 2, "end": 3, "begin": 0.5})
+        assert [held(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == [2, 2, 2.5, 3]
+        steps = schedules.parse("q", {"schedule": "multistep", "milestones": [0.2], "factor": 0.5})
+        assert [steps(progress) for progress in (0.1, 0.2)] == [1, 0.5]
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("0.7", "q must be a number, got '0.7'"),
+            (True, "q must be a number, got True"),
+            ([0.7], r"q must be a number, got \[0.7\]"),
+            ({}, r"q: expected a table such as \{schedule = .linear., .*, got \{\}"),
+            ({"schedule": 3}, "q: expected a table such as"),
+            ({"schedule": "cosin"}, "q: unknown schedule 'cosin': did you mean 'cosine'"),
+            ({"schedule": "linear", "progress": 0.5}, "unknown parameter of 'linear' 'progress'"),
+            (
+                {"schedule": "linear", "star": 1},
+                "parameter of 'linear' 'star': did you mean 'start'",
+            ),
+            ({"schedule": "constant", "value": True}, "q: value must be a number, got True"),
+            (
+                {"schedule": "multistep", "milestones": "0.5"},
+                "milestones must be a list of numbers",
+            ),
+            ({"schedule": "multistep", "milestones": [True]}, "milestones must be a number"),
+        ],
+    )
+    def test_anything_else_is_named(self, value, message):
+        with pytest.raises(ConfigError, match=message):
+            schedules.parse("q", value)
+
+    def test_a_state_has_all_its_parts(self):
+        class Half:
+            def __call__(self, progress):
+                return 0.5
+
+            def update(self, metrics): ...
+
+        assert isinstance(Falling(), schedules.StatefulSchedule)
+        assert not isinstance(schedules.linear, schedules.StatefulSchedule)
+        with pytest.raises(ConfigError, match="q: a schedule with update needs state_dict and"):
+            schedules.parse("q", Half())
+
+    def test_what_is_foreseen(self):
+        seen = schedules.foresee(functools.partial(schedules.cosine, start=2.0, end=1.0))
+        assert list(seen) == list(schedules.GRID)
+        assert (seen[0.0], seen[0.5], seen[1.0]) == (2.0, 1.5, 1.0)
+        assert schedules.foresee(0.7) == {0.0: 0.7}
+        assert schedules.foresee(Falling(3.0)) == {0.0: 3.0}
+
+    def test_descriptions_are_as_typed(self):
+        class Told(Falling):
+            def __repr__(self):
+                return f"Told({self.value})"
+
+        partial = functools.partial(schedules.multistep, milestones=(0.5,), factor=0.1)
+        assert schedules.describe(partial) == "multistep(milestones=(0.5,), factor=0.1)"
+        assert schedules.describe(schedules.linear) == "linear"
+        assert schedules.describe(Falling()) == "Falling()"
+        assert schedules.describe(Told(2)) == "Told(2)"
+        assert schedules.describe(0.7) == "0.7"

@@ -25,26 +25,38 @@ LN2 = math.log(2)
 
 
 def applies(
-    input: Tensor, target: Tensor, *, weight: Tensor | None, ignore_index: int, reduction: str
+    input: Tensor,
+    target: Tensor,
+    *,
+    lamb: float,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
 ) -> bool:
     """Say whether :func:`dynamics_aware` can take the place of the composed loss.
 
-    It can for the common case: (N, C) float32 or float64 logits on the CPU that need a gradient,
-    class indices of which none is an ignored class, no class weights, a mean or a sum; and neither
-    ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform.
+    It can for the common case: a bootstrapping term, (N, C) float32 or float64 logits on the CPU
+    that need a gradient, class indices in [0, C) of which none is ignored or smoothed, no class
+    weights, a mean or a sum; and neither ``torch.compile``, which fuses the composed loss itself,
+    nor a ``torch.func`` transform.
 
     Args:
         input: Logits.
         target: Class indices or class probabilities.
+        lamb: Weight of the bootstrapping term.
         weight: Weight of each class.
         ignore_index: Class index whose examples count for nothing.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        label_smoothing: How far targets are moved to the uniform distribution.
 
     Returns:
         Whether it can.
     """
     return (
+        # Asked first: a compiled graph must not ask whether the weight is 0.
         not torch.compiler.is_compiling()
+        and lamb > 0
         and type(input) in (Tensor, nn.Parameter)
         and input.is_cpu
         and input.requires_grad
@@ -56,11 +68,19 @@ def applies(
         and target.shape == input.shape[:1]
         and weight is None
         and reduction != "none"
+        and label_smoothing == 0
         # There is no public way to ask; autograd.Function.apply asks the same.
         and not torch._C._are_functorch_transforms_active()
-        # Outside the classes it fails like any other index that is no class.
-        and not (0 <= ignore_index < input.shape[1] and bool((target == ignore_index).any()))
+        and _all_known(target, input.shape[1], ignore_index)
     )
+
+
+def _all_known(target: Tensor, classes: int, ignore_index: int) -> bool:
+    """Say whether all targets are classes and none is ignored."""
+    least, greatest = target.aminmax()
+    if least < 0 or greatest >= classes:
+        return False
+    return not 0 <= ignore_index < classes or not bool((target == ignore_index).any())
 
 
 def dynamics_aware(
@@ -70,7 +90,7 @@ def dynamics_aware(
 
     Args:
         input: Logits for which :func:`applies` holds.
-        target: Class indices in [0, C).
+        target: Class indices for which it does.
         q: Exponent, above 0.
         lamb: Weight of the bootstrapping term, at least 0.
         reduction: ``"mean"`` or ``"sum"``.
@@ -80,9 +100,6 @@ def dynamics_aware(
 
     Shape:
         ``input``: (N, C); ``target``: (N).
-
-    Raises:
-        RuntimeError: A target is no class, ``ignore_index`` outside [0, C) included.
 
     Example:
         >>> logits = torch.zeros(1, 4, requires_grad=True)

@@ -6,6 +6,7 @@ or the nearest valid name.
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 from typing import TypeVar
 
 Number = TypeVar("Number", bound=float)
@@ -108,6 +109,31 @@ def check_range(
         return value
     end = f"{high:g}{')' if below else ']'}"
     raise ConfigError(f"{name} must be in {'(' if open else '['}{low:g}, {end}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> float:
+    """Return ``value`` as a float if it is a number, else raise.
+
+    Args:
+        name: The parameter's name, for the message.
+        value: What to check; a string is no number, nor is True.
+
+    Returns:
+        ``value`` as a float.
+
+    Raises:
+        ConfigError: ``value`` is no number.
+
+    Example:
+        >>> check_number("q", 1)
+        1.0
+        >>> check_number("q", "0.7")
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: q must be a number, got '0.7'
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def check_count(name: str, value: int, *, low: int = 0) -> int:

@@ -447,9 +447,11 @@ def asymmetric_generalized_cross_entropy(
 
     def shifted(log_p: Tensor) -> Tensor:
         rest = _rest(log_p)
+        # torch.compile would make a graph of every value for math.
+        top = torch.log1p(_scalar(a, log_p)) if torch.compiler.is_compiling() else math.log1p(a)
         # log((a + p)/(a + 1)): either form loses digits where the other keeps them.
         ratio = torch.where(
-            rest < 0.5, torch.log1p(-rest / (a + 1)), torch.log(a + log_p.exp()) - math.log1p(a)
+            rest < 0.5, torch.log1p(-rest / (a + 1)), torch.log(a + log_p.exp()) - top
         )
         return -ratio if q == 0 else (a + 1) ** q * _rest(q * ratio) / q
 
@@ -635,19 +637,16 @@ def negative_learning(
     return -drawn.sum(-1)
 
 
-def draw_complement(
-    target: Tensor, *, num_classes: int, n: int, seed: int, step: Tensor | int
-) -> Tensor:
+def draw_complement(target: Tensor, *, num_classes: int, n: int) -> Tensor:
     """Draw complementary labels uniformly, with replacement, from the classes that are not given.
 
-    A pure function: the same seed and step give the same labels on every device, compiled or not.
+    The draw is torch's own (``torch.randint``): ``torch.manual_seed`` fixes it, and
+    ``torch.func.vmap`` asks for its argument ``randomness``.
 
     Args:
         target: Class indices in [0, ``num_classes``), of any shape.
         num_classes: At least 2.
         n: Labels to draw for each example, at least 1.
-        seed: Seed of the draw.
-        step: Number of the draw, so that every call draws others.
 
     Returns:
         Class indices, int64, of the shape of ``target`` with ``n`` at the end.
@@ -656,17 +655,14 @@ def draw_complement(
         ConfigError: There is only one class.
 
     Example:
-        >>> draw_complement(torch.tensor([0, 1, 2]), num_classes=3, n=4, seed=0, step=0)
-        tensor([[1, 1, 2, 1],
-                [0, 0, 2, 0],
-                [1, 1, 1, 0]])
+        >>> draw_complement(torch.tensor([0, 1]), num_classes=2, n=3)
+        tensor([[1, 1, 1],
+                [0, 0, 0]])
     """
     if num_classes < 2:
         raise ConfigError(f"complementary labels need at least 2 classes, got {num_classes}")
-    places = torch.arange(target.numel() * n, device=target.device)
-    bits = _mix(_mix(_mix(torch.zeros_like(places) + seed) + step) + places)
-    offset = (bits >> 33 & 0x7FFFFFFF) % (num_classes - 1) + 1
-    return (target.long().unsqueeze(-1) + offset.view(*target.shape, n)) % num_classes
+    offset = torch.randint(1, num_classes, (*target.shape, n), device=target.device)
+    return (target.long().unsqueeze(-1) + offset) % num_classes
 
 
 def poly1(input: Tensor, target: Tensor, *, epsilon: float) -> Tensor:
@@ -756,12 +752,15 @@ def reduce(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    class_dim: int | None = None,
 ) -> Tensor:
     r"""Apply a per-example loss and reduce it as ``torch.nn.CrossEntropyLoss`` does.
 
     For class indices the mean is :math:`\sum_n w_{y_n} \ell_n / \sum_n w_{y_n}` over the examples
     that are not ignored; for class probabilities the weights scale the probabilities and the mean
-    is over all examples.
+    is over all examples. Smoothed class indices are class probabilities that keep the mean of
+    class indices.
 
     Args:
         function: ``(input, target) -> per-example loss``.
@@ -770,6 +769,8 @@ def reduce(
         weight: Weight of each class, of shape (C).
         ignore_index: Class index whose examples count for nothing; not used for probabilities.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        label_smoothing: How far each target is moved to the uniform distribution, in [0, 1].
+        class_dim: Dimension of the classes; by default 1, or 0 without a batch.
 
     Returns:
         A scalar, or the loss of each example for ``"none"`` (0 where ignored). The mean of
@@ -780,30 +781,59 @@ def reduce(
 
     Raises:
         RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+        RuntimeError: ``weight`` is not of shape (C).
 
     Example:
         >>> x, y = torch.zeros(3, 4), torch.tensor([0, 3, -100])
         >>> reduce(mean_absolute_error, x, y)
         tensor(0.7500)
     """
+    dim = _class_dim(input) if class_dim is None else class_dim
+    if weight is not None and weight.shape != (input.shape[dim],):
+        raise RuntimeError(
+            f"weight must be of shape (C), one for each of {input.shape[dim]} classes, "
+            f"got {tuple(weight.shape)}"
+        )
     if target.is_floating_point():
-        if weight is not None:
-            shape = [-1 if d == _class_dim(input) else 1 for d in range(input.ndim)]
-            target = target * weight.view(shape)
-        loss = function(input, target)
+        if label_smoothing:
+            target = (1 - label_smoothing) * target + label_smoothing / input.shape[dim]
+        loss = function(input, _weighted(target, weight, input.ndim, dim))
         count = loss.new_tensor(loss.numel())
     else:
         ignored = target == ignore_index
         known = target.masked_fill(ignored, 0)
-        loss = function(input, known).masked_fill(ignored, 0)
+        if label_smoothing:
+            smoothed = _smoothed(input, known, label_smoothing, dim)
+            loss = function(input, _weighted(smoothed, weight, input.ndim, dim))
+        else:
+            loss = function(input, known)
+        loss = loss.masked_fill(ignored, 0)
         if weight is None:
             count = target.numel() - ignored.sum()
         else:
             scale = weight.to(loss.dtype)[known.long()].masked_fill(ignored, 0)
-            loss, count = loss * scale, scale.sum()
+            loss, count = loss if label_smoothing else loss * scale, scale.sum()
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / count
+
+
+def _weighted(target: Tensor, weight: Tensor | None, ndim: int, dim: int) -> Tensor:
+    """Scale class probabilities by the classes' weights."""
+    if weight is None:
+        return target
+    shape = [1] * ndim
+    shape[dim] = -1
+    return target * weight.view(shape)
+
+
+def _smoothed(input: Tensor, target: Tensor, smoothing: float, dim: int) -> Tensor:
+    """Make class probabilities of class indices: (1 - s) one-hot + s/C."""
+    logits = _at_least_float32(input)
+    F.nll_loss(logits, target, reduction="none")  # raises what torch raises
+    rest = smoothing / input.shape[dim]
+    spread = torch.full_like(logits, rest, requires_grad=False)
+    return spread.scatter(dim, target.long().unsqueeze(dim), 1 - smoothing + rest)
 
 
 def _class_dim(input: Tensor) -> int:
@@ -917,11 +947,3 @@ def _tempered_log_softmax(input: Tensor, t: float, num_iters: int) -> Tensor:
     level = torch.expm1(slope * torch.log(total(scale))) / slope
     log_p = -torch.log1p(slope * (below + level)) / slope
     return log_p.masked_fill(excluded, -math.inf)
-
-
-def _mix(bits: Tensor) -> Tensor:
-    """Scramble 64-bit integers (the finaliser of splitmix64)."""
-    bits = bits + -7046029254386353131
-    bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
-    bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
-    return bits ^ (bits >> 31 & 0x1FFFFFFFF)

@@ -1,40 +1,128 @@
 """The losses as modules: drop-in replacements of ``torch.nn.CrossEntropyLoss``.
 
 Each class is final, holds its hyper-parameters and computes one formula of
-:mod:`noisylabels.functional`. :attr:`Loss.progress` is all that changes while training: dynamic
-losses read it, a training loop sets it.
+:mod:`noisylabels.functional`. Beside its hyper-parameters every loss takes what :class:`Loss`
+takes, and raises ``ConfigError`` where a value is out of its range. A hyper-parameter that the
+signature calls :data:`~noisylabels.schedules.Hyperparameter` is a number, a schedule or a
+schedule's table; as an attribute it is a float, the value at the present :attr:`Loss.progress`,
+which a training loop sets.
 
-    >>> loss = build("dal", q_start=0.6, q_end=1.5)
+    >>> loss = build("gce", q={"schedule": "linear", "start": 0.6, "end": 1.5})
     >>> loss.progress = 0.5
     >>> loss
-    DynamicsAwareLoss(q_start=0.6, q_end=1.5, lambda_end=1.0)
-    >>> {name: round(value, 4) for name, value in loss.dynamic().items()}
-    {'q': 1.05, 'lamb': 0.1}
+    GeneralizedCrossEntropyLoss(q=linear(start=0.6, end=1.5))
+    >>> loss.q
+    1.05
+    >>> loss.dynamic()
+    {'q': 1.05}
 """
 
+import functools
 import inspect
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, ClassVar, Literal, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, final, overload
 
 import torch
 from torch import Tensor, nn
 
 from noisylabels import _fused, functional, schedules
-from noisylabels.errors import ConfigError, check_range, unknown
+from noisylabels.errors import (
+    CheckpointError,
+    ConfigError,
+    check_count,
+    check_number,
+    check_range,
+    unknown,
+)
+from noisylabels.schedules import Hyperparameter, Schedule, StatefulSchedule
 
 Reduction = Literal["mean", "sum", "none"]
+
+UNTOLD_CALLS = 1000
+"""After so many calls a loss with schedules warns if it was never told the progress."""
+
+
+class LossOptions(TypedDict, total=False):
+    """What every loss takes beside ``weight`` and its hyper-parameters, see :class:`Loss`."""
+
+    ignore_index: int
+    reduction: Reduction
+    label_smoothing: float
+
+
+class Scheduled:
+    """A hyper-parameter of a loss that may be a schedule, declared in the loss's class.
+
+    Assigned is a :data:`~noisylabels.schedules.Hyperparameter`, read is a float: the value at the
+    loss's progress. Numbers are checked when assigned, pure schedules on
+    :data:`~noisylabels.schedules.GRID` as well, and every schedule whenever it is read.
+
+    Args:
+        low: Least valid value.
+        high: Greatest valid value.
+        open: Whether ``low`` itself is excluded.
+
+    Raises:
+        ConfigError: A value is no number or out of its range.
+    """
+
+    def __init__(self, *, low: float = 0.0, high: float = math.inf, open: bool = False) -> None:
+        self._range: dict[str, Any] = {"low": low, "high": high, "open": open}
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Take the attribute's name."""
+        self._name = name
+
+    @overload
+    def __get__(self, loss: None, owner: type) -> "Scheduled": ...
+
+    @overload
+    def __get__(self, loss: "Loss", owner: type) -> float: ...
+
+    def __get__(self, loss: "Loss | None", owner: type) -> "Scheduled | float":
+        """Return the value at the loss's progress."""
+        if loss is None:
+            return self
+        held = loss.held[self._name]
+        return self._checked(held(loss.progress), loss.progress) if callable(held) else held
+
+    def __set__(self, loss: "Loss", value: Hyperparameter) -> None:
+        """Check the values that are known beforehand, and let the loss hold them."""
+        held = schedules.parse(self._name, value)
+        if callable(held):
+            try:
+                foreseen = schedules.foresee(held)
+            except ConfigError as error:
+                raise ConfigError(f"{self._name}: {error}") from None
+            for progress, at_progress in foreseen.items():
+                self._checked(at_progress, progress)
+        else:
+            check_range(self._name, held, **self._range)
+        loss.held[self._name] = held
+
+    def _checked(self, value: object, progress: float) -> float:
+        try:
+            return check_range(self._name, check_number(self._name, value), **self._range)
+        except ConfigError as error:
+            raise ConfigError(f"{error} at progress {progress:g}") from None
 
 
 class Loss(nn.Module, ABC):
     """A loss with the calling conventions of ``torch.nn.CrossEntropyLoss``.
 
+    Its state is :attr:`progress` and what its stateful schedules remember.
+
     Args:
         weight: Weight of each class, of shape (C).
         ignore_index: Class index whose examples count for nothing.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        label_smoothing: How far targets are moved to the uniform distribution, in [0, 1].
+
+    Attributes:
+        held: The hyper-parameters that may be schedules, as a float or a schedule each.
 
     Shape:
         As ``torch.nn.CrossEntropyLoss``: logits (C), (N, C) or (N, C, d1, ...); class indices of
@@ -45,38 +133,77 @@ class Loss(nn.Module, ABC):
         ConfigError: A hyper-parameter is out of its range.
     """
 
-    progress: float = 0.0
-    """Training progress in [0, 1]; a training loop sets it to ``epoch / epochs``."""
-
     formula: ClassVar[str]
     """The loss of one example in plain text."""
+
+    needs_indices: ClassVar[bool] = False
+    """Whether class probabilities, smoothed class indices among them, do not define the loss."""
+
+    class_dim: ClassVar[int | None] = None
+    """Dimension of the classes, where it is not the usual one."""
 
     weight: Tensor | None
 
     def __init__(
         self,
-        *,
         weight: Tensor | None = None,
+        *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(unknown("reduction", reduction, ("mean", "sum", "none")))
+        if label_smoothing and self.needs_indices:
+            raise ConfigError(
+                f"{type(self).__name__} is not defined for class probabilities: label_smoothing "
+                f"must be 0, got {label_smoothing!r}"
+            )
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
+        self.label_smoothing = check_range("label_smoothing", label_smoothing, high=1)
+        self.held: dict[str, float | Schedule] = {}
+        self._progress = 0.0
+        self._told = False
+        self._untold_calls = 0
 
     @abstractmethod
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without weights, ``ignore_index`` or reduction."""
 
+    @property
+    def progress(self) -> float:
+        """Training progress in [0, 1]; a training loop sets it to ``epoch / epochs``."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: float) -> None:
+        try:
+            self._progress = check_range("progress", check_number("progress", progress), high=1)
+        except ConfigError as error:
+            raise ConfigError(f"{error}: expected epoch / epochs") from None
+        self._told = True
+
     def dynamic(self) -> dict[str, float]:
-        """Return the hyper-parameters that follow :attr:`progress`, at its present value."""
-        return {}
+        """Return the hyper-parameters that are schedules, at their present values."""
+        return {name: getattr(self, name) for name, held in self.held.items() if callable(held)}
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured.
+
+        Args:
+            metrics: For example ``{"validation_accuracy": 0.91}``.
+        """
+        for schedule in self._stateful().values():
+            schedule.update(metrics)
+        self._told = True
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
+        if not torch.compiler.is_compiling() and self.training and not self._told:
+            self._count_untold_call()
         return functional.reduce(
             self.per_example,
             input,
@@ -84,24 +211,60 @@ class Loss(nn.Module, ABC):
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            class_dim=self.class_dim,
         )
 
     def extra_repr(self) -> str:
         """Show the hyper-parameters."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in hyperparameters(type(self)))
+        values = {name: getattr(self, name) for name in hyperparameters(type(self))} | self.held
+        if self.label_smoothing:
+            values["label_smoothing"] = self.label_smoothing
+        return ", ".join(f"{name}={schedules.describe(value)}" for name, value in values.items())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress and the states of the stateful schedules."""
+        states = {name: schedule.state_dict() for name, schedule in self._stateful().items()}
+        return {"progress": self.progress, "schedules": states}
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state.
+
+        Raises:
+            CheckpointError: It belongs to a loss with other stateful schedules.
+        """
+        if not isinstance(state, Mapping):
+            # Negative learning used to save how often it had been called.
+            return
+        self.progress = state.get("progress", self.progress)
+        stateful = self._stateful()
+        for name, saved in state.get("schedules", {}).items():
+            if name not in stateful:
+                raise CheckpointError(unknown("stateful schedule", name, stateful))
+            stateful[name].load_state_dict(saved)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A state that was saved before there was more than the weights is a whole one too.
+        state_dict.setdefault(f"{prefix}_extra_state", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _stateful(self) -> dict[str, StatefulSchedule]:
+        return {n: held for n, held in self.held.items() if isinstance(held, StatefulSchedule)}
+
+    def _count_untold_call(self) -> None:
+        self._untold_calls += 1
+        if self._untold_calls == UNTOLD_CALLS and self.dynamic():
+            warnings.warn(
+                f"{type(self).__name__} was called {UNTOLD_CALLS} times and never told the "
+                f"progress of training: its {' and '.join(self.dynamic())} stayed where they "
+                f"start; write `loss.progress = epoch / epochs` at the start of every epoch",
+                stacklevel=5,
+            )
 
 
 @final
 class CrossEntropyLoss(Loss):
-    r"""Cross entropy.
-
-    See :func:`noisylabels.functional.cross_entropy`.
-
-    Args:
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-    """
+    """Cross entropy, see :func:`noisylabels.functional.cross_entropy`."""
 
     formula = "-log p_y"
 
@@ -112,15 +275,7 @@ class CrossEntropyLoss(Loss):
 
 @final
 class MeanAbsoluteErrorLoss(Loss):
-    r"""Mean absolute error.
-
-    See :func:`noisylabels.functional.mean_absolute_error`.
-
-    Args:
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-    """
+    """Mean absolute error, see :func:`noisylabels.functional.mean_absolute_error`."""
 
     formula = "1 - p_y"
 
@@ -131,18 +286,10 @@ class MeanAbsoluteErrorLoss(Loss):
 
 @final
 class GeneralizedCrossEntropyLoss(Loss):
-    r"""Generalized cross entropy.
-
-    See :func:`noisylabels.functional.generalized_cross_entropy`.
+    """Generalized cross entropy, see :func:`noisylabels.functional.generalized_cross_entropy`.
 
     Args:
         q: Exponent, at least 0: 0 is cross entropy, 1 mean absolute error.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
 
     Example:
         >>> GeneralizedCrossEntropyLoss(q=0.7)
@@ -150,17 +297,17 @@ class GeneralizedCrossEntropyLoss(Loss):
     """
 
     formula = "(1 - p_y^q)/q"
+    q = Scheduled()
 
     def __init__(
         self,
-        *,
-        q: float = 0.7,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        q: Hyperparameter = 0.7,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.q = check_range("q", q)
+        super().__init__(weight, **options)
+        self.q = q
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -169,66 +316,54 @@ class GeneralizedCrossEntropyLoss(Loss):
 
 @final
 class TaylorCrossEntropyLoss(Loss):
-    r"""Taylor cross entropy.
-
-    See :func:`noisylabels.functional.taylor_cross_entropy`.
+    """Taylor cross entropy, see :func:`noisylabels.functional.taylor_cross_entropy`.
 
     Args:
         order: Number of terms, at least 1; a fraction counts the next term in part.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "sum_{i=1..order} (1 - p_y)^i / i"
+    order = Scheduled(low=1)
 
     def __init__(
         self,
-        *,
-        order: float = 3,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        order: Hyperparameter = 3.0,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.order = check_range("order", order, low=1)
+        super().__init__(weight, **options)
+        self.order = order
+        self._max_order = math.ceil(max(schedules.foresee(self.held["order"]).values()))
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
-        return functional.taylor_cross_entropy(input, target, order=self.order)
+        order = self.order
+        # One compiled graph serves every order that was foreseen.
+        most = self._max_order if order <= self._max_order else math.ceil(order)
+        return functional.taylor_cross_entropy(input, target, order=order, max_order=most)
 
 
 @final
 class JensenShannonLoss(Loss):
-    r"""Scaled Jensen-Shannon divergence.
-
-    See :func:`noisylabels.functional.jensen_shannon`.
+    """Scaled Jensen-Shannon divergence, see :func:`noisylabels.functional.jensen_shannon`.
 
     Args:
         pi: Weight of the label, in [0, 1]: 0 is cross entropy, 1 mean absolute error.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "Z [pi KL(e_y||m) + (1 - pi) KL(p||m)], m = pi e_y + (1 - pi) p, Z: 0 is CE, 1 MAE"
+    pi = Scheduled(high=1)
 
     def __init__(
         self,
-        *,
-        pi: float = 0.9,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        pi: Hyperparameter = 0.9,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.pi = check_range("pi", pi, high=1)
+        super().__init__(weight, **options)
+        self.pi = pi
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -237,34 +372,29 @@ class JensenShannonLoss(Loss):
 
 @final
 class GeneralizedJensenShannonLoss(Loss):
-    r"""Scaled Jensen-Shannon divergence of a label and several views.
+    """Scaled Jensen-Shannon divergence of a label and several views.
 
-    See :func:`noisylabels.functional.generalized_jensen_shannon`.
-
-    Logits come as (views, N, C), class indices as (N).
+    See :func:`noisylabels.functional.generalized_jensen_shannon`. Logits come as (views, N, C),
+    class indices as (N), so it is no loss of a single network's logits and not in ``LOSSES``.
 
     Args:
         pi: Weight of the label, in (0, 1].
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "Z [pi KL(e_y||m) + (1 - pi)/V sum_v KL(p_v||m)], m = pi e_y + (1 - pi)/V sum_v p_v"
+    needs_indices = True
+    class_dim = -1
+    pi = Scheduled(high=1, open=True)
 
     def __init__(
         self,
-        *,
-        pi: float = 0.5,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        pi: Hyperparameter = 0.5,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.pi = check_range("pi", pi, high=1, open=True)
+        super().__init__(weight, **options)
+        self.pi = pi
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -273,32 +403,24 @@ class GeneralizedJensenShannonLoss(Loss):
 
 @final
 class ReverseCrossEntropyLoss(Loss):
-    r"""Reverse cross entropy.
-
-    See :func:`noisylabels.functional.reverse_cross_entropy`.
+    """Reverse cross entropy, see :func:`noisylabels.functional.reverse_cross_entropy`.
 
     Args:
         A: What stands for log 0, at most 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-A (1 - p_y)"
+    A = Scheduled(low=-math.inf, high=0)
 
     def __init__(
         self,
-        *,
-        A: float = functional.LOG_RCE,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        A: Hyperparameter = functional.LOG_RCE,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.A = check_range("A", A, low=-math.inf, high=0)
+        super().__init__(weight, **options)
+        self.A = A
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -307,38 +429,30 @@ class ReverseCrossEntropyLoss(Loss):
 
 @final
 class SymmetricCrossEntropyLoss(Loss):
-    r"""Symmetric cross entropy.
-
-    See :func:`noisylabels.functional.symmetric_cross_entropy`.
+    """Symmetric cross entropy, see :func:`noisylabels.functional.symmetric_cross_entropy`.
 
     Args:
         alpha: Weight of cross entropy, at least 0.
         beta: Weight of reverse cross entropy, at least 0.
         A: What stands for log 0, at most 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-alpha log p_y - beta A (1 - p_y)"
+    alpha = Scheduled()
+    beta = Scheduled()
+    A = Scheduled(low=-math.inf, high=0)
 
     def __init__(
         self,
-        *,
-        alpha: float = 0.1,
-        beta: float = 10.0,
-        A: float = functional.LOG_RCE,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        alpha: Hyperparameter = 0.1,
+        beta: Hyperparameter = 10.0,
+        A: Hyperparameter = functional.LOG_RCE,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.alpha = check_range("alpha", alpha)
-        self.beta = check_range("beta", beta)
-        self.A = check_range("A", A, low=-math.inf, high=0)
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.A = alpha, beta, A
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -349,15 +463,7 @@ class SymmetricCrossEntropyLoss(Loss):
 
 @final
 class NormalizedCrossEntropyLoss(Loss):
-    r"""Normalized cross entropy.
-
-    See :func:`noisylabels.functional.normalized_cross_entropy`.
-
-    Args:
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-    """
+    """Normalized cross entropy, see :func:`noisylabels.functional.normalized_cross_entropy`."""
 
     formula = "log p_y / sum_k log p_k"
 
@@ -368,35 +474,27 @@ class NormalizedCrossEntropyLoss(Loss):
 
 @final
 class ActivePassiveLoss(Loss):
-    r"""Normalized and reverse cross entropy.
-
-    See :func:`noisylabels.functional.active_passive`.
+    """Normalized and reverse cross entropy, see :func:`noisylabels.functional.active_passive`.
 
     Args:
         alpha: Weight of the active term, at least 0.
         beta: Weight of the passive term, at least 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "alpha NCE + beta RCE"
+    alpha = Scheduled()
+    beta = Scheduled()
 
     def __init__(
         self,
-        *,
-        alpha: float = 1.0,
-        beta: float = 0.1,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 0.1,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.alpha = check_range("alpha", alpha)
-        self.beta = check_range("beta", beta)
+        super().__init__(weight, **options)
+        self.alpha, self.beta = alpha, beta
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -405,35 +503,29 @@ class ActivePassiveLoss(Loss):
 
 @final
 class AsymmetricGeneralizedCrossEntropyLoss(Loss):
-    r"""Asymmetric generalized cross entropy.
+    """Asymmetric generalized cross entropy.
 
     See :func:`noisylabels.functional.asymmetric_generalized_cross_entropy`.
 
     Args:
         a: Shift of the probability, at least 0.
         q: Exponent, at least 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "((a + 1)^q - (a + p_y)^q)/q"
+    a = Scheduled()
+    q = Scheduled()
 
     def __init__(
         self,
-        *,
-        a: float = 6.0,
-        q: float = 1.5,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        a: Hyperparameter = 6.0,
+        q: Hyperparameter = 1.5,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.a = check_range("a", a)
-        self.q = check_range("q", q)
+        super().__init__(weight, **options)
+        self.a, self.q = a, q
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -442,7 +534,7 @@ class AsymmetricGeneralizedCrossEntropyLoss(Loss):
 
 @final
 class ActiveAsymmetricLoss(Loss):
-    r"""Normalized and asymmetric generalized cross entropy.
+    """Normalized and asymmetric generalized cross entropy.
 
     See :func:`noisylabels.functional.active_asymmetric`.
 
@@ -451,32 +543,26 @@ class ActiveAsymmetricLoss(Loss):
         beta: Weight of the passive term, at least 0.
         a: Shift of the probability, at least 0.
         q: Exponent, at least 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "alpha NCE + beta AGCE"
+    alpha = Scheduled()
+    beta = Scheduled()
+    a = Scheduled()
+    q = Scheduled()
 
     def __init__(
         self,
-        *,
-        alpha: float = 1.0,
-        beta: float = 0.4,
-        a: float = 6.0,
-        q: float = 1.5,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 0.4,
+        a: Hyperparameter = 6.0,
+        q: Hyperparameter = 1.5,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.alpha = check_range("alpha", alpha)
-        self.beta = check_range("beta", beta)
-        self.a = check_range("a", a)
-        self.q = check_range("q", q)
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.a, self.q = alpha, beta, a, q
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -487,47 +573,41 @@ class ActiveAsymmetricLoss(Loss):
 
 @final
 class SparseRegularizedCrossEntropyLoss(Loss):
-    r"""Cross entropy with sparse regularization.
+    """Cross entropy with sparse regularization.
 
     See :func:`noisylabels.functional.sparse_regularized_cross_entropy`.
 
     Args:
         tau: Temperature, above 0.
-        lamb: Weight of the regularization at progress 0, at least 0.
+        lamb: Weight of the regularization before it grows, at least 0.
         p: Exponent, above 0; small values ask for sparse predictions.
         rho: Growth of the weight, above 0.
         r: Epochs between two multiplications by ``rho``, at least 1.
         epochs: Epochs that progress 0 to 1 stands for, at least 1.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-log s_y + lamb rho^floor(epoch/r) sum_k s_k^p, s = softmax(z/(tau ||z||))"
+    tau = Scheduled(open=True)
+    lamb = Scheduled()
+    p = Scheduled(open=True)
 
     def __init__(
         self,
+        weight: Tensor | None = None,
         *,
-        tau: float = 0.5,
-        lamb: float = 1.5,
-        p: float = 0.1,
+        tau: Hyperparameter = 0.5,
+        lamb: Hyperparameter = 1.5,
+        p: Hyperparameter = 0.1,
         rho: float = 1.02,
         r: int = 1,
         epochs: int = 150,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.tau = check_range("tau", tau, open=True)
-        self.lamb = check_range("lamb", lamb)
-        self.p = check_range("p", p, open=True)
+        super().__init__(weight, **options)
+        self.tau, self.lamb, self.p = tau, lamb, p
         self.rho = check_range("rho", rho, open=True)
-        self.r = check_range("r", r, low=1)
-        self.epochs = check_range("epochs", epochs, low=1)
+        self.r = check_count("r", r, low=1)
+        self.epochs = check_count("epochs", epochs, low=1)
 
     @property
     def current_lamb(self) -> float:
@@ -537,8 +617,8 @@ class SparseRegularizedCrossEntropyLoss(Loss):
         return self.lamb * self.rho**steps
 
     def dynamic(self) -> dict[str, float]:
-        """Return ``lamb`` at the present progress."""
-        return {"lamb": self.current_lamb}
+        """Return ``lamb`` as it has grown, and the hyper-parameters that are schedules."""
+        return super().dynamic() | {"lamb": self.current_lamb}
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -549,38 +629,30 @@ class SparseRegularizedCrossEntropyLoss(Loss):
 
 @final
 class BiTemperedLogisticLoss(Loss):
-    r"""Bi-tempered logistic loss.
-
-    See :func:`noisylabels.functional.bi_tempered_logistic`.
+    """Bi-tempered logistic loss, see :func:`noisylabels.functional.bi_tempered_logistic`.
 
     Args:
         t1: Temperature of the logarithm, in [0, 1]; below 1 the loss is bounded.
         t2: Temperature of the softmax, at least 1; above 1 its tails are heavy.
         num_iters: Fixed-point steps of the normalisation, at least 1.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-log_t1 p_y - (1 - sum_k p_k^(2 - t1))/(2 - t1), p = exp_t2(z - lambda(z))"
+    t1 = Scheduled(high=1)
+    t2 = Scheduled(low=1)
 
     def __init__(
         self,
-        *,
-        t1: float = 0.7,
-        t2: float = 3.0,
-        num_iters: int = 5,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        t1: Hyperparameter = 0.7,
+        t2: Hyperparameter = 3.0,
+        num_iters: int = 5,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.t1 = check_range("t1", t1, high=1)
-        self.t2 = check_range("t2", t2, low=1)
-        self.num_iters = check_range("num_iters", num_iters, low=1)
+        super().__init__(weight, **options)
+        self.t1, self.t2 = t1, t2
+        self.num_iters = check_count("num_iters", num_iters, low=1)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -591,115 +663,74 @@ class BiTemperedLogisticLoss(Loss):
 
 @final
 class NegativeLearningLoss(Loss):
-    r"""Negative learning.
+    """Negative learning, see :func:`noisylabels.functional.negative_learning`.
 
-    See :func:`noisylabels.functional.negative_learning`.
-
-    Every call draws other complementary labels; how many calls there were is part of
-    ``state_dict()``, so that a continued run draws what an uncut one would.
+    Every call draws other complementary labels, see
+    :func:`noisylabels.functional.draw_complement`.
 
     Args:
         n: Complementary labels to draw for each example, at least 1.
         class_counts: Examples of each class; a class weighs by the inverse, with mean 1.
             Equal weights by default.
-        seed: Seed of the draws.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-sum_c w_c log(1 - p_c) over n classes c other than y, w_c ~ 1/class_counts_c"
+    needs_indices = True
 
     def __init__(
         self,
+        weight: Tensor | None = None,
         *,
         n: int = 1,
         class_counts: Sequence[int] | None = None,
-        seed: int = 0,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.n = check_range("n", n, low=1)
+        super().__init__(weight, **options)
+        self.n = check_count("n", n, low=1)
         self.class_counts = None if class_counts is None else tuple(class_counts)
-        self.seed = check_range("seed", seed)
-        # Calls are counted twice over: torch.compile takes a number for a constant, and torch.func
-        # lets no function change a tensor. No buffer, which .half() would convert.
-        self._calls = 0
-        self._compiled_calls = torch.zeros((), dtype=torch.int64)
-
-    def _class_weight(self, input: Tensor) -> Tensor:
-        inverse = [1 / max(count, 1) for count in self.class_counts or ()]
-        mean = sum(inverse) / len(inverse)
-        return input.new_tensor([value / mean for value in inverse], dtype=torch.float32)
-
-    def get_extra_state(self) -> int:
-        """Return the number of calls."""
-        return int(self._compiled_calls) + self._calls
-
-    def set_extra_state(self, state: int) -> None:
-        """Restore the number of calls."""
-        self._compiled_calls.zero_()
-        self._calls = state
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         functional.require_indices("negative_learning", target)
         classes = input.shape[0 if input.ndim == 1 else 1]
-        complement = functional.draw_complement(
-            target,
-            num_classes=classes,
-            n=self.n,
-            seed=self.seed,
-            step=self._compiled_calls + self._calls,
-        )
-        if torch.compiler.is_compiling():
-            self._compiled_calls.add_(1)
-        else:
-            self._calls += 1
-        if self.class_counts is not None and len(self.class_counts) != classes:
-            raise ConfigError(
-                f"class_counts: expected {classes} counts, one per class, "
-                f"got {len(self.class_counts)}"
-            )
-        weight = None if self.class_counts is None else self._class_weight(input)
+        complement = functional.draw_complement(target, num_classes=classes, n=self.n)
         return functional.negative_learning(
-            input, target, complement=complement, class_weight=weight
+            input, target, complement=complement, class_weight=self._class_weight(input, classes)
         )
+
+    def _class_weight(self, input: Tensor, classes: int) -> Tensor | None:
+        counts = self.class_counts
+        if counts is None:
+            return None
+        if len(counts) != classes:
+            raise ConfigError(
+                f"class_counts: expected {classes} counts, one per class, got {len(counts)}"
+            )
+        inverse = [1 / max(count, 1) for count in counts]
+        mean = sum(inverse) / classes
+        return input.new_tensor([value / mean for value in inverse], dtype=torch.float32)
 
 
 @final
 class Poly1Loss(Loss):
-    r"""Poly-1.
-
-    See :func:`noisylabels.functional.poly1`.
+    """Poly-1, see :func:`noisylabels.functional.poly1`.
 
     Args:
         epsilon: Weight of the added term, at least -1.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
     """
 
     formula = "-log p_y + epsilon (1 - p_y)"
+    epsilon = Scheduled(low=-1)
 
     def __init__(
         self,
-        *,
-        epsilon: float = 10.0,
         weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        *,
+        epsilon: Hyperparameter = 10.0,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.epsilon = check_range("epsilon", epsilon, low=-1)
+        super().__init__(weight, **options)
+        self.epsilon = epsilon
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -707,54 +738,8 @@ class Poly1Loss(Loss):
 
 
 @final
-class DynamicGeneralizedCrossEntropyLoss(Loss):
-    r"""Generalized cross entropy whose exponent follows :attr:`progress`.
-
-    See :func:`noisylabels.functional.generalized_cross_entropy`.
-
-    Args:
-        q_start: q at progress 0, at least 0.
-        q_end: q at progress 1, at least 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
-    """
-
-    formula = "(1 - p_y^q(t))/q(t), q(t) = q_start + (q_end - q_start) t"
-
-    def __init__(
-        self,
-        *,
-        q_start: float = 0.6,
-        q_end: float = 1.5,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.q_start = check_range("q_start", q_start)
-        self.q_end = check_range("q_end", q_end)
-
-    @property
-    def q(self) -> float:
-        """The exponent at the present progress."""
-        return schedules.linear(self.progress, start=self.q_start, end=self.q_end)
-
-    def dynamic(self) -> dict[str, float]:
-        """Return ``q`` at the present progress."""
-        return {"q": self.q}
-
-    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of each example."""
-        return functional.generalized_cross_entropy(input, target, q=self.q)
-
-
-@final
 class DynamicsAwareLoss(Loss):
-    r"""Dynamics-aware loss, see :func:`noisylabels.functional.dynamics_aware`.
+    """Dynamics-aware loss, see :func:`noisylabels.functional.dynamics_aware`.
 
     q moves linearly from ``q_start`` (fits fast) to ``q_end`` (robust) with :attr:`progress`;
     where it passes 1, the bootstrapping term grows in, see
@@ -764,12 +749,6 @@ class DynamicsAwareLoss(Loss):
         q_start: q at progress 0, at least 0.
         q_end: q at progress 1, at least 0; up to 1 there is no bootstrapping.
         lambda_end: Weight of the bootstrapping term at progress 1, at least 0.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
-
-    Raises:
-        ConfigError: A hyper-parameter is out of its range.
 
     Example:
         >>> loss = DynamicsAwareLoss(q_start=0.8, q_end=1.5)
@@ -785,15 +764,14 @@ class DynamicsAwareLoss(Loss):
 
     def __init__(
         self,
+        weight: Tensor | None = None,
         *,
         q_start: float = 0.6,
         q_end: float = 1.5,
         lambda_end: float = 1.0,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+        super().__init__(weight, **options)
         self.q_start = check_range("q_start", q_start)
         self.q_end = check_range("q_end", q_end)
         self.lambda_end = check_range("lambda_end", lambda_end)
@@ -816,20 +794,17 @@ class DynamicsAwareLoss(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
-        fusible = _fused.applies(
+        q, lamb = self.q, self.lamb
+        if _fused.applies(
             input,
             target,
+            lamb=lamb,
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
-        )
-        # Asked last: a compiled graph must not ask whether the weight is 0.
-        if fusible and (lamb := self.lamb) > 0:
-            # The composed loss knows ignored targets, and what to say of impossible ones.
-            with suppress(RuntimeError):
-                return _fused.dynamics_aware(
-                    input, target, q=self.q, lamb=lamb, reduction=self.reduction
-                )
+            label_smoothing=self.label_smoothing,
+        ):
+            return _fused.dynamics_aware(input, target, q=q, lamb=lamb, reduction=self.reduction)
         return super().forward(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -837,106 +812,105 @@ class DynamicsAwareLoss(Loss):
         return functional.dynamics_aware(input, target, q=self.q, lamb=self.lamb)
 
 
-@final
-class DynamicTaylorCrossEntropyLoss(Loss):
-    r"""Taylor cross entropy whose order follows :attr:`progress`.
-
-    See :func:`noisylabels.functional.taylor_cross_entropy`.
+def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
+    weight: Tensor | None = None,
+    *,
+    q_start: float = 0.6,
+    q_end: float = 1.5,
+    **options: Unpack[LossOptions],
+) -> GeneralizedCrossEntropyLoss:
+    """Make a generalized cross entropy whose exponent moves linearly with progress.
 
     Args:
+        weight: As for :class:`Loss`.
+        q_start: q at progress 0, at least 0.
+        q_end: q at progress 1, at least 0.
+        **options: As for :class:`Loss`.
+
+    Returns:
+        The loss.
+
+    Raises:
+        ConfigError: A hyper-parameter is out of its range.
+
+    Example:
+        >>> DynamicGeneralizedCrossEntropyLoss(q_end=1.2)
+        GeneralizedCrossEntropyLoss(q=linear(start=0.6, end=1.2))
+    """
+    check_range("q_start", q_start)
+    check_range("q_end", q_end)
+    q = functools.partial(schedules.linear, start=q_start, end=q_end)
+    return GeneralizedCrossEntropyLoss(weight, q=q, **options)
+
+
+def DynamicTaylorCrossEntropyLoss(  # noqa: N802
+    weight: Tensor | None = None,
+    *,
+    order_start: float = 20.0,
+    order_end: float = 1.0,
+    **options: Unpack[LossOptions],
+) -> TaylorCrossEntropyLoss:
+    """Make a Taylor cross entropy whose order moves linearly with progress.
+
+    Args:
+        weight: As for :class:`Loss`.
         order_start: Order at progress 0, at least 1.
         order_end: Order at progress 1, at least 1.
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
+        **options: As for :class:`Loss`.
+
+    Returns:
+        The loss.
 
     Raises:
         ConfigError: A hyper-parameter is out of its range.
+
+    Example:
+        >>> DynamicTaylorCrossEntropyLoss(order_start=6.0)
+        TaylorCrossEntropyLoss(order=linear(start=6.0, end=1.0))
     """
-
-    formula = "sum_{i=1..order(t)} (1 - p_y)^i / i"
-
-    def __init__(
-        self,
-        *,
-        order_start: float = 20.0,
-        order_end: float = 1.0,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.order_start = check_range("order_start", order_start, low=1)
-        self.order_end = check_range("order_end", order_end, low=1)
-
-    @property
-    def order(self) -> float:
-        """The order at the present progress; a fraction counts the next term in part."""
-        return schedules.linear(self.progress, start=self.order_start, end=self.order_end)
-
-    def dynamic(self) -> dict[str, float]:
-        """Return ``order`` at the present progress."""
-        return {"order": self.order}
-
-    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of each example."""
-        most = math.ceil(max(self.order_start, self.order_end))
-        return functional.taylor_cross_entropy(input, target, order=self.order, max_order=most)
+    check_range("order_start", order_start, low=1)
+    check_range("order_end", order_end, low=1)
+    order = functools.partial(schedules.linear, start=order_start, end=order_end)
+    return TaylorCrossEntropyLoss(weight, order=order, **options)
 
 
-@final
-class DynamicJensenShannonLoss(Loss):
-    r"""Jensen-Shannon divergence whose weight follows :attr:`progress`.
-
-    See :func:`noisylabels.functional.jensen_shannon`.
+def DynamicJensenShannonLoss(  # noqa: N802
+    weight: Tensor | None = None,
+    *,
+    pi_start: float = 0.0,
+    pi_end: float = 1.0,
+    **options: Unpack[LossOptions],
+) -> JensenShannonLoss:
+    """Make a Jensen-Shannon divergence whose weight moves linearly with progress.
 
     Args:
+        weight: As for :class:`Loss`.
         pi_start: pi at progress 0, in [0, 1].
         pi_end: pi at progress 1, in [0, 1].
-        weight: As for :class:`Loss`.
-        ignore_index: As for :class:`Loss`.
-        reduction: As for :class:`Loss`.
+        **options: As for :class:`Loss`.
+
+    Returns:
+        The loss.
 
     Raises:
         ConfigError: A hyper-parameter is out of its range.
+
+    Example:
+        >>> DynamicJensenShannonLoss(pi_end=0.9)
+        JensenShannonLoss(pi=linear(start=0.0, end=0.9))
     """
-
-    formula = "JS with pi(t) = pi_start + (pi_end - pi_start) t"
-
-    def __init__(
-        self,
-        *,
-        pi_start: float = 0.0,
-        pi_end: float = 1.0,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.pi_start = check_range("pi_start", pi_start, high=1)
-        self.pi_end = check_range("pi_end", pi_end, high=1)
-
-    @property
-    def pi(self) -> float:
-        """The label's weight at the present progress."""
-        return schedules.linear(self.progress, start=self.pi_start, end=self.pi_end)
-
-    def dynamic(self) -> dict[str, float]:
-        """Return ``pi`` at the present progress."""
-        return {"pi": self.pi}
-
-    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of each example."""
-        return functional.jensen_shannon(input, target, pi=self.pi)
+    check_range("pi_start", pi_start, high=1)
+    check_range("pi_end", pi_end, high=1)
+    pi = functools.partial(schedules.linear, start=pi_start, end=pi_end)
+    return JensenShannonLoss(weight, pi=pi, **options)
 
 
-LOSSES: dict[str, type[Loss]] = {
+LOSSES: dict[str, Callable[..., Loss]] = {
     "ce": CrossEntropyLoss,
     "mae": MeanAbsoluteErrorLoss,
     "gce": GeneralizedCrossEntropyLoss,
     "tce": TaylorCrossEntropyLoss,
     "js": JensenShannonLoss,
-    "gjs": GeneralizedJensenShannonLoss,
     "rce": ReverseCrossEntropyLoss,
     "sce": SymmetricCrossEntropyLoss,
     "nce": NormalizedCrossEntropyLoss,
@@ -954,22 +928,22 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def hyperparameters(loss: type[Loss]) -> dict[str, Any]:
+def hyperparameters(loss: Callable[..., Loss]) -> dict[str, Any]:
     """Return a loss's own hyper-parameters and their defaults.
 
     Args:
-        loss: The loss's class.
+        loss: The loss's class, or the function that makes it.
 
     Returns:
-        Defaults by name, without ``weight``, ``ignore_index`` and ``reduction``.
+        Defaults by name, without what every loss takes.
 
     Example:
         >>> hyperparameters(LOSSES["dal"])
         {'q_start': 0.6, 'q_end': 1.5, 'lambda_end': 1.0}
     """
     shared = inspect.signature(Loss).parameters
-    own = inspect.signature(loss).parameters
-    return {name: p.default for name, p in own.items() if name not in shared}
+    own = inspect.signature(loss).parameters.values()
+    return {p.name: p.default for p in own if p.name not in shared and p.kind != p.VAR_KEYWORD}
 
 
 def build(key: str, **hyperparameters: Any) -> Loss:

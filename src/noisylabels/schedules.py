@@ -1,14 +1,48 @@
 r"""Schedules: plain functions from training progress to a value.
 
 Progress is a float in [0, 1]: 0 at the first epoch, 1 at the end of training (an epoch counted
-from 0 has progress ``epoch / epochs``). Learning rates and the hyper-parameters of dynamic losses
-both come from here.
+from 0 has progress ``epoch / epochs``). Learning rates and the hyper-parameters of losses both
+come from here: where a loss takes a number, it takes a schedule too, see :data:`Hyperparameter`.
+A schedule that follows more than the clock is a :class:`StatefulSchedule`.
 """
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from noisylabels.errors import check_range
+from noisylabels.errors import ConfigError, check_number, check_range, unknown
+
+Schedule = Callable[[float], float]
+"""``progress -> value``."""
+
+Hyperparameter = float | Mapping[str, Any] | Schedule
+"""A number, a schedule, or a schedule's table as :func:`parse` reads it."""
+
+GRID = tuple(step / 1000 for step in range(1001))
+"""The progress at which a schedule is looked at before training."""
+
+
+@runtime_checkable
+class StatefulSchedule(Protocol):
+    """A schedule that follows how training goes, for example the accuracy on a hold-out.
+
+    A call only reads the state; :meth:`update` is all that changes it. What ``state_dict``
+    returns becomes part of a checkpoint: keep to numbers, strings, lists and dictionaries.
+    """
+
+    def __call__(self, progress: float, /) -> float:
+        """Return the value at ``progress``."""
+
+    def update(self, metrics: Mapping[str, float], /) -> None:
+        """Take in what has been measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the schedule remembers."""
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from what another has remembered."""
 
 
 def constant(progress: float, *, value: float = 1.0) -> float:
@@ -130,7 +164,7 @@ def multistep(
     for milestone in milestones:
         check_range("milestones", milestone, high=1.0, open=True, below=True)
     # 3/30 is a little more than 0.1 for a computer.
-    passed = sum(milestone <= progress + 1e-9 for milestone in milestones)
+    passed = len([milestone for milestone in milestones if milestone <= progress + 1e-9])
     return float(check_range("factor", factor) ** passed)
 
 
@@ -181,3 +215,111 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "exponential": exponential,
     "multistep": multistep,
 }
+
+
+def parse(name: str, value: Hyperparameter) -> float | Schedule:
+    """Make what a loss holds of what it is given for a hyper-parameter.
+
+    Args:
+        name: The hyper-parameter's name, for the message.
+        value: A number, a schedule, or a table: a key of ``SCHEDULES`` under ``"schedule"`` and
+            that schedule's keyword arguments.
+
+    Returns:
+        A float or a schedule.
+
+    Raises:
+        ConfigError: The value is none of these, the table names no schedule or an argument that
+            the schedule does not have, or an argument has the wrong type.
+
+    Example:
+        >>> parse("q", 1)
+        1.0
+        >>> q = parse("q", {"schedule": "linear", "start": 0.6, "end": 1.5})
+        >>> q(0.5)
+        1.05
+        >>> parse("q", {"schedule": "liner"})
+        Traceback (most recent call last):
+        noisylabels.errors.ConfigError: q: unknown schedule 'liner': did you mean 'linear'? ...
+    """
+    if isinstance(value, Mapping):
+        return _of_table(name, value)
+    if not callable(value):
+        return check_number(name, value)
+    if hasattr(value, "update") and not isinstance(value, StatefulSchedule):
+        raise ConfigError(
+            f"{name}: a schedule with update needs state_dict and load_state_dict too, "
+            f"got {value!r}"
+        )
+    return value
+
+
+def _of_table(name: str, table: Mapping[str, Any]) -> Schedule:
+    key, arguments = table.get("schedule"), {k: v for k, v in table.items() if k != "schedule"}
+    if not isinstance(key, str):
+        raise ConfigError(
+            f'{name}: expected a table such as {{schedule = "linear", start = 0.6, end = 1.5}}, '
+            f"got {table!r}"
+        )
+    if key not in SCHEDULES:
+        raise ConfigError(f"{name}: {unknown('schedule', key, SCHEDULES)}")
+    parameters = list(inspect.signature(SCHEDULES[key]).parameters.values())
+    accepted = {parameter.name: parameter.annotation for parameter in parameters[1:]}
+    for argument, value in arguments.items():
+        if argument not in accepted:
+            raise ConfigError(f"{name}: {unknown(f'parameter of {key!r}', argument, accepted)}")
+        if accepted[argument] is float:
+            check_number(f"{name}: {argument}", value)
+        elif not isinstance(value, list | tuple):
+            raise ConfigError(f"{name}: {argument} must be a list of numbers, got {value!r}")
+        else:
+            for number in value:
+                check_number(f"{name}: {argument}", number)
+    return functools.partial(SCHEDULES[key], **arguments)
+
+
+def foresee(value: float | Schedule) -> dict[float, float]:
+    """Return all that is known of a hyper-parameter before training.
+
+    Args:
+        value: What :func:`parse` returns. Schedules other than :class:`StatefulSchedule` are taken
+            to be pure: the same progress always gives the same value.
+
+    Returns:
+        Values by progress: on ``GRID`` for a pure schedule, otherwise only at progress 0.
+
+    Example:
+        >>> foresee(0.7)
+        {0.0: 0.7}
+        >>> foresee(functools.partial(linear, start=0.6, end=1.5))[0.5]
+        1.05
+    """
+    if not callable(value):
+        return {0.0: value}
+    points = GRID[:1] if isinstance(value, StatefulSchedule) else GRID
+    return {progress: value(progress) for progress in points}
+
+
+def describe(value: float | Schedule) -> str:
+    """Write a hyper-parameter as it would be typed, without addresses in memory.
+
+    Args:
+        value: What :func:`parse` returns.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> describe(parse("q", {"schedule": "linear", "start": 0.6, "end": 1.5}))
+        'linear(start=0.6, end=1.5)'
+        >>> describe(0.7)
+        '0.7'
+    """
+    if isinstance(value, functools.partial):
+        arguments = ", ".join(f"{name}={given!r}" for name, given in value.keywords.items())
+        return f"{describe(value.func)}({arguments})"
+    if inspect.isroutine(value):
+        return value.__name__
+    if type(value).__repr__ is object.__repr__:
+        return f"{type(value).__name__}()"
+    return repr(value)

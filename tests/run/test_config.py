@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pytest
 
 from noisylabels.errors import ConfigError
 from noisylabels.run import config
 from noisylabels.run.config import Component, bind, find, load, parse
+from noisylabels.schedules import Hyperparameter
 
 RUN = """
 epochs = 150
@@ -138,6 +140,40 @@ def test_bind_asks_for_what_is_missing():
         bind(Component("needs"), needs, "noise", reserved=["seed"])
     with pytest.raises(ConfigError, match="unknown parameter of 'needs' 'seed'"):
         bind(Component("needs", {"rate": 0.1, "seed": 1}), needs, "noise", reserved=["seed"])
+
+
+class Options(TypedDict, total=False):
+    share: float
+
+
+def scheduled(weight=None, *, q: Hyperparameter = 0.7, **options: Unpack[Options]):
+    """Stand for a loss."""
+
+
+def test_bind_takes_options_and_schedules():
+    assert bind(Component("c"), scheduled, "loss") == {"q": 0.7}
+    table = {"schedule": "linear", "start": 0.6, "end": 1}
+    bound = bind(Component("c", {"share": 1, "q": table}), scheduled, "loss")
+    assert bound == {"share": 1.0, "q": table | {"begin": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"shares": 1}, "loss: unknown parameter of 'c' 'shares': did you mean 'share'"),
+        ({"share": "1"}, "loss.share: expected a number, got '1'"),
+        ({"q": "0.7"}, "loss.q: expected a number, got '0.7'"),
+        ({"q": True}, "loss.q: expected a number, got True"),
+        ({"q": {"end": 1}}, "loss.q: expected a number or a table such as .*, got {'end': 1}"),
+        ({"q": {"schedule": "liner"}}, "loss.q: unknown schedule 'liner': did you mean 'linear'"),
+        ({"q": {"schedule": "linear", "ends": 1}}, "loss.q: unknown parameter of 'linear' 'ends'"),
+        ({"q": {"schedule": "linear", "end": "1"}}, "loss.q.end: expected a number, got '1'"),
+        ({"q": {"schedule": "linear", "end": True}}, "loss.q.end: expected a number, got True"),
+    ],
+)
+def test_bind_refuses_options_and_schedules(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        bind(Component("c", parameters), scheduled, "loss")
 
 
 def test_find_knows_the_users_own(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from noisylabels.errors import ConfigError, unknown
+from noisylabels.schedules import SCHEDULES, Hyperparameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +266,8 @@ def bind(
 ) -> dict[str, Any]:
     """Check a component's parameters against a signature and fill in the defaults.
 
-    Positional parameters are the runner's to give; keyword-only ones are the user's.
+    Positional parameters are the runner's to give; keyword-only ones are the user's, and so are
+    those that ``**options: Unpack[...]`` takes.
 
     Args:
         component: The component.
@@ -296,12 +298,15 @@ def bind(
             f"{what}: expected a function or class behind {component.name!r} ({error})"
         ) from error
     kinds = inspect.Parameter
+    options = _options(signature)
     own = {
         name: parameter
-        for name, parameter in signature.parameters.items()
+        for name, parameter in {**signature.parameters, **options}.items()
         if parameter.kind is kinds.KEYWORD_ONLY and name not in reserved
     }
-    takes_any = any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values())
+    takes_any = not options and any(
+        p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values()
+    )
     bound = {
         name: parameter.default
         for name, parameter in own.items()
@@ -318,9 +323,19 @@ def bind(
         annotation = own[name].annotation if name in own else Any
         bound[name] = _typed(value, annotation, f"{what}.{name}")
     for name in own:
-        if name not in bound and name not in optional:
+        if name not in bound and name not in optional and name not in options:
             raise ConfigError(f"{what}: {component.name!r} needs {name}")
     return bound
+
+
+def _options(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    """Return what ``**options: Unpack[TypedDict]`` takes, none of which has to be given."""
+    kinds = inspect.Parameter
+    for parameter in signature.parameters.values():
+        if parameter.kind is kinds.VAR_KEYWORD and get_origin(parameter.annotation) is Unpack:
+            hints = get_type_hints(*get_args(parameter.annotation))
+            return {n: kinds(n, kinds.KEYWORD_ONLY, annotation=hint) for n, hint in hints.items()}
+    return {}
 
 
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:
@@ -357,12 +372,29 @@ def _explain(error: Any, value: object) -> str:
 def _typed(value: object, annotation: Any, place: str) -> Any:
     if annotation is inspect.Parameter.empty or annotation is Any:
         return value
+    if annotation == Hyperparameter:
+        if isinstance(value, Mapping):
+            return _typed_schedule(value, place)
+        annotation = float
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     try:
         typed = adapter.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{place}: {_explain(error.errors()[0], value)}") from error
     return typed.expanduser() if isinstance(typed, Path) else typed
+
+
+def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
+    name = table.get("schedule")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{place}: expected a number or a table such as "
+            f'{{schedule = "linear", start = 0.6, end = 1.5}}, got {dict(table)!r}'
+        )
+    if name not in SCHEDULES:
+        raise ConfigError(f"{place}: {unknown('schedule', name, SCHEDULES)}")
+    arguments = {key: value for key, value in table.items() if key != "schedule"}
+    return {"schedule": name, **bind(Component(name, arguments), SCHEDULES[name], place)}
 
 
 def override_tables(words: Sequence[str]) -> dict[str, Any]:
