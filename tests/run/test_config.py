@@ -188,12 +188,3 @@ def test_find_knows_the_users_own(tmp_path, monkeypatch):
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout == "5\n"
-
-
-def test_run_id_sees_what_counts_and_nothing_else():
-    settings = {"epochs": 1, "data": {"name": "x", "root": Path("a")}}
-    same = {"epochs": 1, "data": {"name": "x", "root": Path("b")}}
-    assert config.run_id(settings, {"data": "1"}) == config.run_id(same, {"data": "1"})
-    assert config.run_id(settings, {"data": "1"}) != config.run_id(settings, {"data": "2"})
-    other = {"epochs": 2, "data": {"name": "x", "root": Path("a")}}
-    assert config.run_id(settings, {"data": "1"}) != config.run_id(other, {"data": "1"})

@@ -115,11 +115,13 @@ class Found:
     Args:
         component: Its name, and its parameters with every default filled in.
         target: The function or class.
+        defaults: The defaults of its parameters.
         contents: Digests of the files that its parameters name, and of the user's own source.
     """
 
     component: Component
     target: Callable[..., Any]
+    defaults: Mapping[str, Any]
     contents: Mapping[str, str]
 
     def settings(self) -> dict[str, Any]:
@@ -127,11 +129,11 @@ class Found:
 
         A path says where something lies, not what it is, so paths do not count.
         """
-        defaults = config.defaults(self.target)
         return {"name": self.component.name} | {
             name: value
             for name, value in self.component.parameters.items()
-            if not isinstance(value, Path) and (name not in defaults or defaults[name] != value)
+            if not isinstance(value, Path)
+            and (name not in self.defaults or self.defaults[name] != value)
         }
 
 
@@ -236,7 +238,10 @@ def find(what: str, component: Component) -> Found:
     if ":" in component.name:
         with suppress(TypeError):
             contents[f"{what} {component.name}"] = file_digest(Path(inspect.getfile(target)))
-    return Found(Component(component.name, parameters), target, contents)
+    # What all losses take does not stand in each one's signature.
+    shared = config.defaults(Loss) if what == "loss" else {}
+    defaults = shared | config.defaults(target)
+    return Found(Component(component.name, parameters), target, defaults, contents)
 
 
 def identify(
