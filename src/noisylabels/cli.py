@@ -368,7 +368,7 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
         "actual_rate": found.rate,
         "seed": noise.parameters.get("seed", command.seed),
         "parameters": dict(noise.parameters),
-        "transition_counts": None if found.counts is None else found.counts.tolist(),
+        "transition_counts": None if found.counts is None else inspection.cells(found.counts),
         "data": {
             **made.config.data.table(),
             "digest": made.source.digest(),

@@ -6,7 +6,6 @@ from typing import TypedDict, Unpack
 import pytest
 
 from noisylabels.errors import ConfigError
-from noisylabels.run import config
 from noisylabels.run.config import Component, bind, find, load, parse
 from noisylabels.schedules import Hyperparameter
 

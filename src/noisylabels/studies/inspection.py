@@ -58,7 +58,8 @@ class Inspection:
         true: How often each class is true; None, as all below, where that is not known.
         rate: Share of wrong labels, in [0, 1].
         rates: The same for each true class; 0 for a class without examples.
-        counts: How often which class (column) is given for which (row), int64 of shape (K, K).
+        counts: How often which class (column) is given for which (row), int64 of shape (K, K),
+            sparse.
         guess: The kind of noise.
     """
 
@@ -72,7 +73,10 @@ class Inspection:
     guess: Guess | None = None
 
     def tables(self) -> dict[str, Any]:
-        """Return everything as plain values, as they stand in a JSON file."""
+        """Return everything as plain values, as they stand in a JSON file.
+
+        Of ``counts`` these are the cells that are not 0, as :func:`cells` has them.
+        """
         guess = self.guess
         return {
             "count": self.count,
@@ -81,7 +85,7 @@ class Inspection:
             "true": None if self.true is None else list(self.true),
             "rate": self.rate,
             "rates": None if self.rates is None else list(self.rates),
-            "counts": None if self.counts is None else self.counts.tolist(),
+            "counts": None if self.counts is None else cells(self.counts),
             "guess": guess and {"kind": guess.kind, "rate": guess.rate, "text": guess.text},
         }
 
@@ -93,7 +97,7 @@ class Inspection:
             return "\n".join([*lines, *_columns(["class", "given"], [self.classes, self.given])])
         assert self.rate is not None
         assert self.guess is not None
-        wrong = self.count - int(self.counts.diagonal().sum())
+        wrong = round(self.rate * self.count)
         shares = [f"{100 * rate:.1f} %" for rate in self.rates]
         columns = [self.classes, self.true, self.given, shares]
         return "\n".join(
@@ -117,21 +121,74 @@ def transition_counts(true: Tensor, given: Tensor, num_classes: int) -> Tensor:
         num_classes: K.
 
     Returns:
-        Counts, int64 of shape (K, K): row ``true``, column ``given``.
+        Counts, int64 of shape (K, K): row ``true``, column ``given``; sparse and coalesced, for of
+        10,000 classes' cells almost all are 0.
 
     Raises:
         DataError: There are not as many of either, or a label is outside [0, K).
 
     Example:
-        >>> transition_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        >>> transition_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).to_dense()
         tensor([[1, 1],
                 [0, 1]])
     """
     true, given = true.cpu(), given.cpu()
     label_files.check(true, "true labels", num_classes=num_classes)
     label_files.check(given, "given labels", count=len(true), num_classes=num_classes)
-    cells = torch.bincount(true * num_classes + given, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes)
+    places, counts = torch.stack([true, given]).unique(dim=1, return_counts=True)
+    shape = (num_classes, num_classes)
+    return torch.sparse_coo_tensor(places, counts, shape, is_coalesced=True)
+
+
+def cells(counts: Tensor) -> list[list[int]]:
+    """List the cells of a matrix of counts that are not 0.
+
+    Args:
+        counts: Counts, int64 of shape (K, K), sparse or not: row ``true``, column ``given``.
+
+    Returns:
+        ``[true, given, count]`` of each, in order.
+
+    Example:
+        >>> cells(torch.tensor([[3, 0], [1, 2]]))
+        [[0, 0, 3], [1, 0, 1], [1, 1, 2]]
+    """
+    sparse = counts.to_sparse().coalesce()
+    rows: list[list[int]] = torch.cat([sparse.indices(), sparse.values()[None]]).T.tolist()
+    return rows
+
+
+@dataclass(frozen=True)
+class _Flips:
+    """The wrong labels among counts.
+
+    Args:
+        sizes: Examples of each true class, float64 of shape (K).
+        wrong: Wrong labels of each true class, float64 of shape (K).
+        true: True class of each cell that is neither 0 nor on the diagonal, of shape (M).
+        given: Its given class.
+        counts: Its count, float64.
+    """
+
+    sizes: Tensor
+    wrong: Tensor
+    true: Tensor
+    given: Tensor
+    counts: Tensor
+
+    @classmethod
+    def among(cls, counts: Tensor) -> "_Flips":
+        sparse = counts.to("cpu", torch.float64).to_sparse().coalesce()
+        (true, given), values = sparse.indices(), sparse.values()
+        empty = torch.zeros(len(counts), dtype=torch.float64)
+        off = true != given
+        return cls(
+            sizes=empty.index_add(0, true, values),
+            wrong=empty.index_add(0, true[off], values[off]),
+            true=true[off],
+            given=given[off],
+            counts=values[off],
+        )
 
 
 def guess(counts: Tensor) -> Guess:
@@ -143,7 +200,7 @@ def guess(counts: Tensor) -> Guess:
     degrees of freedom must not exceed 6. Of all that fit, the likeliest is taken.
 
     Args:
-        counts: Counts, int64 of shape (K, K): row ``true``, column ``given``.
+        counts: Counts, int64 of shape (K, K), sparse or not: row ``true``, column ``given``.
 
     Returns:
         The guess.
@@ -154,10 +211,9 @@ def guess(counts: Tensor) -> Guess:
         >>> print(guess(torch.tensor([[80, 20, 0], [0, 80, 20], [20, 0, 80]])).text)
         pairflip at rate 0.200: every wrong label is the next class
     """
-    counts = counts.to("cpu", torch.float64)
-    size = len(counts)
-    sizes, flips = counts.sum(1), counts.sum(1) - counts.diagonal()
-    total, wrong = sizes.sum().item(), flips.sum().item()
+    size, flips = len(counts), _Flips.among(counts)
+    sizes = flips.sizes
+    total, wrong = sizes.sum().item(), flips.counts.sum().item()
     if wrong == 0:
         return Guess("none", 0.0, f"none: all {total:.0f} labels are the true ones")
     share = wrong / total
@@ -165,17 +221,16 @@ def guess(counts: Tensor) -> Guess:
         few = f"only {wrong:.0f} labels are wrong, too few to tell the kind of noise"
         return Guess("unknown", share, few)
     if size == 2:
-        return _guess_of_two(sizes, flips, share)
+        return _guess_of_two(sizes, flips.wrong, share)
     found: list[tuple[float, Guess]] = []
-    if _is_uniform(counts, sizes, flips):
+    if _is_uniform(flips):
         likelihood = _likelihood(wrong, total) - wrong * math.log(size - 1)
         found.append((likelihood, _symmetric(size, share, total)))
     for kind, text, targets in _maps(size):
-        rows = torch.arange(size)
         target = torch.tensor(targets)
-        mapped = target != rows
-        if counts[rows[mapped], target[mapped]].sum() == wrong and _is_one_rate(
-            sizes[mapped], flips[mapped]
+        mapped = target != torch.arange(size)
+        if bool((target[flips.true] == flips.given).all()) and _is_one_rate(
+            sizes[mapped], flips.wrong[mapped]
         ):
             eligible = sizes[mapped].sum().item()
             rate = wrong / eligible
@@ -230,8 +285,8 @@ def inspect(
     if true is None:
         return Inspection(len(given), names, given_counts)
     counts = transition_counts(true, given, num_classes)
-    sizes = counts.sum(1)
-    correct = counts.diagonal()
+    sizes = torch.bincount(true.cpu(), minlength=num_classes)
+    correct = torch.bincount(given[given == true.cpu()], minlength=num_classes)
     return Inspection(
         count=len(given),
         classes=names,
@@ -245,7 +300,10 @@ def inspect(
 
 
 def draw(inspection: Inspection, path: Path) -> None:
-    """Draw how often which class is given for which, as a share of the true class.
+    """Draw how often which class is given for which, in percent of the true class.
+
+    The colours are those of wrong labels alone, beside which the right ones would drown them. Up
+    to 20 classes have their numbers in the cells.
 
     Args:
         inspection: What was found, with true labels.
@@ -262,25 +320,69 @@ def draw(inspection: Inspection, path: Path) -> None:
         raise MissingExtraError("matplotlib", "report") from error
     if inspection.counts is None:
         raise DataError(f"{path}: expected labels whose true ones are known, to draw their flips")
-    shares = inspection.counts / inspection.counts.sum(1, keepdim=True).clamp(min=1)
+    size = len(inspection.classes)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "noisylabels", "font.size": 9}):
-        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        side = max(4.6, 1.6 + 0.36 * min(size, PRINTED_CLASSES))
+        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
         axes = figure.subplots()
-        image = axes.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-        figure.colorbar(image, ax=axes, label="share of the true class")
         axes.set(xlabel="given class", ylabel="true class")
-        if len(inspection.classes) <= PRINTED_CLASSES:
-            places = range(len(inspection.classes))
-            # A dollar sign in a name is not the beginning of a formula.
-            names = [name.replace("$", r"\$") for name in inspection.classes]
-            axes.set_xticks(places, names, rotation=90)
-            axes.set_yticks(places, names)
+        shares = _shares(inspection.counts)
+        if size <= PRINTED_CLASSES:
+            image = _draw_numbers(axes, shares.to_dense().numpy(), inspection.classes)
+        else:
+            image = _draw_flips(axes, shares)
+        figure.colorbar(image, ax=axes, label="wrong labels, % of the true class", shrink=0.8)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="svg", metadata={"Date": None})
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _shares(counts: Tensor) -> Tensor:
+    """Return counts in percent of the true class, float64 and sparse."""
+    sizes = _Flips.among(counts).sizes
+    (true, given), values = counts.indices(), counts.values()
+    shares = 100 * values / sizes[true]
+    return torch.sparse_coo_tensor(torch.stack([true, given]), shares, counts.shape).coalesce()
+
+
+def _draw_numbers(axes: Any, shares: Any, classes: Sequence[str]) -> Any:
+    """Draw every cell with its number; the colours are the wrong labels' alone."""
+    import numpy as np
+
+    wrong = np.ma.masked_array(shares, mask=np.eye(len(shares), dtype=bool))
+    most = max(float(wrong.max(initial=0)), 1.0)
+    colours = "Blues"
+    image = axes.imshow(wrong, vmin=0, vmax=most, cmap=colours, interpolation="nearest")
+    axes.set_facecolor("#eeeeee")
+    for (row, column), share in np.ndenumerate(shares):
+        if share:
+            dark = row != column and share > 0.6 * most
+            text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
+            options = {"ha": "center", "va": "center", "fontsize": 7}
+            axes.text(column, row, text, color="white" if dark else "#222222", **options)
+    # A dollar sign in a name is not the beginning of a formula.
+    names = [name.replace("$", r"\$") for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    return image
+
+
+def _draw_flips(axes: Any, shares: Tensor) -> Any:
+    """Draw a mark for every cell of wrong labels, the most frequent last."""
+    (true, given), values = shares.indices(), shares.values()
+    off = true != given
+    order = values[off].argsort()
+    places = (given[off][order].numpy(), true[off][order].numpy())
+    size = len(shares)
+    area = max(1.0, 30_000 / size**2)
+    image = axes.scatter(
+        *places, c=values[off][order].numpy(), s=area, cmap="viridis_r", marker="s"
+    )
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
+    return image
 
 
 def write(path: Path, given: Tensor, *, manifest: Mapping[str, Any]) -> None:
@@ -386,13 +488,14 @@ def _is_one_rate(sizes: Tensor, flips: Tensor) -> bool:
     return _score(statistic, len(sizes) - 1) <= REJECTED
 
 
-def _is_uniform(counts: Tensor, sizes: Tensor, flips: Tensor) -> bool:
-    some = flips > 0
-    expected = (flips[some] / (len(counts) - 1)).unsqueeze(1)
-    squares = (counts[some] - expected).square() / expected
-    statistic = squares.sum() - squares[torch.arange(len(squares)), some.nonzero().flatten()].sum()
-    even = _score(statistic.item(), len(squares) * (len(counts) - 2)) <= REJECTED
-    return even and _is_one_rate(sizes, flips)
+def _is_uniform(flips: _Flips) -> bool:
+    others = len(flips.sizes) - 1
+    wrong = flips.wrong[flips.wrong > 0]
+    # Of a class with f flips over n others, sum (c - f/n)^2 / (f/n) is n/f sum c^2 - f.
+    squares = (flips.counts.square() / flips.wrong[flips.true]).sum()
+    statistic = others * squares - wrong.sum()
+    even = _score(statistic.item(), len(wrong) * (others - 1)) <= REJECTED
+    return even and _is_one_rate(flips.sizes, flips.wrong)
 
 
 def _likelihood(flips: float, total: float) -> float:
@@ -457,16 +560,14 @@ def _columns(header: Sequence[str], columns: Sequence[Sequence[object]]) -> list
 def _flips(counts: Tensor, classes: Sequence[str]) -> list[str]:
     size = len(classes)
     if size <= PRINTED_CLASSES:
-        columns = [list(classes), *counts.T.tolist()]
+        columns = [list(classes), *counts.to_dense().T.tolist()]
         rows = _columns(["true \\ given", *map(str, range(size))], columns)
         return ["columns are the given classes in the order of the rows", *rows]
-    off = counts.clone().fill_diagonal_(0).flatten()
-    frequent, cells = off.sort(descending=True, stable=True)
-    shown = min(PRINTED_CLASSES, int((off > 0).sum()))
-    cells, frequent = cells[:shown], frequent[:shown]
-    columns = [
-        [classes[cell // size] for cell in cells.tolist()],
-        [classes[cell % size] for cell in cells.tolist()],
-        frequent.tolist(),
+    flips = [cell for cell in cells(counts) if cell[0] != cell[1]]
+    frequent = sorted(flips, key=lambda cell: -cell[2])[:PRINTED_CLASSES]
+    rows_ = [[classes[true], classes[given], count] for true, given, count in frequent]
+    columns = [list(column) for column in zip(*rows_, strict=True)] or [[], [], []]
+    return [
+        f"the {len(frequent)} most frequent flips",
+        *_columns(["true", "given", "labels"], columns),
     ]
-    return [f"the {shown} most frequent flips", *_columns(["true", "given", "labels"], columns)]
