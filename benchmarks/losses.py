@@ -8,8 +8,7 @@ turns of their own after the others, for generated code brings a thread pool of 
 pools spin against each other. Memory is the peak of
 what is allocated beyond the logits, their gradient included, in units of the logits: CE itself
 needs 2 to 3. `dal` is at progress 0.8, where lambda > 0; `dal straightforward` is the formula as
-one would first write it (softmax, one-hot, clamp, pow, log). `gjs` gets the logits as a single
-view.
+one would first write it (softmax, one-hot, clamp, pow, log).
 """
 
 import argparse
@@ -49,19 +48,6 @@ class StraightforwardDAL(nn.Module):
         return (gce + self.lamb * entropy / (self.q * math.log(classes))).mean()
 
 
-class SingleView(nn.Module):
-    """A loss of several views, given one."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss."""
-        loss: Tensor = self.loss(input.unsqueeze(0), target)
-        return loss
-
-
 def make(keys: list[str]) -> dict[str, nn.Module]:
     """Build what is to be timed, by name."""
     losses: dict[str, nn.Module] = {CE: nn.CrossEntropyLoss()}
@@ -71,7 +57,7 @@ def make(keys: list[str]) -> dict[str, nn.Module]:
     for key in keys:
         loss = build(key)
         loss.progress = PROGRESS
-        losses[key] = SingleView(loss) if key == "gjs" else loss
+        losses[key] = loss
     return losses
 
 

@@ -78,7 +78,7 @@ def applies(
 def _all_known(target: Tensor, classes: int, ignore_index: int) -> bool:
     """Say whether all targets are classes and none is ignored."""
     least, greatest = target.aminmax()
-    if least < 0 or greatest >= classes:
+    if least.item() < 0 or greatest.item() >= classes:
         return False
     return not 0 <= ignore_index < classes or not bool((target == ignore_index).any())
 
