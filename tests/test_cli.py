@@ -192,7 +192,7 @@ def test_losses_lists_keys_formulas_and_the_papers_values(capsys):
     assert main(["losses"]) == 0
     shown = capsys.readouterr().out
     for key, loss in LOSSES.items():
-        assert f"{key:9} {loss.formula}" in shown
+        assert f"{key:9} {loss().formula}" in shown
     assert "DynamicsAwareLoss(q_start 0.6, q_end 1.5, lambda_end 1)" in shown
     assert "WebVision: q_start 0.4, q_end 1.5, lambda_end 1" in shown
 

@@ -323,7 +323,7 @@ def _losses() -> None:
     from noisylabels.paper.hyperparameters import HYPERPARAMETERS, describe
 
     for key, loss in LOSSES.items():
-        print(f"{key:9} {loss.formula}")
+        print(f"{key:9} {loss().formula}")
         defaults = describe(hyperparameters(loss))
         print(f"          {loss.__name__}({defaults})")
         for dataset, values in HYPERPARAMETERS.get(key, {}).items():

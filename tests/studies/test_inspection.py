@@ -9,7 +9,15 @@ import torch
 import noisylabels
 from noisylabels.errors import DataError
 from noisylabels.noise import NOISES
-from noisylabels.studies.inspection import draw, guess, inspect, transition_counts, verify, write
+from noisylabels.studies.inspection import (
+    cells,
+    draw,
+    guess,
+    inspect,
+    transition_counts,
+    verify,
+    write,
+)
 
 
 def counts_of(kind, classes, rate, seed=0, **own):
@@ -22,7 +30,8 @@ def test_counts():
     true, given = torch.tensor([0, 0, 2, 1]), torch.tensor([0, 2, 2, 2])
     counts = transition_counts(true, given, 4)
     assert counts.dtype is torch.int64
-    assert counts.tolist() == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert counts.to_dense().tolist() == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0] * 4]
+    assert cells(counts) == [[0, 0, 1], [0, 2, 1], [1, 2, 1], [2, 2, 1]]
     with pytest.raises(DataError, match="given labels: expected 4 labels, .* got 3"):
         transition_counts(true, given[:3], 4)
     with pytest.raises(DataError, match=r"true labels: row 2: expected a label in 0..1, got 2"):
@@ -104,7 +113,7 @@ def test_guess_of_two_classes():
 
 
 def test_guess_with_a_class_that_has_no_examples():
-    counts = counts_of("symmetric", 10, 0.4)
+    counts = counts_of("symmetric", 10, 0.4).to_dense()
     counts[3] = 0
     assert guess(counts).kind == "symmetric"
 
@@ -137,7 +146,7 @@ def test_inspection_of_few_classes():
     assert found.rate == pytest.approx((given != true).double().mean().item())
     assert sum(found.rates) / 3 == pytest.approx(found.rate)
     tables = json.loads(json.dumps(found.tables()))
-    assert tables["counts"] == found.counts.tolist()
+    assert tables["counts"] == cells(found.counts)
     assert tables["guess"]["kind"] == "pairflip"
     text = found.text()
     assert "300 labels of 3 classes" in text
@@ -145,7 +154,9 @@ def test_inspection_of_few_classes():
     for row, name in enumerate(found.classes):
         line = text.splitlines()[-3 + row]
         assert line.startswith(name)
-        assert list(map(int, line.removeprefix(name).split())) == found.counts[row].tolist()
+        assert (
+            list(map(int, line.removeprefix(name).split())) == found.counts.to_dense()[row].tolist()
+        )
 
 
 def test_inspection_of_many_classes_lists_the_most_frequent_flips():
@@ -241,3 +252,31 @@ def test_what_cannot_be_written_or_verified(tmp_path):
     (tmp_path / "a.json").write_text('{"sha256": "0"}')
     with pytest.raises(DataError, match="cannot be read"):
         verify(tmp_path / "a.npy")
+
+
+def test_many_classes_need_no_matrix_of_all_their_cells():
+    """With 10,000 classes one of 8 bytes a cell would take 800 MB."""
+    classes = 10_000
+    true = torch.arange(20_000) % classes
+    given = NOISES["symmetric"](true, rate=0.4, seed=0, num_classes=classes)
+    found = inspect(given, true, num_classes=classes)
+    assert found.counts.is_sparse
+    assert found.counts.values().numel() <= 20_000
+    assert found.guess.kind == "symmetric"
+    assert found.guess.rate == pytest.approx(0.4, abs=0.02)
+    listed = found.tables()["counts"]
+    assert sum(count for *_, count in listed) == 20_000
+    assert len(json.dumps(found.tables())) < 2**20
+
+
+@pytest.mark.parametrize("classes", [4, 30])
+def test_drawn_are_the_wrong_labels(tmp_path, classes):
+    true = torch.arange(600) % classes
+    given = torch.where(torch.arange(600) // classes % 10 == 3, (true + 1) % classes, true)
+    draw(inspect(given, true), tmp_path / "flips.svg")
+    text = (tmp_path / "flips.svg").read_text()
+    assert "wrong labels, % of the true class" in text
+    numbers = [
+        element.text for element in ET.fromstring(text).iter() if element.tag.endswith("text")
+    ]
+    assert ("90" in numbers and "10" in numbers) is (classes == 4)

@@ -137,7 +137,7 @@ def transition_counts(true: Tensor, given: Tensor, num_classes: int) -> Tensor:
     label_files.check(given, "given labels", count=len(true), num_classes=num_classes)
     places, counts = torch.stack([true, given]).unique(dim=1, return_counts=True)
     shape = (num_classes, num_classes)
-    return torch.sparse_coo_tensor(places, counts, shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(places, counts, shape, is_coalesced=True, check_invariants=False)
 
 
 def cells(counts: Tensor) -> list[list[int]]:
@@ -343,17 +343,19 @@ def draw(inspection: Inspection, path: Path) -> None:
 def _shares(counts: Tensor) -> Tensor:
     """Return counts in percent of the true class, float64 and sparse."""
     sizes = _Flips.among(counts).sizes
-    (true, given), values = counts.indices(), counts.values()
-    shares = 100 * values / sizes[true]
-    return torch.sparse_coo_tensor(torch.stack([true, given]), shares, counts.shape).coalesce()
+    shares = 100 * counts.values() / sizes[counts.indices()[0]]
+    return torch.sparse_coo_tensor(
+        counts.indices(), shares, counts.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def _draw_numbers(axes: Any, shares: Any, classes: Sequence[str]) -> Any:
     """Draw every cell with its number; the colours are the wrong labels' alone."""
     import numpy as np
 
-    wrong = np.ma.masked_array(shares, mask=np.eye(len(shares), dtype=bool))
-    most = max(float(wrong.max(initial=0)), 1.0)
+    own = np.eye(len(shares), dtype=bool)
+    wrong = np.ma.masked_array(shares, mask=own)
+    most = max(float(shares[~own].max(initial=0)), 1.0)
     colours = "Blues"
     image = axes.imshow(wrong, vmin=0, vmax=most, cmap=colours, interpolation="nearest")
     axes.set_facecolor("#eeeeee")
@@ -378,9 +380,8 @@ def _draw_flips(axes: Any, shares: Tensor) -> Any:
     places = (given[off][order].numpy(), true[off][order].numpy())
     size = len(shares)
     area = max(1.0, 30_000 / size**2)
-    image = axes.scatter(
-        *places, c=values[off][order].numpy(), s=area, cmap="viridis_r", marker="s"
-    )
+    shown = values[off][order].numpy()
+    image = axes.scatter(*places, c=shown, s=area, cmap="viridis_r", marker="s")
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
     return image
 
