@@ -16,17 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.examples import (
-    Dataset,
-    Examples,
-    Intake,
-    channel_statistics,
-    file_digest,
-    stratified,
-)
+from noisylabels.data.examples import Dataset, Examples, Intake, channel_statistics
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
-from noisylabels.data.images import SMALL
-from noisylabels.data.source import Own, Source, Suits, note_empty, number
+from noisylabels.data.source import Facts, Source, Split, UserSource, note_empty, number
 from noisylabels.errors import DataError
 
 DIGITS_TEST_SHARE = 0.2
@@ -47,9 +39,9 @@ class Digits(Source):
 
     clean: ClassVar[bool] = True
 
-    def suits(self) -> Suits:
-        """Return what suits digits."""
-        return Suits("mlp", "none", "digits")
+    def facts(self) -> Facts:
+        """Return what is known of the digits."""
+        return Facts((1, 8, 8), images=True, class_map="digits")
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
@@ -92,9 +84,13 @@ class Cifar10(Source):
     clean: ClassVar[bool] = True
     _torchvision: ClassVar[str] = "CIFAR10"
 
-    def suits(self) -> Suits:
-        """Return what suits CIFAR-10."""
-        return Suits("resnet18", "crop-flip", "cifar10")
+    def facts(self) -> Facts:
+        """Return what is known of the images."""
+        return Facts((3, 32, 32), images=True, class_map=self._torchvision.lower())
+
+    def digest(self) -> str:
+        """Return "": the checksums that the files must have are in torchvision."""
+        return ""
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples, downloading them if they are not there.
@@ -150,13 +146,9 @@ class Cifar100(Cifar10):
 
     _torchvision: ClassVar[str] = "CIFAR100"
 
-    def suits(self) -> Suits:
-        """Return what suits CIFAR-100."""
-        return Suits("resnet18", "crop-flip", "cifar100")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Arrays(Own):
+class Arrays(UserSource):
     """NumPy arrays in one ``.npz`` file: images, or any other features.
 
     It holds ``x`` and ``y``, of which a part becomes the test set, or ``x_train``, ``y_train``,
@@ -169,19 +161,32 @@ class Arrays(Own):
         path: The file. Nothing in it is unpickled.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
+        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
+            default.
+        split_seed: Seed of that split, at least 0; 0 by default.
     """
 
     path: Path
+    test_share: float | None = None
+    split_seed: int | None = None
 
-    def suits(self) -> Suits:
-        """Return what suits inputs of this shape."""
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ConfigError: A value is out of its range.
+        """
+        super().__post_init__()
+        self._split.check()
+
+    @property
+    def _split(self) -> Split:
+        return Split(self.test_share, self.split_seed)
+
+    def facts(self) -> Facts:
+        """Return what is known of the inputs."""
         inputs = next(iter(self._parts.values()))[0]
-        if inputs.ndim == 2:
-            return Suits("mlp", "none")
-        small = max(inputs.shape[2:]) <= SMALL
-        return Suits("resnet18", "crop-flip") if small else Suits("resnet50", "resized-crop")
+        return Facts(tuple(inputs.shape[1:]), images=inputs.ndim == 4)
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
@@ -200,13 +205,10 @@ class Arrays(Own):
         whole = torch.cat(inputs)[sound]
         kept = finite[sound]
         whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
-        if not is_test.any() and "" in self._parts:
-            _, chosen = stratified(numbers, self.test_share, self.split_seed)
-            is_test[chosen] = True
-            intake.note(
-                f"no test set given: {len(chosen)} of {len(whole)} examples became it "
-                f"(stratified, split_seed {self.split_seed})"
-            )
+        if "" in self._parts:
+            is_test = self._split.cut(numbers, intake)
+        else:
+            self._split.refuse(self.path)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
         if len(set(train.labels.tolist())) < 2 or not len(tests):
             raise DataError(
@@ -224,10 +226,6 @@ class Arrays(Own):
             notes=intake.notes(),
             skipped=tuple(intake.skipped),
         )
-
-    def digest(self) -> str:
-        """Return a hash of the file's contents."""
-        return file_digest(self.path)
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -331,6 +329,7 @@ SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
     "table": Table,
     "parquet": Parquet,
-    "hf": Parquet,
     "arrays": Arrays,
 }
+ALIASES = {"hf": "parquet"}
+"""Other names of sources."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noisylabels.data.digests import file_digests
 from noisylabels.data.images import Form
 from noisylabels.errors import DataError
 
@@ -63,13 +64,11 @@ class Paths(Encoded):
     Args:
         root: The folder.
         names: Their paths relative to it, an array of strings.
-        sizes: Their sizes in bytes, int64.
         origins: Where each is listed, an array of strings: itself, or a table's row.
     """
 
     root: Path
     names: np.ndarray[Any, Any]
-    sizes: np.ndarray[Any, Any]
     origins: np.ndarray[Any, Any]
 
     def __len__(self) -> int:
@@ -97,14 +96,13 @@ class Paths(Encoded):
         return dataclasses.replace(
             self,
             names=self.names[index],
-            sizes=self.sizes[index],
             origins=self.origins[index],
         )
 
     def digest(self) -> str:
-        """Return a hash of the files' names and sizes: reading them all would take minutes."""
+        """Return a hash of the files' names and contents."""
         total = hashlib.sha256("\n".join(self.names.tolist()).encode())
-        total.update(self.sizes.tobytes())
+        total.update("\n".join(file_digests([self.root / name for name in self.names])).encode())
         return total.hexdigest()
 
 
@@ -148,7 +146,7 @@ class Column(Encoded):
 
     def digest(self) -> str:
         """Return a hash of the files' contents."""
-        return "".join(map(file_digest, self.files))
+        return "".join(file_digests(self.files))
 
 
 class RowGroups:
@@ -375,19 +373,6 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         moments.append((mean, (share * (values - mean) ** 2).sum().sqrt()))
     mean, std = torch.tensor(moments, dtype=torch.float32).T
     return mean.clone(), std.masked_fill(std == 0, 1)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:

@@ -1,6 +1,7 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisylabels.data.examples import Column, Intake, Paths, RowGroups, file_digest
-from noisylabels.data.source import ImageFiles, Listing, Suits, number
+from noisylabels.data.examples import Column, Intake, Paths, RowGroups
+from noisylabels.data.source import Facts, ImageFiles, Listing, SplitImageFiles, number
 from noisylabels.errors import DataError, MissingExtraError
 
 EXTENSIONS = frozenset(
@@ -56,7 +57,7 @@ Entry = tuple[str, str, object, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(ImageFiles):
+class Folder(SplitImageFiles):
     """A folder of images, one folder per class.
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
@@ -69,12 +70,14 @@ class Folder(ImageFiles):
         root: The folder.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
+        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
+            default.
+        split_seed: Seed of that split, at least 0; 0 by default.
         size: Side in pixels that images are brought to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     root: Path
@@ -143,7 +146,7 @@ class Folder(ImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(ImageFiles):
+class Table(SplitImageFiles):
     """A CSV or Parquet file with the columns ``path``, ``label`` and, if there is one, ``split``.
 
     Paths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
@@ -160,12 +163,14 @@ class Table(ImageFiles):
         split_column: Column of splits; it may be missing.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
+        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
+            default.
+        split_seed: Seed of that split, at least 0; 0 by default.
         size: Side in pixels that images are brought to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     path: Path
@@ -219,10 +224,6 @@ class Table(ImageFiles):
             intake.note(f"rows of another split than train and {test}, left out: {other}")
         return _listing(root, entries, None, intake, self.path)
 
-    def digest(self) -> str:
-        """Return a hash of the table and of the images' names and sizes."""
-        return file_digest(self.path) + super().digest()
-
     def _rows(self, intake: Intake) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
             table = _read_table(self.path)
@@ -246,7 +247,7 @@ class Table(ImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(ImageFiles):
+class Parquet(SplitImageFiles):
     """Images in the layout of Hugging Face image datasets, in files or a ``datasets`` folder.
 
     ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
@@ -261,12 +262,14 @@ class Parquet(ImageFiles):
         label: Label column; by default ``label`` or ``fine_label``, whichever there is.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
+        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
+            default.
+        split_seed: Seed of that split, at least 0; 0 by default.
         size: Side in pixels that images are brought to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     root: Path
@@ -306,11 +309,11 @@ class Parquet(ImageFiles):
         test = torch.from_numpy(kept.rows[:, 0] >= train)
         return Listing(kept, labels, test, names, intake)
 
-    def suits(self) -> Suits:
-        """Return what suits images of this size."""
+    def facts(self) -> Facts:
+        """Return what is known of the images before they are decoded."""
         ends = self._listing.classes[0].lower(), self._listing.classes[-1].lower()
         known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
-        return super().suits()._replace(map=known.get(ends))
+        return dataclasses.replace(super().facts(), class_map=known.get(ends))
 
     def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
         if not self.root.is_dir():
@@ -373,11 +376,10 @@ class Animal10N(ImageFiles):
         limit: Train on the first ``limit`` training examples only; all by default.
         root: The folder.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
-        test_share: Not used: the test set is given.
-        split_seed: Not used.
         size: Side in pixels; their own by default.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
 
     References:
         Song, Kim, Lee, "SELFIE: Refurbishing Unclean Samples for Robust Deep Learning", 2019.
@@ -417,11 +419,10 @@ class WebVision(ImageFiles):
         root: The folder.
         num_classes: How many of the first classes, in 2..1000.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
-        test_share: Not used: the test set is given.
-        split_seed: Not used.
         size: Side in pixels; 224 by default.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
 
     References:
         Li, Wang, Li, Agustsson, Van Gool, "WebVision Database: Visual Learning and Understanding
@@ -556,7 +557,7 @@ def _listing(
 ) -> Listing:
     """Check that every file is there, and number the labels."""
     where = where or root
-    present, sizes = [], []
+    present = []
     for entry in entries:
         try:
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
@@ -567,12 +568,10 @@ def _listing(
         if stat.S_ISDIR(found.st_mode):
             intake.refuse(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
             continue
-        size = found.st_size
-        if size == 0:
+        if found.st_size == 0:
             intake.refuse(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
             continue
         present.append(entry)
-        sizes.append(size)
     if not present:
         raise DataError(f"{where}: expected images, got none")
     labels, names, sound = number(
@@ -582,7 +581,6 @@ def _listing(
     images = Paths(
         root,
         names=np.array([entry[1] for entry in present])[chosen],
-        sizes=np.array(sizes)[chosen],
         origins=np.array([entry[0] for entry in present])[chosen],
     )
     return Listing(images, labels, torch.tensor([e[3] for e in present])[sound], names, intake)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from noisylabels.data.decoding import gather
+from noisylabels.data.digests import file_digest, folder_digest
 from noisylabels.data.examples import (
     Dataset,
     Encoded,
@@ -27,31 +28,40 @@ from noisylabels.data.examples import (
 from noisylabels.data.images import SMALL, Form, choose_form, peek
 from noisylabels.errors import ConfigError, DataError, check_range
 
+DEFAULT_TEST_SHARE = 0.2
+DEFAULT_MEMORY_BUDGET = 2**31
 PEEKED = 100
 SAMPLED = 1024
 SPARSE = 10
 """How many times as great as there are different labels a number may be and still be a class."""
 
+CHOSEN = ("size", "memory_budget", "test_share", "split_seed")
+"""Options whose effect is said by what was chosen, or by which examples are for testing."""
+
 Array = np.ndarray[Any, Any]
 
 
-class Suits(NamedTuple):
-    """What suits a source where the configuration says ``"auto"``.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a source's examples before they are read.
 
     Args:
-        model: Key of ``MODELS``.
-        augment: Key of ``AUGMENTS``.
-        map: The class map of asymmetric noise; None where only the user can know it.
+        shape: The shape of one input.
+        images: Whether inputs are images, (channels, height, width).
+        class_map: The usual map of asymmetric noise, a key of ``noisylabels.noise.MAPS``; None
+            where there is none.
     """
 
-    model: str
-    augment: str
-    map: str | None = None
+    shape: tuple[int, ...]
+    images: bool
+    class_map: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
     """Where a dataset comes from.
+
+    A subclass's fields are the keys of ``data = {name = "...", ...}``.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -83,41 +93,117 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def suits(self) -> Suits:
-        """Return what suits the source."""
+    def facts(self) -> Facts:
+        """Return what is known of the examples before they are read.
+
+        Raises:
+            DataError: Something is missing or damaged; the message names file and row.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the examples depend on beside the contents of files.
+
+        Returns:
+            Plain values by name: the fields that differ from their defaults, but paths.
+        """
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if not isinstance(value := getattr(self, field.name), Path) and value != field.default
+        }
 
     def digest(self) -> str:
-        """Return a hash of the contents, or "" where the name alone fixes them."""
-        return ""
+        """Return a hash of the contents of the files and folders that the fields name.
+
+        Returns:
+            The hash, or "" where there is none: the same for the same contents elsewhere.
+
+        Raises:
+            DataError: One cannot be read.
+        """
+        total = hashlib.sha256()
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        paths = [value for value in values if isinstance(value, Path)]
+        for path in paths:
+            total.update((folder_digest if path.is_dir() else file_digest)(path).encode())
+        return total.hexdigest() if paths else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own(Source):
-    """A source of the user's own data.
+class UserSource(Source):
+    """A source whose rows may be bad.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share of the examples that become the test set where none is given, in (0, 1);
-            stratified by label.
-        split_seed: Seed of that split, at least 0.
     """
 
     on_error: OnError = "raise"
-    test_share: float = 0.2
-    split_seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Check the fields.
+    def identity(self) -> dict[str, Any]:
+        """Return what the examples depend on beside the contents of files.
+
+        Not ``on_error``: where a row is bad, ``"raise"`` has no result.
+        """
+        return {key: value for key, value in super().identity().items() if key != "on_error"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a test set is cut from examples that have none of their own.
+
+    Args:
+        share: Share of the examples that becomes the test set, in (0, 1); a fifth by default.
+        seed: Seed of the draw, at least 0; 0 by default.
+    """
+
+    share: float | None
+    seed: int | None
+
+    def check(self) -> None:
+        """Refuse values that are out of their range.
 
         Raises:
-            ConfigError: A value is out of its range.
+            ConfigError: One is.
         """
-        super().__post_init__()
-        if not 0 < self.test_share < 1:
-            raise ConfigError(f"test_share must be in (0, 1), got {self.test_share!r}")
-        check_range("split_seed", self.split_seed, high=2**63 - 1)
+        if self.share is not None and not 0 < self.share < 1:
+            raise ConfigError(f"test_share must be in (0, 1), got {self.share!r}")
+        if self.seed is not None:
+            check_range("split_seed", self.seed, high=2**63 - 1)
+
+    def refuse(self, where: Path) -> None:
+        """Refuse values for examples that have a test set of their own.
+
+        Raises:
+            ConfigError: One is given.
+        """
+        for name, value in (("test_share", self.share), ("split_seed", self.seed)):
+            if value is not None:
+                raise ConfigError(
+                    f"{where} has a test set of its own: {name} {value!r} is for none"
+                )
+
+    def cut(self, labels: Tensor, intake: Intake) -> Tensor:
+        """Choose the test examples, stratified by label.
+
+        Args:
+            labels: int64 in [0, K), of shape (N).
+            intake: Remembers that there was no test set.
+
+        Returns:
+            Which of them are test examples, bool, of shape (N).
+        """
+        seed = 0 if self.seed is None else self.seed
+        share = DEFAULT_TEST_SHARE if self.share is None else self.share
+        _, chosen = stratified(labels, share, seed)
+        test = torch.zeros(len(labels), dtype=torch.bool)
+        test[chosen] = True
+        intake.note(
+            f"no test set given: {len(chosen)} of {len(test)} examples became it "
+            f"(stratified, split_seed {seed})"
+        )
+        return test
 
 
 @dataclass(frozen=True)
@@ -140,36 +226,39 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFiles(Own):
+class ImageFiles(UserSource):
     """A source of encoded images.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share of the examples that become the test set where none is given, in (0, 1);
-            stratified by label.
-        split_seed: Seed of that split, at least 0.
         size: Side in pixels that images are brought to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"`` decodes all images once into one tensor; ``"stream"`` decodes them
             anew in every epoch, by worker processes; ``"auto"`` takes memory where they fit into
             ``memory_budget``.
-        memory_budget: Bytes of decoded images, at least 0.
+        memory_budget: Bytes of decoded images, at least 0; 2 GiB by default.
     """
 
     size: int | None = None
     storage: Literal["auto", "memory", "stream"] = "auto"
-    memory_budget: int = 2**31
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            ConfigError: A value is out of its range.
+            ConfigError: A value is out of its range, or of no use beside the others.
         """
         super().__post_init__()
-        check_range("memory_budget", self.memory_budget)
+        if self.memory_budget is not None:
+            check_range("memory_budget", self.memory_budget)
+            if self.storage != "auto":
+                raise ConfigError(
+                    f'memory_budget {self.memory_budget} is for storage = "auto", '
+                    f"got {self.storage!r}"
+                )
         if self.size is not None:
             check_range("size", self.size, low=1, high=2**14)
 
@@ -186,25 +275,16 @@ class ImageFiles(Own):
             DataError: Something is missing or damaged; the message names file and row.
         """
 
+    def with_test(self, listing: Listing) -> Listing:
+        """Return a listing that has a test set; one that cannot be cut is left as it is."""
+        return listing
+
     @cached_property
     def _listing(self) -> Listing:
         listing = self.listing()
-        self._check_classes(listing)
-        if bool(listing.test.any()):
-            return listing
-        if len(set(listing.labels.tolist())) < 2:
-            raise DataError(
-                f"{self.where}: expected examples of at least two classes, got only "
-                f"{listing.classes[int(listing.labels[0])]!r}"
-            )
-        _, chosen = stratified(listing.labels, self.test_share, self.split_seed)
-        test = torch.zeros(len(listing.labels), dtype=torch.bool)
-        test[chosen] = True
-        listing.intake.note(
-            f"no test set given: {len(chosen)} of {len(test)} examples became it "
-            f"(stratified, split_seed {self.split_seed})"
-        )
-        return dataclasses.replace(listing, test=test)
+        if not len(listing.labels):
+            raise DataError(f"{self.where}: expected examples, got none that is sound")
+        return self.with_test(listing)
 
     @cached_property
     def _form(self) -> Form:
@@ -216,23 +296,38 @@ class ImageFiles(Own):
         ]
         return choose_form(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
 
-    def suits(self) -> Suits:
-        """Return what suits images of this size."""
-        if max(self._form.height, self._form.width) <= SMALL:
-            return Suits("resnet18", "crop-flip")
-        return Suits("resnet50", "resized-crop")
+    @property
+    def _streams(self) -> bool:
+        budget = DEFAULT_MEMORY_BUDGET if self.memory_budget is None else self.memory_budget
+        return self.storage == "stream" or (self.storage == "auto" and self._bytes > budget)
+
+    @property
+    def _bytes(self) -> int:
+        return len(self._listing.images) * int(np.prod(self._form.shape))
+
+    def facts(self) -> Facts:
+        """Return what is known of the images before they are decoded."""
+        return Facts(self._form.shape, images=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the examples depend on beside the contents of files.
+
+        With what ``"auto"`` and no ``size`` stand for here: it may be what another run says.
+        """
+        chosen = {"storage": "stream" if self._streams else "memory", "shape": self._form.shape}
+        own = super().identity()
+        return chosen | {k: v for k, v in own.items() if k not in (*chosen, *CHOSEN)}
 
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
         listing, form = self._listing, self._form
         intake = listing.intake.copy()
-        size = len(listing.images) * int(np.prod(form.shape))
-        stream = self.storage == "stream" or (self.storage == "auto" and size > self.memory_budget)
+        stream = self._streams
         where = "stream from their files" if stream else "in memory"
         channels, height, width = form.shape
         intake.note(
             f"{len(listing.images)} images of {channels}x{height}x{width} {where} "
-            f'(storage = "{self.storage}", {size / 2**20:.0f} MiB decoded)'
+            f'(storage = "{self.storage}", {self._bytes / 2**20:.0f} MiB decoded)'
         )
         train, test = (
             self._part(chosen.nonzero().squeeze(1), intake, stream, workers)
@@ -257,10 +352,6 @@ class ImageFiles(Own):
             return Examples(Streamed(images, self._form), labels, images.places())
         return gather(images, labels, self._form, intake, stream=stream, workers=workers)
 
-    def _check_classes(self, listing: Listing) -> None:
-        if not len(listing.labels):
-            raise DataError(f"{self.where}: expected examples, got none that is sound")
-
     def _check_parts(
         self, train: Examples, test: Examples, classes: Sequence[str], intake: Intake
     ) -> None:
@@ -277,13 +368,63 @@ class ImageFiles(Own):
             )
 
     def digest(self) -> str:
-        """Return a hash of the names, sizes and labels of all images."""
+        """Return a hash of the images' contents, of their labels, classes and split."""
         listing = self._listing
         total = hashlib.sha256(listing.images.digest().encode())
         total.update(listing.labels.numpy().tobytes())
         total.update(listing.test.numpy().tobytes())
         total.update("\n".join(listing.classes).encode())
         return total.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitImageFiles(ImageFiles):
+    """A source of encoded images of which a part becomes the test set where none is given.
+
+    Args:
+        limit: As for :class:`ImageFiles`.
+        on_error: As for :class:`ImageFiles`.
+        size: As for :class:`ImageFiles`.
+        storage: As for :class:`ImageFiles`.
+        memory_budget: As for :class:`ImageFiles`.
+        test_share: Share of the examples that becomes the test set, in (0, 1); stratified by label;
+            a fifth by default.
+        split_seed: Seed of that split, at least 0; 0 by default.
+    """
+
+    test_share: float | None = None
+    split_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ConfigError: A value is out of its range, or of no use beside the others.
+        """
+        super().__post_init__()
+        self._split.check()
+
+    @property
+    def _split(self) -> Split:
+        return Split(self.test_share, self.split_seed)
+
+    def with_test(self, listing: Listing) -> Listing:
+        """Cut a test set from a listing that has none.
+
+        Raises:
+            ConfigError: It has one, and how to cut one is said.
+            DataError: There is one class only.
+        """
+        if bool(listing.test.any()):
+            self._split.refuse(self.where)
+            return listing
+        if len(set(listing.labels.tolist())) < 2:
+            raise DataError(
+                f"{self.where}: expected examples of at least two classes, got only "
+                f"{listing.classes[int(listing.labels[0])]!r}"
+            )
+        test = self._split.cut(listing.labels, listing.intake)
+        return dataclasses.replace(listing, test=test)
 
 
 def number(

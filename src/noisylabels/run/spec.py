@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from noisylabels.data.datasets import SOURCES
+from noisylabels.data.datasets import ALIASES, SOURCES
 from noisylabels.data.source import Source
 from noisylabels.errors import ConfigError
 from noisylabels.run import config
@@ -42,6 +42,7 @@ def parse(spec: str) -> Component:
         name = _kind(Path(word))
         word = f"{name}:{word}"
     name, colon, where = word.partition(":")
+    name = ALIASES.get(name, name)
     # "module:attr" names the user's own source.
     if colon and name not in SOURCES:
         name, where = word, ""

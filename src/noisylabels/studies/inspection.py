@@ -381,7 +381,8 @@ def _draw_flips(axes: Any, shares: Tensor) -> Any:
     size = len(shares)
     area = max(1.0, 30_000 / size**2)
     shown = values[off][order].numpy()
-    image = axes.scatter(*places, c=shown, s=area, cmap="viridis_r", marker="s")
+    options = {"s": area, "cmap": "viridis_r", "marker": "s", "vmin": 0}
+    image = axes.scatter(*places, c=shown, **options)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
     return image
 
