@@ -54,9 +54,7 @@ from noisylabels.data.source import Source
 from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
-from noisylabels.methods import METHODS, Method
-from noisylabels.methods.base import Parts, Task
-from noisylabels.methods.engine import Alone, Engine
+from noisylabels.methods import METHODS, Engine, Method, MethodContext, SingleProcess, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.methods.optimizers import OPTIMIZERS
 from noisylabels.models import MODELS, synchronise_batchnorm
@@ -92,7 +90,7 @@ class Plan:
         source: Where the data comes from.
         noise: ``(labels, num_classes, features) -> given labels``.
         network: ``(input_shape, num_classes) -> network``.
-        method: ``(engine, parts) -> method``.
+        method: ``context -> method``.
         loss: Makes the loss.
         optimizer: ``parameters -> optimizer``.
         lr_factor: ``progress -> factor on the learning rate``.
@@ -546,9 +544,11 @@ def _try_out(made: Plan) -> None:
         labels=torch.zeros(2, dtype=torch.int64),
         num_classes=2,
         inputs=lambda part: iter(()),
+        sizes={},
         held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
     )
-    parts = Parts(
+    context = MethodContext(
+        engine=SingleProcess(),
         network=lambda number: nn.Linear(1, 2),
         optimizer=made.optimizer,
         loss=loss,
@@ -556,7 +556,7 @@ def _try_out(made: Plan) -> None:
         task=small,
         accumulate=run.accumulate,
     )
-    _call(lambda: made.method(Alone(), parts), "method")
+    _call(lambda: made.method(context), "method")
     if made.config.model.name in MODELS:
         with torch.device("meta"):
             _call(lambda: made.network((1, 32, 32), 2), "model")
@@ -714,7 +714,9 @@ def assemble(
     else:
         _call(lambda: made.augment(inputs[:2], torch.Generator()), "augment")
         batches = InMemory(dataset, made.augment, **options)
-    parts = Parts(
+    parts = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
+    context = MethodContext(
+        engine=fabric,
         network=prepared,
         optimizer=made.optimizer,
         loss=loss,
@@ -724,6 +726,7 @@ def assemble(
             labels=dataset.train.labels,
             num_classes=len(dataset.classes),
             inputs=batches.inputs,
+            sizes={name: len(part) for name, part in parts.items() if part is not None},
             held_out=None if dataset.validation is None else dataset.validation.labels,
             batch_size=run.batch_size,
             seed=run.seed,
@@ -740,7 +743,7 @@ def assemble(
         name=made.name,
         dataset=dataset,
         true=true,
-        method=_call(lambda: made.method(fabric, parts), "method"),
+        method=_call(lambda: made.method(context), "method"),
         loss=loss,
         batches=batches,
         processes=fabric,
