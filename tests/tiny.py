@@ -1,16 +1,17 @@
-"""Small parts for methods: a linear network, thirty examples, three classes."""
+"""What methods are tested on: a linear network, thirty examples, three classes."""
 
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisylabels.data.batches import Batch
 from noisylabels.losses import build
-from noisylabels.methods.base import Parts, Task
+from noisylabels.methods import MethodContext, SingleProcess, Task
 from noisylabels.schedules import constant
 
 COUNT, FEATURES, CLASSES = 30, 4, 3
+PARTS = ("train", "validation", "test")
 
 
 def inputs(seed=0):
@@ -26,16 +27,26 @@ def network(number):
     return nn.Linear(FEATURES, CLASSES)
 
 
-def parts(loss="ce", lr=0.3, momentum=0.0, **changes):
-    shown = {"train": inputs(), "validation": inputs(1)}
-    made = Parts(
+def task(**changes):
+    made = Task(
+        labels=labels(),
+        num_classes=CLASSES,
+        inputs=lambda part: iter(inputs(PARTS.index(part)).split(8)),
+        sizes=dict.fromkeys(PARTS, COUNT),
+        held_out=labels(1),
+        batch_size=8,
+    )
+    return replace(made, **changes)
+
+
+def context(loss="ce", lr=0.3, momentum=0.0, **changes):
+    made = MethodContext(
+        engine=SingleProcess(),
         network=network,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=momentum),
         loss=build(loss) if isinstance(loss, str) else loss,
         lr_factor=constant,
-        task=Task(
-            labels(), CLASSES, lambda part: iter(shown[part].split(8)), labels(1), batch_size=8
-        ),
+        task=task(),
     )
     return replace(made, **changes)
 
@@ -47,14 +58,17 @@ def batches(order=None, views=1):
     return [Batch(i, x[i], y[i], 1.0, tuple(-x[i] for _ in range(views - 1))) for i in order]
 
 
-def train(method, epochs, views=1):
-    """Train as the runner does."""
+def train(method, epochs, first=0, of=None, evaluate=()):
+    """Train as the runner does, and predict the parts to evaluate after every epoch."""
     means = []
-    for epoch in range(epochs):
-        method.set_epoch(epoch, epochs)
+    for epoch in range(first, epochs):
+        method.set_epoch(epoch, of or epochs)
         method.begin_epoch()
-        method.train_epoch(batches(method.order(), views))
+        torch.manual_seed(epoch)
+        method.train_epoch(batches(method.order(), method.views))
         means.append(method.end_epoch())
+        for part in evaluate:
+            method.predict(part)
     return means
 
 
@@ -71,3 +85,20 @@ def descend(network, gradients, lr=0.3):
 def assert_same_weights(method, network, number=0, **tolerance):
     for ours, naive in zip(weights(method, number), network.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, naive, **tolerance)
+
+
+def assert_same_state(ours, theirs):
+    """Compare states bit by bit."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, Tensor):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for key, value in ours.items():
+            assert_same_state(value, theirs[key])
+    elif isinstance(ours, list | tuple):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same_state(one, other)
+    else:
+        assert ours == theirs

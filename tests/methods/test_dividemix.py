@@ -1,37 +1,35 @@
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from noisylabels.data.batches import Batch, derive_seed
+from noisylabels.data.batches import derive_seed
 from noisylabels.errors import ConfigError
 from noisylabels.losses import build
 from noisylabels.methods import METHODS
-from noisylabels.methods.engine import Alone
-from noisylabels.methods.mixture import clean_probability
-from tiny import COUNT, assert_same_weights, descend, inputs, labels, network, parts, weights
+from noisylabels.methods.functional import clean_probability
+from tiny import (
+    COUNT,
+    assert_same_weights,
+    batches,
+    context,
+    descend,
+    inputs,
+    labels,
+    network,
+    task,
+    train,
+    weights,
+)
 
 dividemix = METHODS["dividemix"]
 
 
 def batches_of(method):
-    order, views = method.order(), method.views
-    x, y = inputs(), labels()
-    return [Batch(i, x[i], y[i], 1.0, tuple(x[i] + 0.1 for _ in range(views - 1))) for i in order]
-
-
-def run(method, epochs, first=0, of=None):
-    means = []
-    for epoch in range(first, epochs):
-        method.set_epoch(epoch, of or epochs)
-        method.begin_epoch()
-        method.train_epoch(batches_of(method))
-        means.append(method.end_epoch())
-    return means
+    return batches(method.order(), method.views)
 
 
 def divided(method, seed=0):
@@ -55,21 +53,18 @@ def softmax_rows(net, x):
 @pytest.mark.parametrize(("number", "prior"), [(0, "given"), (1, "given"), (1, "uniform")])
 def test_a_step_that_mixes_is_the_papers_step_by_step(number, prior):
     """Co-refinement, co-guessing, mixing and the three terms, in Python numbers."""
-    made = parts()
     method = dividemix(
-        Alone(), made, warmup=1, alpha=0.75, lambda_u=10.0, rampup=4.0, T=0.5, prior=prior
+        context(), warmup=1, alpha=0.75, lambda_u=10.0, rampup=4.0, T=0.5, prior=prior
     )
     method.set_epoch(3, 9)
     clean = divided(method)
-    (batch, step) = next(
-        (b, s)
-        for b, s in zip(batches_of(method), method._steps, strict=True)
-        if s.network == number
-    )
+    steps = method.plan_epoch()
+    position = next(i for i, step in enumerate(steps) if step.network == number)
+    batch, step = batches_of(method)[position], steps[position]
     nets = [network(0), network(1)]
     mine, other = nets[number], nets[1 - number]
     count = step.labelled
-    views = [batch.input, batch.input + 0.1]
+    views = batch.views
 
     refined = []
     for i in range(count):
@@ -101,30 +96,20 @@ def test_a_step_that_mixes_is_the_papers_step_by_step(number, prior):
     balance = sum(expected[k] * (expected[k] / mean[k]).log() for k in range(3))
     value = fit + weight * apart + balance
 
-    method._step = method._steps.index(step)
-    before = weights(method, 1 - number)
+    method.step = position
+    before = [tensor.clone() for tensor in weights(method, 1 - number)]
     torch.manual_seed(5)
     method.train_epoch([batch])
-    assert (method._total / len(batch.target)).item() == pytest.approx(value.item(), rel=1e-5)
+    assert method.end_epoch() == pytest.approx(value.item(), rel=1e-5)
     descend(mine, torch.autograd.grad(value, list(mine.parameters())))
     assert_same_weights(method, mine, number, rtol=1e-4, atol=1e-6)
     for ours, kept in zip(weights(method, 1 - number), before, strict=True):
         assert torch.equal(ours, kept)
 
 
-def test_sharpening_stays_finite_at_any_temperature():
-    p = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
-    for temperature in (1.0, 0.5, 1e-3):
-        sharp = dividemix(Alone(), parts(), T=temperature)._sharpen(p)
-        torch.testing.assert_close(sharp.sum(1), torch.ones(2))
-        assert sharp[1].tolist() == [1, 0, 0]
-    assert sharp[0].tolist() == [0, 1, 0]
-    torch.testing.assert_close(dividemix(Alone(), parts(), T=1.0)._sharpen(p), p)
-
-
 def test_labels_look_clean_to_the_other_network():
-    method = dividemix(Alone(), parts(), warmup=1)
-    run(method, 1, of=4)
+    method = dividemix(context(), warmup=1)
+    train(method, 1, of=4)
     losses = []
     for number in (0, 1):
         net = network(number)
@@ -146,8 +131,8 @@ def mixture_seed(epoch, number):
 
 
 def test_losses_are_averaged_over_the_history():
-    method = dividemix(Alone(), parts(), warmup=1, history=2)
-    run(method, 2, of=9)
+    method = dividemix(context(), warmup=1, history=2)
+    train(method, 2, of=9)
     (first,) = method.state_dict()["past"]
     method.set_epoch(2, 9)
     method.begin_epoch()
@@ -162,43 +147,43 @@ def test_losses_are_averaged_over_the_history():
 
 @pytest.mark.parametrize("penalty", [False, True])
 def test_warm_up_is_plain_training_of_each_network_on_batches_of_its_own(penalty):
-    method = dividemix(Alone(), parts("dal"), warmup=4, confidence_penalty=penalty)
+    method = dividemix(context("dal"), warmup=4, confidence_penalty=penalty)
     method.set_epoch(2, 9)
     method.begin_epoch()
-    batches = batches_of(method)
-    assert [len(batch.target) for batch in batches] == [16, 14, 16, 14]
+    made = batches_of(method)
+    assert [len(batch.target) for batch in made] == [16, 14, 16, 14]
     assert method.views == 1
-    orders = [torch.cat([b.index for b in batches[i : i + 2]]) for i in (0, 2)]
+    orders = [torch.cat([b.index for b in made[i : i + 2]]) for i in (0, 2)]
     assert [order.sort().values.tolist() for order in orders] == [list(range(COUNT))] * 2
     assert not torch.equal(*orders)
     loss = build("dal")
     loss.progress = 0.5
     for number in (0, 1):
         net = network(number)
-        for batch in batches[2 * number : 2 * number + 2]:
+        for batch in made[2 * number : 2 * number + 2]:
             value = loss(net(batch.input), batch.target)
             if penalty:
                 p = net(batch.input).softmax(1)
                 value = value + (p * p.log()).sum(1).mean()
             descend(net, torch.autograd.grad(value, list(net.parameters())))
         if number == 0:
-            method.train_epoch(batches)
+            method.train_epoch(made)
         assert_same_weights(method, net, number, rtol=1e-4, atol=1e-6)
 
 
 def test_after_another_loss_come_epochs_on_predicted_labels():
-    method = dividemix(Alone(), parts("dal"), warmup=2, agreement=2)
-    run(method, 2, of=9)
+    method = dividemix(context("dal"), warmup=2, agreement=2)
+    train(method, 2, of=9)
     nets = [network(0), network(1)]
     for number, net in enumerate(nets):
         net.load_state_dict(method.state_dict()["networks"][number])
     method.set_epoch(2, 9)
     method.begin_epoch()
-    batches = batches_of(method)
-    steps = list(method._steps)
-    method.train_epoch(batches)
+    made = batches_of(method)
+    steps = method.plan_epoch()
+    method.train_epoch(made)
     for number, net in enumerate(nets):
-        own = [b for b, step in zip(batches, steps, strict=True) if step.network == number]
+        own = [b for b, step in zip(made, steps, strict=True) if step.network == number]
         with torch.no_grad():
             predicted = net(inputs()).argmax(1) == labels()
         assert torch.cat([b.index for b in own]).sort().values.tolist() == (
@@ -214,45 +199,44 @@ def test_after_another_loss_come_epochs_on_predicted_labels():
 
 @pytest.mark.parametrize(("loss", "start"), [("ce", 3), ("gce", 8)])
 def test_cross_entropy_has_no_such_epochs_by_default(loss, start):
-    method = dividemix(Alone(), parts(loss), warmup=3)
+    method = dividemix(context(loss), warmup=3)
     for epoch in range(10):
         method.set_epoch(epoch, 10)
         assert method.views == (2 if epoch >= start else 1)
 
 
 def test_every_labelled_example_comes_once_and_unlabelled_ones_fill_up():
-    method = dividemix(Alone(), parts(), warmup=1)
+    method = dividemix(context(), warmup=1)
     method.set_epoch(1, 9)
     clean = divided(method)
-    order = method.order()
+    steps = method.plan_epoch()
     for number in (0, 1):
-        mine = [(o, s) for o, s in zip(order, method._steps, strict=True) if s.network == number]
-        with_label = torch.cat([o[: s.labelled] for o, s in mine])
-        without = torch.cat([o[s.labelled :] for o, s in mine])
+        mine = [step for step in steps if step.network == number]
+        with_label = torch.cat([s.positions[: s.labelled] for s in mine])
+        without = torch.cat([s.positions[s.labelled :] for s in mine])
         expected = (clean[number] > 0.5).nonzero().squeeze(1).tolist()
         assert with_label.sort().values.tolist() == expected
         assert not set(without.tolist()) & set(expected)
-        assert all(len(o) - s.labelled == min(8, COUNT - len(expected)) for o, s in mine)
-        assert [s.done for _, s in mine] == [i / len(mine) for i in range(len(mine))]
-    assert [o.tolist() for o in method.order()] == [o.tolist() for o in order]
+        assert all(len(s.positions) - s.labelled == min(8, COUNT - len(expected)) for s in mine)
+        assert [s.done for s in mine] == [i / len(mine) for i in range(len(mine))]
+    assert [o.tolist() for o in method.order()] == [s.positions.tolist() for s in steps]
 
 
 def labelled_of(method, clean, number=0):
     """Let a method choose by given probabilities."""
-    method._clean[number] = torch.as_tensor(clean, dtype=torch.float32)
-    return method._fill_up(number, method._clean[number] > 0.5)
+    return method._label(number, torch.as_tensor(clean, dtype=torch.float32))
 
 
 def test_a_small_labelled_set_is_filled_up_and_said():
     said = []
-    method = dividemix(Alone(), parts(say=said.append), prior="given")
+    method = dividemix(context(say=said.append), prior="given")
     clean = torch.linspace(0, 0.4, COUNT)
     clean[7] = 0.9
     labelled = labelled_of(method, clean)
     likeliest = {7, *range(COUNT - 7, COUNT)}
     assert likeliest <= set(labelled.nonzero().squeeze(1).tolist())
     assert said[0] == (
-        "dividemix: network 1: labels that look clean: only 1; the likeliest 8 are taken"
+        "dividemix: network 1: labels that look clean: only 1; the 8 likeliest are used"
     )
     labelled_of(method, clean)
     assert len(said) == len(set(said))
@@ -260,7 +244,7 @@ def test_a_small_labelled_set_is_filled_up_and_said():
 
 def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
     said = []
-    method = dividemix(Alone(), parts(say=said.append), prior="given")
+    method = dividemix(context(say=said.append), prior="given")
     clean = torch.where(labels() == 1, 0.1, 0.9)
     best = (labels() == 1).nonzero().squeeze(1)[2]
     clean[best] = 0.2
@@ -271,14 +255,14 @@ def test_a_class_without_clean_labels_keeps_its_likeliest_hundredth():
 
 def test_nothing_to_guess_is_said_and_trains():
     said = []
-    method = dividemix(Alone(), parts(say=said.append), warmup=1, prior="given")
+    method = dividemix(context(say=said.append), warmup=1, prior="given")
     method.set_epoch(1, 9)
     clean = torch.ones(2, COUNT)
     method.load_state_dict(
         copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
     )
     assert labelled_of(method, clean[0]).all()
-    assert "every example is taken with its label, none is left to guess" in said[0]
+    assert "every example is used with its label, which leaves none to guess" in said[0]
     before = [w.clone() for w in weights(method)]
     method.train_epoch(batches_of(method))
     assert math.isfinite(method.end_epoch())
@@ -287,34 +271,30 @@ def test_nothing_to_guess_is_said_and_trains():
 
 def test_one_unlabelled_example_is_enough_and_said():
     said = []
-    method = dividemix(Alone(), parts(say=said.append), warmup=1, prior="given")
+    method = dividemix(context(say=said.append), warmup=1, prior="given")
     method.set_epoch(1, 9)
     clean = torch.ones(2, COUNT)
     clean[:, 4] = 0
     assert labelled_of(method, clean[0]).sum() == COUNT - 1
     assert said == [
-        "dividemix: network 1: examples that are left without their labels: only 1, fewer than a "
-        "batch; every step guesses all of them"
+        "dividemix: network 1: examples used without their labels: only 1, fewer than a batch; "
+        "every step guesses all of them"
     ]
     method.load_state_dict(
         copy.deepcopy(method.state_dict() | {"clean": clean, "labelled": clean > 0})
     )
-    order = method.order()
-    assert all(o[s.labelled :].tolist() == [4] for o, s in zip(order, method._steps, strict=True))
+    assert all(s.positions[s.labelled :].tolist() == [4] for s in method.plan_epoch())
     method.train_epoch(batches_of(method))
     assert math.isfinite(method.end_epoch())
 
 
 def test_few_predicted_labels_leave_all_examples():
     said = []
-    task = parts().task
-    never = type(task)(torch.full((COUNT,), 2), 3, task.inputs, batch_size=8)
-    method = dividemix(
-        Alone(), parts(task=never, say=said.append), warmup=1, agreement=1, prior="given"
-    )
+    never = task(labels=torch.full((COUNT,), 2))
+    method = dividemix(context(task=never, say=said.append), warmup=1, agreement=1, prior="given")
     for number in (0, 1):
         with torch.no_grad():
-            method._networks[number].bias[2] = -50
+            method.networks[number].bias[2] = -50
     method.set_epoch(1, 9)
     method.begin_epoch()
     assert method.state_dict()["labelled"].all()
@@ -323,15 +303,15 @@ def test_few_predicted_labels_leave_all_examples():
 
 def test_epochs_that_end_in_the_warm_up_are_said():
     said = []
-    method = dividemix(Alone(), parts("dal", say=said.append), prior="given")
+    method = dividemix(context("dal", say=said.append), prior="given")
     method.set_epoch(0, 15)
-    assert said == ["dividemix: 15 epochs end before the mixing begins, in epoch 16"]
+    assert said == ["dividemix: training ends after 15 epochs, before mixing begins in epoch 16"]
 
 
 def test_state_between_any_two_batches_continues_to_the_same_end():
     def fresh():
         return dividemix(
-            Alone(), parts("dal", momentum=0.9), warmup=1, agreement=1, lambda_u=1.0, history=2
+            context("dal", momentum=0.9), warmup=1, agreement=1, lambda_u=1.0, history=2
         )
 
     whole = fresh()
@@ -367,27 +347,26 @@ def test_state_between_any_two_batches_continues_to_the_same_end():
 
 
 def test_networks_start_differently_and_stay_different():
-    method = dividemix(Alone(), parts(lr=0.1), warmup=2)
-    run(method, 12)
+    method = dividemix(context(lr=0.1), warmup=2)
+    train(method, 12)
     first, second = (weights(method, number)[0] for number in (0, 1))
     assert (first - second).abs().max() > 1e-3
 
 
 def test_prediction_is_the_mean_of_both():
-    method = dividemix(Alone(), parts())
-    each = method.predict(inputs().split(8))
+    method = dividemix(context())
+    each = method.predict("test").exp()
     torch.testing.assert_close(method.combine(each), each.mean(0))
 
 
 def test_metrics_tell_the_labelled_shares():
-    method = dividemix(Alone(), parts(), warmup=1)
+    method = dividemix(context(), warmup=1)
     clean = divided(method)
     expected = (clean > 0.5).double().mean(1).tolist()
     assert method.metrics() == pytest.approx({"labelled_1": expected[0], "labelled_2": expected[1]})
 
 
 def test_classes_of_different_size_are_said():
-    task = parts().task
     uneven = torch.tensor([0] * 15 + [1] * 8 + [2] * 7)
     for given, prior, expected in [
         (uneven, "uniform", ["7 to 15 given labels"]),
@@ -395,32 +374,29 @@ def test_classes_of_different_size_are_said():
         (torch.arange(COUNT) % 3, "uniform", []),
     ]:
         said = []
-        sizes = type(task)(given, 3, task.inputs, batch_size=8)
-        dividemix(Alone(), parts(task=sizes, say=said.append), prior=prior)
+        dividemix(context(task=task(labels=given), say=said.append), prior=prior)
         assert len(said) == len(expected)
         assert all(part in sentence for part, sentence in zip(expected, said, strict=True))
 
 
 def test_classes_without_clean_labels_are_one_sentence():
     said = []
-    task = parts().task
-    many = type(task)(torch.arange(COUNT), COUNT, task.inputs, batch_size=4)
-    method = dividemix(Alone(), parts(task=many, say=said.append))
+    many = task(labels=torch.arange(COUNT), num_classes=COUNT, batch_size=4)
+    method = dividemix(context(task=many, say=said.append))
     clean = torch.zeros(COUNT)
     clean[:4] = 0.9
     assert labelled_of(method, clean).all()
     assert "looks clean: 4, 5, 6" in said[0]
-    assert "23, ...; the likeliest hundredth of each is taken" in said[0]
+    assert "23, ...; the likeliest hundredth of each is used" in said[0]
     assert len(said) == 2
 
 
 @pytest.mark.parametrize(("augmented", "sentences"), [(True, 0), (False, 1)])
 def test_views_that_are_the_same_are_said(augmented, sentences):
     said = []
-    task = replace(parts().task, augmented=augmented)
-    dividemix(Alone(), parts(task=task, say=said.append), prior="given")
+    dividemix(context(task=task(augmented=augmented), say=said.append), prior="given")
     assert len(said) == sentences
-    assert all("the views of an example are all the same" in sentence for sentence in said)
+    assert all("all views of an example are identical" in sentence for sentence in said)
 
 
 class Watched(nn.Module):
@@ -443,12 +419,11 @@ class Watched(nn.Module):
 def test_the_trained_network_is_in_training_mode_the_other_in_evaluation_mode():
     calls = []
     method = dividemix(
-        Alone(), parts(network=lambda number: Watched(number, calls)), warmup=1, agreement=0
+        context(network=lambda number: Watched(number, calls)), warmup=1, agreement=0
     )
     method.set_epoch(0, 9)
     method.begin_epoch()
-    batches = batches_of(method)
-    method.train_epoch(batches)
+    method.train_epoch(batches_of(method))
     assert calls == [(0, True)] * 2 + [(1, True)] * 2
 
     calls.clear()
@@ -457,12 +432,12 @@ def test_the_trained_network_is_in_training_mode_the_other_in_evaluation_mode():
     assert {mode for _, mode in calls} == {False}, "to look at the losses"
     clean = divided(method)
     assert (clean <= 0.5).any(1).all(), "each network has examples to guess"
-    batches, steps = batches_of(method), list(method._steps)
-    for position, (batch, step) in enumerate(zip(batches, steps, strict=True)):
+    steps = method.plan_epoch()
+    for position, (batch, step) in enumerate(zip(batches_of(method), steps, strict=True)):
         other = 1 - step.network
         before = [tensor.clone() for tensor in weights(method, other)]
         calls.clear()
-        method._step = position
+        method.step = position
         method.train_epoch([batch])
         assert calls == [(step.network, True), (other, False), (step.network, True)]
         # Its running statistics too.
@@ -472,9 +447,9 @@ def test_the_trained_network_is_in_training_mode_the_other_in_evaluation_mode():
 
 def test_wrong_kinds_of_values_are_named():
     with pytest.raises(ConfigError, match="prior must be 'uniform' or 'given', got 'flat'"):
-        dividemix(Alone(), parts(), prior="flat")
+        dividemix(context(), prior="flat")
     with pytest.raises(ConfigError, match=r"warmup must be a whole number, got 1\.5"):
-        dividemix(Alone(), parts(), warmup=1.5)
+        dividemix(context(), warmup=1.5)
 
 
 @pytest.mark.parametrize(
@@ -493,9 +468,9 @@ def test_wrong_kinds_of_values_are_named():
 )
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
-        dividemix(Alone(), parts(), **bad)
+        dividemix(context(), **bad)
 
 
 def test_batches_in_parts_are_refused():
     with pytest.raises(ConfigError, match="accumulate must be 1, got 2"):
-        dividemix(Alone(), parts(accumulate=2))
+        dividemix(context(accumulate=2))

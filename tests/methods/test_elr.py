@@ -8,9 +8,18 @@ from noisylabels.data.batches import Batch
 from noisylabels.errors import ConfigError
 from noisylabels.losses import build
 from noisylabels.methods import METHODS
-from noisylabels.methods.engine import Alone
 from noisylabels.methods.guard import Guard
-from tiny import CLASSES, COUNT, assert_same_weights, batches, descend, network, parts, train
+from tiny import (
+    CLASSES,
+    COUNT,
+    assert_same_weights,
+    batches,
+    context,
+    descend,
+    network,
+    task,
+    train,
+)
 
 elr = METHODS["elr"]
 
@@ -44,7 +53,7 @@ def naive(epochs, beta, lamb, loss=None):
 
 
 def test_targets_follow_the_recursion_over_epochs():
-    method = elr(Alone(), parts(), beta=0.7, lamb=3.0)
+    method = elr(context(), beta=0.7, lamb=3.0)
     means = train(method, 4)
     net, targets, expected = naive(4, 0.7, 3.0)
     assert means == pytest.approx(expected, abs=1e-5)
@@ -55,20 +64,20 @@ def test_targets_follow_the_recursion_over_epochs():
 
 
 def test_another_loss_takes_the_place_of_cross_entropy():
-    method = elr(Alone(), parts("dal"), beta=0.9, lamb=1.0)
+    method = elr(context("dal"), beta=0.9, lamb=1.0)
     means = train(method, 3)
     _, _, expected = naive(3, 0.9, 1.0, build("dal"))
     assert means == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_weight_it_is_single():
-    method, single = elr(Alone(), parts(), lamb=0.0), METHODS["single"](Alone(), parts())
+    method, single = elr(context(), lamb=0.0), METHODS["single"](context())
     assert train(method, 3) == train(single, 3)
 
 
 def test_a_certain_prediction_stays_finite():
     sure = Batch(torch.arange(2), torch.full((2, 4), 1e4), torch.tensor([0, 1]))
-    method = elr(Alone(), parts(), beta=0.0)
+    method = elr(context(), beta=0.0)
     method.begin_epoch()
     method.train_epoch([sure, sure])
     assert math.isfinite(method.end_epoch())
@@ -77,17 +86,16 @@ def test_a_certain_prediction_stays_finite():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_memory_is_said_kept_as_asked_and_restored(dtype):
     said = []
-    made = parts(say=said.append)
-    method = elr(Alone(), made, memory_dtype=dtype, memory_device="cpu")
+    method = elr(context(say=said.append), memory_dtype=dtype, memory_device="cpu")
     size = {"float32": "0.4 KiB", "float16": "0.2 KiB"}[dtype]
     assert said == [f"elr: targets of 30 x 3 in {dtype} on cpu: {size}"]
     train(method, 2)
     state = copy.deepcopy(method.state_dict())
     assert state["targets"].dtype is getattr(torch, dtype)
-    again = elr(Alone(), parts(), memory_dtype=dtype)
+    again = elr(context(), memory_dtype=dtype)
     again.load_state_dict(state)
     assert train(method, 2) == train(again, 2)
-    exact = elr(Alone(), parts())
+    exact = elr(context())
     train(exact, 4)
     torch.testing.assert_close(
         method.state_dict()["targets"].float(), exact.state_dict()["targets"], rtol=0, atol=2e-3
@@ -96,14 +104,13 @@ def test_memory_is_said_kept_as_asked_and_restored(dtype):
 
 def test_size_of_the_memory_is_that_of_the_data():
     said = []
-    task = parts().task
-    large = type(task)(torch.zeros(2**20, dtype=torch.int64), 100, task.inputs)
-    elr(Alone(), parts(task=large, say=said.append))
-    assert said == ["elr: targets of 1048576 x 100 in float32 on cpu: 400.0 MiB"]
+    large = task(labels=torch.zeros(2**16, dtype=torch.int64), num_classes=16)
+    elr(context(task=large, say=said.append))
+    assert said == ["elr: targets of 65536 x 16 in float32 on cpu: 4.0 MiB"]
 
 
 def test_parts_of_a_batch_remember_every_example():
-    whole, cut = elr(Alone(), parts()), elr(Alone(), parts(accumulate=3))
+    whole, cut = elr(context()), elr(context(accumulate=3))
     assert train(whole, 2) == pytest.approx(train(cut, 2), rel=1e-5)
     torch.testing.assert_close(whole.state_dict()["targets"], cut.state_dict()["targets"])
 
@@ -111,7 +118,7 @@ def test_parts_of_a_batch_remember_every_example():
 def test_a_skipped_step_is_not_remembered():
     first, second, *_ = batches()
     bad = Batch(second.index, torch.full_like(second.input, math.nan), second.target)
-    method = elr(Alone(), parts(guard=Guard("skip")))
+    method = elr(context(guard=Guard("skip")))
     method.begin_epoch()
     method.train_epoch([first, bad])
     targets = method.state_dict()["targets"]
@@ -122,11 +129,11 @@ def test_a_skipped_step_is_not_remembered():
 @pytest.mark.parametrize("bad", [{"beta": 1.0}, {"beta": -0.1}, {"lamb": -1.0}])
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
-        elr(Alone(), parts(), **bad)
+        elr(context(), **bad)
 
 
 def test_an_unknown_memory_is_named():
     with pytest.raises(ConfigError, match="memory_dtype must be 'float32' or 'float16', got 'int"):
-        elr(Alone(), parts(), memory_dtype="int8")
+        elr(context(), memory_dtype="int8")
     with pytest.raises(ConfigError, match="memory_device must be 'device' or 'cpu', got 'cuda'"):
-        elr(Alone(), parts(), memory_device="cuda")
+        elr(context(), memory_device="cuda")

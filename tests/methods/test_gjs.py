@@ -1,5 +1,5 @@
+import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ import torch
 from noisylabels.errors import ConfigError
 from noisylabels.losses import build
 from noisylabels.methods import METHODS
-from noisylabels.methods.engine import Alone
-from tiny import COUNT, assert_same_weights, batches, descend, network, parts, train
+from tiny import COUNT, assert_same_weights, batches, context, descend, network, task, train
 
 gjs = METHODS["gjs"]
 
@@ -37,16 +36,16 @@ def naive(epochs, pi, views):
 
 @pytest.mark.parametrize(("pi", "views"), [(0.5, 2), (0.1, 2), (0.9, 3)])
 def test_with_js_it_is_the_published_divergence(pi, views):
-    method = gjs(Alone(), parts(build("js", pi=pi)), pi=pi, views=views)
+    method = gjs(context(build("js", pi=pi)), pi=pi, views=views)
     assert method.views == views
-    means = train(method, 3, views)
+    means = train(method, 3)
     net, expected = naive(3, pi, views)
     assert means == pytest.approx(expected, rel=1e-5)
     assert_same_weights(method, net, rtol=1e-4, atol=1e-5)
 
 
 def test_with_js_it_is_the_loss_gjs():
-    method = gjs(Alone(), parts(build("js", pi=0.3)), pi=0.3)
+    method = gjs(context(build("js", pi=0.3)), pi=0.3)
     method.begin_epoch()
     (first, *_) = batches(views=2)
     with torch.no_grad():
@@ -58,7 +57,7 @@ def test_with_js_it_is_the_loss_gjs():
 
 
 def test_another_loss_fits_the_mean_prediction_and_the_views_still_agree():
-    method = gjs(Alone(), parts("dal"), pi=0.5)
+    method = gjs(context("dal"), pi=0.5)
     method.set_epoch(2, 4)
     method.begin_epoch()
     (first, *_) = batches(views=2)
@@ -75,8 +74,8 @@ def test_another_loss_fits_the_mean_prediction_and_the_views_still_agree():
 
 def test_views_that_are_alike_cost_nothing():
     method, single = (
-        gjs(Alone(), parts("gce"), pi=0.5),
-        METHODS["single"](Alone(), parts("gce")),
+        gjs(context("gce"), pi=0.5),
+        METHODS["single"](context("gce")),
     )
     for made, alike in ((method, True), (single, False)):
         made.begin_epoch()
@@ -89,21 +88,37 @@ def test_views_that_are_alike_cost_nothing():
 @pytest.mark.parametrize("bad", [{"pi": 0.0}, {"pi": 1.1}, {"views": 1}])
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be in"):
-        gjs(Alone(), parts(), **bad)
+        gjs(context(), **bad)
+
+
+def test_pi_is_that_of_the_loss_js_unless_given():
+    loss = build("js", pi=0.3)
+    method, told = gjs(context(loss)), gjs(context(build("js", pi=0.3)), pi=0.3)
+    assert method.pi == 0.3
+    assert train(method, 2) == train(told, 2)
+    # As where a schedule moves it.
+    loss.pi = 0.6
+    assert method.pi == 0.6
+    told = gjs(context(loss), pi=0.6)
+    told.load_state_dict(copy.deepcopy(method.state_dict()))
+    assert train(method, 2) == train(told, 2)
+    assert gjs(context("dal")).pi == 0.5
+    with pytest.raises(ConfigError, match=r"the loss's pi must be in \(0, 1\], got 0"):
+        gjs(context(build("js", pi=0)))
 
 
 @pytest.mark.parametrize(
     ("pi", "augmented", "expected"),
     [
         (0.5, True, []),
-        (0.5, False, ["the views of an example are all the same"]),
+        (None, True, []),
+        (0.5, False, ["all views of an example are identical"]),
         (0.3, True, ["the method's pi 0.3 and the loss's 0.5 differ"]),
     ],
 )
 def test_what_is_not_the_published_method_is_said(pi, augmented, expected):
     said = []
     loss = build("js", pi=0.5)
-    task = replace(parts().task, augmented=augmented)
-    gjs(Alone(), parts(loss, task=task, say=said.append), pi=pi)
+    gjs(context(loss, task=task(augmented=augmented), say=said.append), pi=pi)
     assert len(said) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, said, strict=True))

@@ -244,17 +244,17 @@ from noisylabels.methods import Method
 
 
 class Weighted(Method):
-    def __init__(self, engine, parts, *, weight: float = 1.0):
+    def __init__(self, context, *, weight: float = 1.0):
         self._weight = weight
-        super().__init__(engine, parts, networks=1)
+        super().__init__(context, networks=1)
 
     def train_epoch(self, batches):
-        self._networks[0].train()
+        self.networks[0].train()
         for batch in batches:
-            self._descend(batch, self._value)
+            self.optimize(batch, self._value)
 
     def _value(self, part):
-        return self._weight * self._loss(self._networks[0](part.input), part.target)
+        return self._weight * self.context.loss(self.networks[0](part.input), part.target)
 """
 
 

@@ -1,7 +1,10 @@
-"""What a method is: the owner of networks, optimisers and memory."""
+"""The base of all methods: owner of the networks, their optimisers and per-example memory.
+
+A method of your own subclasses :class:`Method`; ``docs/methods/own.md`` shows a complete one.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from noisylabels.data.batches import Batch
 from noisylabels.losses import Loss
-from noisylabels.methods.engine import Engine
+from noisylabels.methods.engine import Engine, gather_shares
 from noisylabels.methods.guard import Guard
 
 T = TypeVar("T")
@@ -19,51 +22,57 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt, for methods that look beyond one batch.
+    """What is to be learnt, for methods that look beyond a single batch.
 
     Args:
         labels: Given labels of the training set, int64 in [0, K), of shape (N), on the CPU.
         num_classes: K.
-        inputs: Yields this process's share, every ``world_size``-th, of the inputs of ``"train"``
-            or ``"validation"``, in order and without augmentation.
+        inputs: Yields the inputs of one part of the data, in order and without augmentation: every
+            ``world_size``-th example of it, beginning with the ``global_rank``-th.
+        sizes: Number of examples in each part: ``"train"``, ``"test"`` and, with a hold-out,
+            ``"validation"``.
         held_out: Given labels of the hold-out, int64, of shape (M), on the CPU; None without one.
         batch_size: Examples per training step, over all processes.
         seed: The run's seed.
-        augmented: Whether an augmentation makes the views of an example different.
+        augmented: Whether the views of an example differ from each other.
     """
 
     labels: Tensor
     num_classes: int
     inputs: Callable[[str], Iterator[Tensor]]
+    sizes: Mapping[str, int]
     held_out: Tensor | None = None
     batch_size: int = 128
     seed: int = 0
     augmented: bool = True
 
 
-def _nobody(sentence: str) -> None:
+def _say_nothing(sentence: str) -> None:
     pass
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a method is made of.
+class MethodContext:
+    """All that a method is given: the engine, the components of the run and the task.
 
     Args:
-        network: Makes a network; the argument numbers the networks of one method, each of which
-            starts from its own weights.
-        optimizer: Makes the optimiser of a network.
+        engine: Runs the networks.
+        network: Makes the network of a given number; each of a method's networks starts from
+            weights of its own.
+        optimizer: Makes the optimiser of a network's parameters.
         loss: The loss.
         lr_factor: Factor on the learning rate, by progress.
         task: What is to be learnt.
         momentum_factor: Factor on the momentum (of SGD) or the first beta (of Adam), by progress;
-            None leaves it.
-        clip_norm: Norm that a step's gradients are scaled down to, above 0; None leaves them.
-        accumulate: Parts that a batch is computed in, at least 1.
-        guard: Looks at every step's loss and gradients.
+            None leaves it alone.
+        clip_norm: Norm that the gradients of a step are scaled down to, above 0; None leaves them
+            alone.
+        accumulate: Number of parts in which the gradients of a batch are computed, at least 1.
+        guard: Checks every step's loss and gradients.
         say: Tells the user a sentence.
     """
 
+    engine: Engine
     network: Callable[[int], nn.Module]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     loss: Loss
@@ -73,130 +82,118 @@ class Parts:
     clip_norm: float | None = None
     accumulate: int = 1
     guard: Guard = field(default_factory=Guard)
-    say: Callable[[str], None] = _nobody
+    say: Callable[[str], None] = _say_nothing
 
 
 class Method(ABC):
     """Owns networks, optimisers and per-example memory.
 
-    Between two batches it is always whole: what :meth:`state_dict` returns while the next batch is
-    being fetched continues, with the batches that follow, to the same end.
+    A training loop calls, for each epoch, :meth:`set_epoch`; :meth:`begin_epoch`, unless it resumes
+    within the epoch; :meth:`train_epoch` with the batches that :meth:`order` and :attr:`views` ask
+    for; :meth:`end_epoch`; and :meth:`predict` where it evaluates.
+
+    Between two batches a method is always in a consistent state: from what :meth:`state_dict`
+    returns while the next batch is being fetched, training continues to exactly the same end.
+
+    A subclass takes ``(context, *, its own parameters)``, implements :meth:`train_epoch`, in which
+    it calls :meth:`optimize` for every batch, and extends :meth:`state_dict` and
+    :meth:`load_state_dict` if it has memory of its own.
 
     Args:
-        engine: Runs the networks.
-        parts: What the method is made of.
+        context: What the method is given.
         networks: How many networks the method trains.
+
+    Attributes:
+        context: What the method was given.
+        networks: The networks, set up by the engine.
+        optimizers: The optimiser of each network.
+        device: Where the networks are.
+        epoch: The present epoch, counted from 0.
+        epochs: How many epochs there will be.
+        step: How many of the present epoch's steps have been made or skipped.
     """
 
-    def __init__(self, engine: Engine, parts: Parts, *, networks: int) -> None:
-        self._engine = engine
-        self._lr_factor = parts.lr_factor
-        self._momentum_factor = parts.momentum_factor
-        self._loss = parts.loss
-        self._task = parts.task
-        self._guard = parts.guard
-        self._clip_norm = parts.clip_norm
-        self._accumulate = parts.accumulate
-        self._say = parts.say
-        self._networks: list[nn.Module] = []
-        self._optimizers: list[torch.optim.Optimizer] = []
+    def __init__(self, context: MethodContext, *, networks: int) -> None:
+        self.context = context
+        self.networks: list[nn.Module] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         for number in range(networks):
-            network = parts.network(number)
+            network = context.network(number)
             # Made for the bare parameters, then wrapped together with them.
-            wrapped, optimizer = engine.setup(network, parts.optimizer(network.parameters()))
-            self._networks.append(wrapped)
-            self._optimizers.append(optimizer)
-        self._parameters = [list(network.parameters()) for network in self._networks]
-        self._bases = [[dict(g) for g in o.param_groups] for o in self._optimizers]
-        self._device = self._parameters[0][0].device
-        self._epoch = 0
-        self._epochs = 1
-        self._step = 0
+            optimizer = context.optimizer(network.parameters())
+            wrapped, optimizer = context.engine.setup(network, optimizer)
+            self.networks.append(wrapped)
+            self.optimizers.append(optimizer)
+        self._parameters = [list(network.parameters()) for network in self.networks]
+        self._bases = [[dict(group) for group in o.param_groups] for o in self.optimizers]
+        self.device = self._parameters[0][0].device
+        self.epoch = 0
+        self.epochs = 1
+        self.step = 0
         self._count = 0
-        self._total = torch.zeros((), device=self._device)
+        self._total = torch.zeros((), device=self.device)
+        self._predictions: dict[str, Tensor] = {}
 
     @property
     def views(self) -> int:
-        """How many times the present epoch's batches have each example, augmented anew."""
+        """How many views, each augmented anew, the present epoch's batches have of an example."""
         return 1
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because the loss or a gradient was not finite."""
+        return self.context.guard.skipped
 
     @abstractmethod
     def train_epoch(self, batches: Iterable[Batch]) -> None:
-        """Train on one epoch's batches, or on what is left of them."""
+        """Train on the batches of an epoch, or on those that are left of it."""
 
     def order(self) -> list[Tensor] | None:
-        """Return the present epoch's batches where they are not the usual ones.
+        """Return the examples of the present epoch's steps, where they are not the usual ones.
 
         Returns:
             Positions in the training set, int64 on the CPU, for each step, over all processes; or
-            None for every example once, shuffled.
+            None for every example once, shuffled. Asking changes nothing: the answer is the same
+            throughout the epoch, and in a method whose state was restored within it.
         """
         return None
 
-    def predict(self, inputs: Iterable[Tensor]) -> Tensor:
-        """Predict class probabilities with every network, in evaluation mode.
+    def predict(self, part: str) -> Tensor:
+        """Predict the classes of one part of the data with every network, in evaluation mode.
+
+        The result is remembered until the next :meth:`optimize`, :meth:`end_epoch` or
+        :meth:`load_state_dict`.
 
         Args:
-            inputs: Batches of inputs.
+            part: ``"train"``, ``"validation"`` or ``"test"``.
 
         Returns:
-            Probabilities, float32 on the CPU, of shape (networks, N, K).
+            Log-probabilities of all examples in order, the same in every process, float32 on the
+            CPU, of shape (networks, N, K); not to be changed in place.
         """
-        return evaluate(
-            self._networks, inputs, lambda network, x: network(x).softmax(1, dtype=torch.float32)
-        )
+        if part not in self._predictions:
+            task, engine = self.context.task, self.context.engine
+            found = map_batches(self.networks, task.inputs(part), log_probabilities)
+            if engine.world_size > 1:
+                own = found.transpose(0, 1).to(self.device)
+                found = gather_shares(engine, own, task.sizes[part]).transpose(0, 1).cpu()
+            self._predictions[part] = found
+        return self._predictions[part]
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """Make the method's own prediction of those of its networks.
+        """Combine the predictions of the networks into the method's own.
 
         Args:
-            probabilities: What :meth:`predict` returned, of shape (networks, N, K).
+            probabilities: Class probabilities by each network, of shape (networks, N, K).
 
         Returns:
-            Probabilities of shape (N, K): the first network's, where a method's authors report
-            single networks.
+            Probabilities of shape (N, K): by default the first network's.
         """
         return probabilities[0]
 
     def metrics(self) -> dict[str, float]:
-        """Return what there is to say of the present epoch beside losses and accuracies."""
+        """Return what the method has to report of the present epoch besides loss and accuracy."""
         return {}
-
-    def _warn_of_equal_views(self) -> None:
-        """Say, in a method that wants several views, that they are the same."""
-        if not self._task.augmented:
-            self._say(
-                'augment is "none": the views of an example are all the same, and what the method '
-                "gains by comparing or mixing them is lost"
-            )
-
-    def begin_epoch(self) -> None:
-        """Start counting an epoch's steps and losses."""
-        self._step = self._count = 0
-        self._total = torch.zeros_like(self._total)
-
-    def end_epoch(self) -> float:
-        """Return the epoch's mean training loss per example, over all processes.
-
-        Raises:
-            NonFiniteError: A step was bad that has not been looked at before.
-        """
-        self._guard.settle()
-        sums = torch.stack(
-            [self._total, torch.tensor(float(self._count), device=self._total.device)]
-        )
-        if self._engine.world_size > 1:
-            sums = self._engine.all_reduce(sums, reduce_op="sum")
-            self._average_statistics()
-        total, count = sums.tolist()
-        return float(total / count) if count else 0.0
-
-    def _average_statistics(self) -> None:
-        """Give all processes the mean of their running statistics (of batch norm)."""
-        for network in self._networks:
-            for buffer in network.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self._engine.all_reduce(buffer, reduce_op="mean"))
 
     def set_epoch(self, epoch: int, epochs: int) -> float:
         """Set the loss's progress, the learning rates and the momenta.
@@ -208,131 +205,198 @@ class Method(ABC):
         Returns:
             The learning rate of the first parameter group.
         """
-        self._epoch, self._epochs = epoch, epochs
+        self.epoch, self.epochs = epoch, epochs
         progress = epoch / epochs
-        self._loss.progress = progress
-        factor = self._lr_factor(progress)
-        for optimizer, bases in zip(self._optimizers, self._bases, strict=True):
+        self.context.loss.progress = progress
+        factor = self.context.lr_factor(progress)
+        for optimizer, bases in zip(self.optimizers, self._bases, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base["lr"] * factor
-                if self._momentum_factor is None:
-                    continue
-                if "betas" in group:
-                    first, *rest = base["betas"]
-                    group["betas"] = (first * self._momentum_factor(progress), *rest)
-                elif "momentum" in group:
-                    group["momentum"] = base["momentum"] * self._momentum_factor(progress)
+                if self.context.momentum_factor is not None:
+                    _scale_momentum(group, base, self.context.momentum_factor(progress))
         return float(self._bases[0][0]["lr"] * factor)
 
-    def settle(self) -> None:
-        """Make sure that no step so far was bad.
+    def begin_epoch(self) -> None:
+        """Start counting an epoch's steps and losses."""
+        self.step = self._count = 0
+        self._total = torch.zeros_like(self._total)
 
-        Raises:
-            NonFiniteError: One was.
-        """
-        self._guard.settle()
-
-    @property
-    def skipped(self) -> int:
-        """How many steps were left out because they were not finite."""
-        return self._guard.skipped
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all state that training changes: tensors and plain values."""
-        return {
-            "networks": [network.state_dict() for network in self._networks],
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "step": self._step,
-            "count": self._count,
-            "total": self._total,
-            "skipped": self._guard.skipped,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        for network, stored in zip(self._networks, state["networks"], strict=True):
-            network.load_state_dict(stored)
-        for optimizer, stored in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-        self._step, self._count = state["step"], state["count"]
-        self._total = state["total"].to(self._total.device)
-        self._guard.skipped = state["skipped"]
-
-    def _descend(
+    def optimize(
         self,
         batch: Batch,
         loss: Callable[[Batch], Tensor],
         networks: Sequence[int] = (0,),
-        *,
         losses: int = 1,
     ) -> bool:
         """Make one step of one or more networks.
 
         Args:
             batch: The step's batch.
-            loss: What to minimise: a mean over a batch, or over a part of it.
-            networks: The networks.
-            losses: Of how many losses it is the sum; their mean is reported.
+            loss: ``batch -> scalar to minimise``, a mean over the examples; it is called with a
+                part of the batch at a time where gradients are accumulated.
+            networks: Numbers of the networks that are trained.
+            losses: How many losses the scalar is the sum of; what is reported is their mean.
 
         Returns:
-            Whether the step was made, and not left out for it was not finite.
+            Whether the step was made; False if it was skipped because the loss or a gradient was
+            not finite.
+
+        Raises:
+            NonFiniteError: The loss or a gradient is not finite, and such steps are not skipped.
         """
+        self._predictions.clear()
+        context = self.context
         for number in networks:
-            self._optimizers[number].zero_grad()
-        total: Tensor | float = 0.0
-        # As many parts in every process, however small its share of the batch: each part's
-        # gradients are averaged over all of them.
-        least = self._whole_size(batch) // self._engine.world_size
-        for part in batch.split(max(1, min(self._accumulate, least))):
-            mean = loss(part)
-            # The share of the part in the batch of all processes, whose gradients are averaged.
-            self._engine.backward(mean if part.weight == 1 else mean * part.weight)
-            # Summed on the device: reading the value here would wait for it at every step.
-            total = total + mean.detach() * (len(part.target) / losses)
-        parameters = [self._parameters[number] for number in networks]
-        mean = torch.as_tensor(total) / len(batch.target)
-        passes = self._guard.passes(
-            self._step,
+            self.optimizers[number].zero_grad()
+        total = self._backward(batch, loss, losses)
+        passes = context.guard.passes(
+            self.step,
             batch,
-            mean,
-            chain(*parameters),
-            loss_counts=self._engine.world_size == 1,
+            total / len(batch.target),
+            chain.from_iterable(self._parameters[number] for number in networks),
+            loss_counts=context.engine.world_size == 1,
         )
         if passes:
             for number in networks:
-                if self._clip_norm is not None:
-                    nn.utils.clip_grad_norm_(self._parameters[number], self._clip_norm)
-                self._optimizers[number].step()
+                if context.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(self._parameters[number], context.clip_norm)
+                self.optimizers[number].step()
             self._total += total
             self._count += len(batch.target)
-        self._step += 1
+        self.step += 1
         return passes
 
-    def _whole_size(self, batch: Batch) -> int:
-        """Return how many examples the batch has over all processes."""
-        return round(len(batch.target) * self._engine.world_size / batch.weight)
+    def _backward(self, batch: Batch, loss: Callable[[Batch], Tensor], losses: int) -> Tensor:
+        """Compute the gradients of a batch, part by part, and return the sum of its losses."""
+        engine = self.context.engine
+        total = torch.zeros((), device=self.device)
+        # As many parts in every process, however small its share of the batch: each part's
+        # gradients are averaged over all of them.
+        least = self.whole_size(batch) // engine.world_size
+        for part in batch.split(max(1, min(self.context.accumulate, least))):
+            mean = loss(part)
+            # The share of the part in the batch of all processes, whose gradients are averaged.
+            engine.backward(mean if part.weight == 1 else mean * part.weight)
+            # Summed on the device: reading the value here would wait for it at every step.
+            total = total + mean.detach() * (len(part.target) / losses)
+        return total
+
+    def whole_size(self, batch: Batch) -> int:
+        """Return how many examples a batch has over all processes."""
+        return round(len(batch.target) * self.context.engine.world_size / batch.weight)
+
+    def settle(self) -> None:
+        """Make sure that every step so far was finite.
+
+        Raises:
+            NonFiniteError: One was not.
+        """
+        self.context.guard.settle()
+
+    def end_epoch(self) -> float:
+        """Return the epoch's mean training loss per example, over all processes.
+
+        Raises:
+            NonFiniteError: A step that had not been checked before was not finite.
+        """
+        self.settle()
+        # Also of a method that steps its optimisers without `optimize`.
+        self._predictions.clear()
+        sums = torch.stack([self._total, self._total.new_tensor(self._count)])
+        if self.context.engine.world_size > 1:
+            sums = self.context.engine.all_reduce(sums, reduce_op="sum")
+            self._average_statistics()
+        total, count = sums.tolist()
+        return float(total / count) if count else 0.0
+
+    def _average_statistics(self) -> None:
+        """Give all processes the mean of their running statistics (of batch norm)."""
+        for network in self.networks:
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.context.engine.all_reduce(buffer, reduce_op="mean"))
+
+    def say_if_views_are_equal(self) -> None:
+        """Tell the user, in a method that wants several views, if all of them are identical."""
+        if not self.context.task.augmented:
+            self.context.say(
+                'augment is "none": all views of an example are identical, so there is nothing to '
+                "gain from comparing or mixing them"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state that training changes: tensors and plain values."""
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "count": self._count,
+            "total": self._total,
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._predictions.clear()
+        for network, stored in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(stored)
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        self.step, self._count = state["step"], state["count"]
+        self._total = state["total"].to(self.device)
+        self.context.guard.skipped = state["skipped"]
 
 
-def evaluate(
+def _scale_momentum(group: dict[str, Any], base: Mapping[str, Any], factor: float) -> None:
+    """Set a parameter group's momentum, or first beta, to a multiple of its base value."""
+    if "betas" in group:
+        first, *rest = base["betas"]
+        group["betas"] = (first * factor, *rest)
+    elif "momentum" in group:
+        group["momentum"] = base["momentum"] * factor
+
+
+def log_probabilities(network: nn.Module, input: Tensor) -> Tensor:
+    """Compute a network's log-probabilities of the classes, in float32.
+
+    Args:
+        network: Its output are logits of shape (N, K).
+        input: Its input.
+
+    Returns:
+        Log-probabilities of shape (N, K).
+    """
+    return torch.log_softmax(network(input), 1, dtype=torch.float32)
+
+
+def map_batches(
     networks: Sequence[nn.Module],
     batches: Iterable[T],
     values: Callable[[nn.Module, T], Tensor],
 ) -> Tensor:
-    """Compute values of examples with networks in evaluation mode.
+    """Compute values of examples with networks in evaluation mode, without gradients.
 
     Args:
-        networks: The networks.
+        networks: The networks; afterwards they are in the mode that they were in.
         batches: The examples.
         values: ``(network, batch of n examples) -> values of shape (n, ...)``.
 
     Returns:
         The values on the CPU, of shape (networks, N, ...).
+
+    Example:
+        >>> halves = [torch.zeros(2, 3), torch.ones(1, 3)]
+        >>> map_batches([nn.Identity()], halves, lambda network, x: network(x).sum(1))
+        tensor([[0., 0., 3.]])
     """
+    modes = [network.training for network in networks]
     for network in networks:
         network.eval()
     with torch.inference_mode():
         found = [
             torch.stack([values(network, batch).cpu() for network in networks]) for batch in batches
         ]
+    for network, mode in zip(networks, modes, strict=True):
+        network.train(mode)
     # Outside: what is made in inference mode can never be changed again.
     return torch.cat(found, 1)

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from noisylabels.data.batches import Batch
 from noisylabels.errors import check_choice, check_range
-from noisylabels.methods.base import Method, Parts
-from noisylabels.methods.engine import Engine, gather_shares
-
-LEAST = 1e-4
-"""Probabilities are kept in [1e-4, 1 - 1e-4]."""
+from noisylabels.methods.base import Method, MethodContext
+from noisylabels.methods.engine import gather_shares
+from noisylabels.methods.functional import early_learning_penalty, early_learning_targets
 
 
 class EarlyLearningRegularization(Method):
@@ -23,12 +21,12 @@ class EarlyLearningRegularization(Method):
         L = \frac{1}{N} \sum_i \bigl[\ell(z_i, y_i) + \lambda \log(1 - \langle p_i, t_i \rangle)
         \bigr]
 
-    The targets t start at 0; no gradient flows through them. They are N x K numbers, the same in
-    all processes, and part of the checkpoint.
+    See :func:`noisylabels.methods.functional.early_learning_targets` and
+    :func:`noisylabels.methods.functional.early_learning_penalty`. The targets t are N x K numbers,
+    the same in all processes, and part of the checkpoint.
 
     Args:
-        engine: Runs the network.
-        parts: What the method is made of; its loss stands where the paper has cross entropy.
+        context: What the method is given; its loss stands where the paper has cross entropy.
         beta: Weight of the past in the targets, in [0, 1).
         lamb: Weight of the regularisation, at least 0.
         memory_dtype: What the targets are kept in; they are computed in float32.
@@ -40,15 +38,13 @@ class EarlyLearningRegularization(Method):
 
     References:
         Liu, Niles-Weed, Razavian, Fernandez-Granda, "Early-Learning Regularization Prevents
-        Memorization of Noisy Labels", 2020; as in its released code, p is clamped to [1e-4,
-        1 - 1e-4] and, for the targets, divided by its sum. A step that is left out because it is
-        not finite leaves the targets as they were.
+        Memorization of Noisy Labels", 2020. A step that is skipped because it is not finite leaves
+        the targets as they were.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        parts: Parts,
+        context: MethodContext,
         *,
         beta: float = 0.7,
         lamb: float = 3.0,
@@ -59,44 +55,44 @@ class EarlyLearningRegularization(Method):
         self._lamb = check_range("lamb", lamb)
         check_choice("memory_dtype", memory_dtype, ["float32", "float16"])
         check_choice("memory_device", memory_device, ["device", "cpu"])
-        super().__init__(engine, parts, networks=1)
-        shape = len(self._task.labels), self._task.num_classes
+        super().__init__(context, networks=1)
+        shape = len(context.task.labels), context.task.num_classes
         dtype = torch.float16 if memory_dtype == "float16" else torch.float32
-        place = torch.device("cpu") if memory_device == "cpu" else self._device
+        place = torch.device("cpu") if memory_device == "cpu" else self.device
         size = shape[0] * shape[1] * dtype.itemsize / 2**10
         amount = f"{size / 2**10:,.1f} MiB" if size >= 2**10 else f"{size:,.1f} KiB"
-        self._say(
+        context.say(
             f"elr: targets of {shape[0]} x {shape[1]} in {memory_dtype} on {place.type}: {amount}"
         )
         self._targets = torch.zeros(shape, dtype=dtype, device=place)
 
     def train_epoch(self, batches: Iterable[Batch]) -> None:
-        """Train on one epoch's batches, or on what is left of them."""
-        (network,) = self._networks
+        """Train on the batches of an epoch, or on those that are left of it."""
+        (network,) = self.networks
         network.train()
         new: list[Tensor] = []
 
         def loss(part: Batch) -> Tensor:
             logits = network(part.input)
-            p = logits.softmax(1, dtype=torch.float32).clamp(LEAST, 1 - LEAST)
-            kept = self._targets[part.index.to(self._targets.device)].to(p.device, torch.float32)
-            seen = p.detach()
-            target = self._beta * kept + (1 - self._beta) * seen / seen.sum(1, keepdim=True)
-            new.append(target)
-            early = torch.log1p(-(target * p).sum(1)).mean()
-            value: Tensor = self._loss(logits, part.target) + self._lamb * early
+            past = self._targets[part.index.to(self._targets.device)]
+            targets = early_learning_targets(
+                logits, past.to(logits.device, torch.float32), beta=self._beta
+            )
+            new.append(targets)
+            penalty = early_learning_penalty(logits, targets).mean()
+            value: Tensor = self.context.loss(logits, part.target) + self._lamb * penalty
             return value
 
         for batch in batches:
             new.clear()
-            if self._descend(batch, loss):
+            if self.optimize(batch, loss):
                 self._remember(batch, torch.cat(new))
 
     def _remember(self, batch: Batch, targets: Tensor) -> None:
         """Keep the targets of a batch, those of all processes in each of them."""
-        size = self._whole_size(batch)
-        index = gather_shares(self._engine, batch.index, size)
-        rows = gather_shares(self._engine, targets, size)
+        size = self.whole_size(batch)
+        index = gather_shares(self.context.engine, batch.index, size)
+        rows = gather_shares(self.context.engine, targets, size)
         place = self._targets.device
         self._targets[index.to(place)] = rows.to(place, self._targets.dtype)
 

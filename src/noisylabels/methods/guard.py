@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: noticed before they reach the weights."""
+"""Losses and gradients that are not finite are noticed before they reach the weights."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from noisylabels.errors import NoisyLabelsError
 
 OnNan = Literal["raise", "skip"]
 LAG = 32
-"""Steps between two looks at the flags of a device that one would have to wait for."""
+"""Steps whose flags are read together on devices that one would have to wait for."""
 
 
 class NonFiniteError(NoisyLabelsError):
@@ -32,14 +32,17 @@ class NonFiniteError(NoisyLabelsError):
 
 
 class Guard:
-    """Looks at every step's loss and gradients.
+    """Checks every step's loss and gradients.
 
     On a CPU, and wherever bad steps are skipped, a bad step changes no weight. On other devices,
-    which would have to be waited for, the flags of 32 steps are looked at together: the bad step is
-    named all the same, and the last checkpoint is from before it.
+    which would have to be waited for, the flags of 32 steps are read together: the bad step is
+    still named, and the last checkpoint is from before it.
 
     Args:
-        on_nan: ``"raise"`` stops, ``"skip"`` leaves the step out and counts it.
+        on_nan: ``"raise"`` stops at a bad step, ``"skip"`` skips and counts it.
+
+    Attributes:
+        skipped: How many steps have been skipped.
     """
 
     def __init__(self, on_nan: OnNan = "raise") -> None:
@@ -56,24 +59,24 @@ class Guard:
         *,
         loss_counts: bool = True,
     ) -> bool:
-        """Look at a step after its backward pass.
+        """Check a step after its backward pass.
 
         Args:
             step: The step of the epoch, counted from 0.
             batch: Its batch.
             loss: Its loss, a scalar.
             parameters: The parameters with their gradients.
-            loss_counts: Whether a loss that is not finite makes the step bad, or the gradients do
-                so by themselves: they are the same in all processes, which must decide alike.
+            loss_counts: Whether a loss that is not finite makes the step bad too. Several processes
+                must decide alike, and only the gradients are the same in all of them.
 
         Returns:
             Whether the weights may be updated.
 
         Raises:
-            NonFiniteError: The step, or one of the last 32, is bad and not to be skipped.
+            NonFiniteError: The step, or one of the last 32, is bad, and bad steps are not skipped.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # A sum is finite only if every gradient is, and far cheaper than looking at each.
+        # It is finite only if every gradient is, and far cheaper than a check of each.
         counted = loss.detach() if loss_counts else torch.zeros_like(loss)
         finite = (counted + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
@@ -91,7 +94,7 @@ class Guard:
         return False
 
     def settle(self) -> None:
-        """Look at the flags that have not been looked at yet.
+        """Read the flags that have not been read yet.
 
         Raises:
             NonFiniteError: A step was bad.

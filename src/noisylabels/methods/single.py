@@ -5,29 +5,27 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from noisylabels.data.batches import Batch
-from noisylabels.methods.base import Method, Parts
-from noisylabels.methods.engine import Engine
+from noisylabels.methods.base import Method, MethodContext
 
 
 class Single(Method):
     """Minimises the loss of one network by gradient descent.
 
     Args:
-        engine: Runs the network.
-        parts: What the method is made of.
+        context: What the method is given.
     """
 
-    def __init__(self, engine: Engine, parts: Parts) -> None:
-        super().__init__(engine, parts, networks=1)
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context, networks=1)
 
     def train_epoch(self, batches: Iterable[Batch]) -> None:
-        """Train on one epoch's batches, or on what is left of them."""
-        (network,) = self._networks
+        """Train on the batches of an epoch, or on those that are left of it."""
+        (network,) = self.networks
         network.train()
 
         def loss(part: Batch) -> Tensor:
-            value: Tensor = self._loss(network(part.input), part.target)
+            value: Tensor = self.context.loss(network(part.input), part.target)
             return value
 
         for batch in batches:
-            self._descend(batch, loss)
+            self.optimize(batch, loss)

@@ -261,9 +261,8 @@ class Loop:
         return found
 
     def _predict(self) -> Predictions:
-        dataset, method = self._state.dataset, self._state.method
-        parts = ["train", "test", *(["validation"] if dataset.validation else [])]
-        return {part: method.predict(part).exp() for part in parts}
+        method = self._state.method
+        return {part: method.predict(part).exp() for part in method.context.task.sizes}
 
     def _save(self) -> None:
         begun = time.perf_counter()

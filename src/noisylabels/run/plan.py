@@ -22,9 +22,7 @@ from noisylabels.data.source import Facts, Source
 from noisylabels.data.stream import batch_of_one
 from noisylabels.errors import ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, Loss
-from noisylabels.methods import METHODS, Method
-from noisylabels.methods.base import MethodContext, Task
-from noisylabels.methods.engine import SingleProcess
+from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
 from noisylabels.methods.optimizers import OPTIMIZERS
 from noisylabels.models import MODELS
 from noisylabels.noise import NOISES
@@ -403,6 +401,7 @@ def _try_out(made: Plan) -> None:
             labels=torch.zeros(2, dtype=torch.int64),
             num_classes=2,
             inputs=lambda part: iter(()),
+            sizes={},
             held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
         ),
         accumulate=run.accumulate,

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import noisylabels
-from noisylabels.data.augment.streamed import centre
+from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
-from noisylabels.data.examples import Dataset, StreamedImages, first, hold_out
+from noisylabels.data.examples import Dataset, Streamed, first, hold_out
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError
-from noisylabels.methods.base import MethodContext, Task
+from noisylabels.methods import MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
 from noisylabels.run.callbacks import Callback, Callbacks, Start
@@ -340,15 +340,15 @@ def assemble(
     }
     inputs = dataset.train.inputs
     batches: Batches
-    if isinstance(inputs, StreamedImages):
-        size = (inputs.spec.height, inputs.spec.width)
+    if isinstance(inputs, Streamed):
+        size = (inputs.form.height, inputs.form.width)
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
         build(lambda: made.augment(inputs[:2], torch.Generator()), "augment", run.augment)
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
-    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    parts = {"train": dataset.train, "test": dataset.test, "validation": held_out}
     context = MethodContext(
         engine=engine,
         network=prepared,
@@ -360,8 +360,8 @@ def assemble(
             labels=dataset.train.labels,
             num_classes=len(dataset.classes),
             inputs=batches.inputs,
-            sizes=sizes | ({"validation": len(held_out)} if held_out else {}),
-            held_out=held_out.labels if held_out else None,
+            sizes={name: len(part) for name, part in parts.items() if part is not None},
+            held_out=None if held_out is None else held_out.labels,
             batch_size=run.batch_size,
             seed=run.seed,
             augmented=run.augment.name != "none",

@@ -135,7 +135,8 @@ def transition_counts(true: Tensor, given: Tensor, num_classes: int) -> Tensor:
     true, given = true.cpu(), given.cpu()
     label_files.check(true, "true labels", num_classes=num_classes)
     label_files.check(given, "given labels", count=len(true), num_classes=num_classes)
-    places, counts = torch.stack([true, given]).unique(dim=1, return_counts=True)
+    flat, counts = torch.unique(true * num_classes + given, return_counts=True)
+    places = torch.stack([flat // num_classes, flat % num_classes])
     shape = (num_classes, num_classes)
     return torch.sparse_coo_tensor(places, counts, shape, is_coalesced=True, check_invariants=False)
 

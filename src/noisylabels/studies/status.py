@@ -122,7 +122,9 @@ def read(folder: RunFolder) -> Status:
     return Status(
         folder.path,
         state,
-        *(config[part]["name"] for part in ("data", "method", "loss")),
+        config["data"]["name"],
+        config["method"]["name"],
+        config["loss"]["name"],
         config["seed"],
         epoch=len(metrics),
         epochs=epochs,
