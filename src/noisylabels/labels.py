@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -297,6 +298,37 @@ def read_array(path: Path, what: str) -> Any:
         array.close()
         raise DataError(f"{path}: expected one .npy array of {what}, got an .npz archive")
     return array
+
+
+def read_archive(path: Path) -> dict[str, Any]:
+    """Read all NumPy arrays of an ``.npz`` file; nothing in it is unpickled.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays by name, of any shape and type but objects.
+
+    Raises:
+        DataError: The file is missing, damaged, or holds objects.
+        MissingExtraError: NumPy is not installed.
+    """
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise MissingExtraError("numpy", "train") from error
+    try:
+        # Given a path, NumPy would leave the file of a damaged archive open.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (
+        *(OSError, ValueError, EOFError, AttributeError, TypeError, KeyError),
+        *(zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError),
+    ) as error:
+        reason = "it holds objects" if "allow_pickle" in str(error) else error or "too large"
+        raise DataError(f"{path}: expected an .npz file of plain arrays ({reason})") from error
 
 
 class _Type:

@@ -5,8 +5,6 @@ Its fields are the keys of ``data = {name = "...", ...}``. Its ``load`` returns 
 labels as a larger one.
 """
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from noisylabels.data.examples import Dataset, Examples, Intake, channel_statist
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.source import Facts, Source, Split, UserSource, note_empty, number
 from noisylabels.errors import DataError
+from noisylabels.labels import read_archive
 
 DIGITS_TEST_SHARE = 0.2
 
@@ -229,20 +228,7 @@ class Arrays(UserSource):
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        try:
-            # Given a path, NumPy would leave the file of a damaged archive open.
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except FileNotFoundError as error:
-            raise DataError(f"{self.path}: no such file") from error
-        except (
-            *(OSError, ValueError, EOFError, AttributeError, TypeError),
-            *(zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError),
-        ) as error:
-            reason = "it holds objects" if "allow_pickle" in str(error) else error or "too large"
-            raise DataError(
-                f"{self.path}: expected an .npz file of plain arrays ({reason})"
-            ) from error
+        return read_archive(self.path)
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Tensor, list[tuple[int, object]]]]:

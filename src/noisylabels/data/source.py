@@ -141,13 +141,6 @@ class UserSource(Source):
 
     on_error: OnError = "raise"
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the examples depend on beside the contents of files.
-
-        Not ``on_error``: where a row is bad, ``"raise"`` has no result.
-        """
-        return {key: value for key, value in super().identity().items() if key != "on_error"}
-
 
 @dataclass(frozen=True)
 class Split:

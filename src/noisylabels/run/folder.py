@@ -16,6 +16,7 @@ from torch import Tensor
 
 from noisylabels.atomic import replacing, write_json
 from noisylabels.errors import CheckpointError, DataError
+from noisylabels.labels import read_archive
 from noisylabels.run import checkpoint, lock
 
 Metrics = dict[str, float | int | None]
@@ -173,11 +174,11 @@ class RunFolder:
 
     def labels(self) -> dict[str, Array]:
         """Read the labels, by name."""
-        return self._load("labels.npz")
+        return read_archive(self.path / "labels.npz")
 
     def predictions(self) -> dict[str, Array]:
         """Read the last epoch's class probabilities, by name."""
-        return self._load("predictions.npz")
+        return read_archive(self.path / "predictions.npz")
 
     def model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Read the trained weights by name, and what is known of the network."""
@@ -369,15 +370,6 @@ class RunFolder:
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
         with writing(self.path / name):
             write_json(self.path / name, value)
-
-    def _load(self, name: str) -> dict[str, Array]:
-        path = self.path / name
-        try:
-            # Given a path, NumPy would leave the file of a damaged archive open.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return dict(archive)
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise DataError(f"{path}: expected arrays by name ({error})") from error
 
     def _save(self, name: str, arrays: Mapping[str, Array]) -> Path:
         path = self.path / name
