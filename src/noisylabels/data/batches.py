@@ -110,7 +110,7 @@ class Batch:
 
 
 class Batches(ABC):
-    """A dataset in the form that a network eats.
+    """A dataset in the form that a network takes.
 
     Args:
         dataset: The dataset; ``dataset.train.labels`` are the given labels.

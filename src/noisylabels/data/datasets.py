@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.examples import Dataset, Examples, Intake, channel_statistics
+from noisylabels.data.examples import Dataset, Examples, ImportLog, channel_statistics
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
-from noisylabels.data.source import Facts, Source, Split, UserSource, note_empty, number
+from noisylabels.data.source import Facts, Source, Split, UserSource, encode_labels, note_empty
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -189,7 +189,7 @@ class Arrays(UserSource):
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
-        intake = Intake(self.on_error)
+        log = ImportLog(self.on_error)
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
         inputs, labels, test = [], [], []
@@ -197,15 +197,15 @@ class Arrays(UserSource):
             inputs.append(array)
             labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
             test += [part == "_test"] * len(array)
-        finite = self._finite(intake)
-        numbers, names, sound = number(
-            [value for _, value in labels], [place for place, _ in labels], classes, intake
+        finite = self._finite(log)
+        numbers, names, sound = encode_labels(
+            [value for _, value in labels], [place for place, _ in labels], classes, log
         )
         whole = torch.cat(inputs)[sound]
         kept = finite[sound]
         whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
         if "" in self._parts:
-            is_test = self._split.cut(numbers, intake)
+            is_test = self._split.cut(numbers, log)
         else:
             self._split.refuse(self.path)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
@@ -215,15 +215,15 @@ class Arrays(UserSource):
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
-        note_empty(train.labels, names, "training examples", intake)
+        note_empty(train.labels, names, "training examples", log)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
             tests,
             names,
             *statistics(train.tensor()),
-            notes=intake.notes(),
-            skipped=tuple(intake.skipped),
+            notes=log.notes(),
+            skipped=tuple(log.skipped),
         )
 
     @cached_property
@@ -276,12 +276,12 @@ class Arrays(UserSource):
             f"(N, D), got shape {x.shape} of {x.dtype}"
         )
 
-    def _finite(self, intake: Intake) -> Tensor:
+    def _finite(self, log: ImportLog) -> Tensor:
         flags = []
         for part, (inputs, _) in self._parts.items():
             finite = inputs.flatten(1).isfinite().all(1)
             for row in (~finite).nonzero().squeeze(1).tolist():
-                intake.refuse(
+                log.refuse(
                     f"{self.path}: x{part}: row {row}", "expected finite numbers, got NaN or inf"
                 )
             flags.append(finite)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.digests import file_digests
-from noisylabels.data.images import Form
+from noisylabels.data.images import ImageSpec
 from noisylabels.errors import DataError
 
 OnError = Literal["raise", "skip"]
 
 
-class Encoded(ABC):
+class EncodedImages(ABC):
     """Encoded images, read one by one when they are needed."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Encoded(ABC):
 
 
 @dataclass(frozen=True)
-class Paths(Encoded):
+class ImagePaths(EncodedImages):
     """Image files below one folder.
 
     Args:
@@ -107,11 +107,11 @@ class Paths(Encoded):
 
 
 @dataclass(frozen=True)
-class Column(Encoded):
+class ArrowImages(EncodedImages):
     """A column of encoded images in Parquet or Arrow files.
 
     Args:
-        chunks: For each file its encoded images: an Arrow array, or :class:`RowGroups`.
+        chunks: For each file its encoded images: an Arrow array, or :class:`ParquetColumn`.
         files: The files.
         rows: File number and row of each image, int64, of shape (N, 2).
     """
@@ -141,7 +141,9 @@ class Column(Encoded):
 
     def hold(self) -> Self:
         """Return the same images with all encoded bytes in memory."""
-        whole = [chunk.whole() if isinstance(chunk, RowGroups) else chunk for chunk in self.chunks]
+        whole = [
+            chunk.whole() if isinstance(chunk, ParquetColumn) else chunk for chunk in self.chunks
+        ]
         return dataclasses.replace(self, chunks=whole)
 
     def digest(self) -> str:
@@ -149,7 +151,7 @@ class Column(Encoded):
         return "".join(file_digests(self.files))
 
 
-class RowGroups:
+class ParquetColumn:
     """The encoded images of a Parquet file, of which one row group at a time is in memory.
 
     Args:
@@ -184,21 +186,21 @@ class RowGroups:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedImages:
     """Images that stay encoded and are decoded anew each time they are used.
 
     Args:
         encoded: The images.
-        form: What each of them is brought to.
+        spec: What each of them is brought to.
     """
 
-    encoded: Encoded
-    form: Form
+    encoded: EncodedImages
+    spec: ImageSpec
 
     @property
     def shape(self) -> tuple[int, ...]:
         """N, channels, height and width."""
-        return len(self.encoded), *self.form.shape
+        return len(self.encoded), *self.spec.shape
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Examples:
         places: Where each example comes from, an array of N strings; None where its number says it.
     """
 
-    inputs: Tensor | Streamed
+    inputs: Tensor | StreamedImages
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
 
@@ -243,7 +245,7 @@ class Examples:
         inputs = (
             self.inputs[index]
             if isinstance(self.inputs, Tensor)
-            else Streamed(self.inputs.encoded.take(index.numpy()), self.inputs.form)
+            else StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         )
         places = None if self.places is None else self.places[index.numpy()]
         return Examples(inputs, self.labels[index], places)
@@ -274,7 +276,7 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-class Intake:
+class ImportLog:
     """Decides about bad rows, and remembers what was done with all others.
 
     Args:
@@ -287,8 +289,8 @@ class Intake:
         self._notes: list[str] = []
         self.skipped: list[tuple[str, str]] = []
 
-    def copy(self) -> "Intake":
-        """Return an intake that remembers the same so far."""
+    def copy(self) -> "ImportLog":
+        """Return a log that remembers the same so far."""
         return copy.deepcopy(self)
 
     def refuse(self, place: str, reason: str) -> None:
@@ -375,7 +377,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.clone(), std.masked_fill(std == 0, 1)
 
 
-def first(dataset: Dataset, limit: int | None) -> Dataset:
+def limit_training_set(dataset: Dataset, limit: int | None) -> Dataset:
     """Keep the first ``limit`` training examples.
 
     Args:

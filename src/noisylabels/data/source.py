@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.decoding import gather
+from noisylabels.data.decoding import decode_examples
 from noisylabels.data.digests import file_digest, folder_digest
 from noisylabels.data.examples import (
     Dataset,
-    Encoded,
+    EncodedImages,
     Examples,
-    Intake,
+    ImportLog,
     OnError,
-    Streamed,
+    StreamedImages,
     channel_statistics,
     stratified,
 )
-from noisylabels.data.images import SMALL, Form, choose_form, peek
+from noisylabels.data.images import SMALL, ImageSpec, choose_image_spec, peek
 from noisylabels.errors import ConfigError, DataError, check_range
 
 DEFAULT_TEST_SHARE = 0.2
@@ -177,12 +177,12 @@ class Split:
                     f"{where} has a test set of its own: {name} {value!r} is for none"
                 )
 
-    def cut(self, labels: Tensor, intake: Intake) -> Tensor:
+    def cut(self, labels: Tensor, log: ImportLog) -> Tensor:
         """Choose the test examples, stratified by label.
 
         Args:
             labels: int64 in [0, K), of shape (N).
-            intake: Remembers that there was no test set.
+            log: Remembers that there was no test set.
 
         Returns:
             Which of them are test examples, bool, of shape (N).
@@ -192,7 +192,7 @@ class Split:
         _, chosen = stratified(labels, share, seed)
         test = torch.zeros(len(labels), dtype=torch.bool)
         test[chosen] = True
-        intake.note(
+        log.note(
             f"no test set given: {len(chosen)} of {len(test)} examples became it "
             f"(stratified, split_seed {seed})"
         )
@@ -208,14 +208,14 @@ class Listing:
         labels: int64, of shape (N).
         test: Which of them are test examples, bool, of shape (N).
         classes: The K class names.
-        intake: What was found so far.
+        log: What was found so far.
     """
 
-    images: Encoded
+    images: EncodedImages
     labels: Tensor
     test: Tensor
     classes: tuple[str, ...]
-    intake: Intake
+    log: ImportLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,14 +280,14 @@ class ImageFiles(UserSource):
         return self.with_test(listing)
 
     @cached_property
-    def _form(self) -> Form:
+    def _spec(self) -> ImageSpec:
         images = self._listing.images
         headers = [
             header
             for index in range(min(PEEKED, len(images)))
             if (header := peek(_readable(images, index))) is not None
         ]
-        return choose_form(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
+        return choose_image_spec(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
 
     @property
     def _streams(self) -> bool:
@@ -296,64 +296,64 @@ class ImageFiles(UserSource):
 
     @property
     def _bytes(self) -> int:
-        return len(self._listing.images) * int(np.prod(self._form.shape))
+        return len(self._listing.images) * int(np.prod(self._spec.shape))
 
     def facts(self) -> Facts:
         """Return what is known of the images before they are decoded."""
-        return Facts(self._form.shape, images=True)
+        return Facts(self._spec.shape, images=True)
 
     def identity(self) -> dict[str, Any]:
         """Return what the examples depend on beside the contents of files.
 
         With what ``"auto"`` and no ``size`` stand for here: it may be what another run says.
         """
-        chosen = {"storage": "stream" if self._streams else "memory", "shape": self._form.shape}
+        chosen = {"storage": "stream" if self._streams else "memory", "shape": self._spec.shape}
         own = super().identity()
         return chosen | {k: v for k, v in own.items() if k not in (*chosen, *CHOSEN)}
 
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
-        listing, form = self._listing, self._form
-        intake = listing.intake.copy()
+        listing, spec = self._listing, self._spec
+        log = listing.log.copy()
         stream = self._streams
         where = "stream from their files" if stream else "in memory"
-        channels, height, width = form.shape
-        intake.note(
+        channels, height, width = spec.shape
+        log.note(
             f"{len(listing.images)} images of {channels}x{height}x{width} {where} "
             f'(storage = "{self.storage}", {self._bytes / 2**20:.0f} MiB decoded)'
         )
         train, test = (
-            self._part(chosen.nonzero().squeeze(1), intake, stream, workers)
+            self._part(chosen.nonzero().squeeze(1), log, stream, workers)
             for chosen in (~listing.test, listing.test)
         )
-        self._check_parts(train, test, listing.classes, intake)
+        self._check_parts(train, test, listing.classes, log)
         return Dataset(
             train,
             test,
             listing.classes,
             *channel_statistics(_sample(train, workers)),
-            notes=intake.notes(),
-            skipped=tuple(intake.skipped),
+            notes=log.notes(),
+            skipped=tuple(log.skipped),
         )
 
-    def _part(self, index: Tensor, intake: Intake, stream: bool, workers: int) -> Examples:
+    def _part(self, index: Tensor, log: ImportLog, stream: bool, workers: int) -> Examples:
         images, labels = self._listing.images.take(index.numpy()), self._listing.labels[index]
         if stream:
             images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
-            return Examples(Streamed(images, self._form), labels, images.places())
-        return gather(images, labels, self._form, intake, stream=stream, workers=workers)
+            return Examples(StreamedImages(images, self._spec), labels, images.places())
+        return decode_examples(images, labels, self._spec, log, stream=stream, workers=workers)
 
     def _check_parts(
-        self, train: Examples, test: Examples, classes: Sequence[str], intake: Intake
+        self, train: Examples, test: Examples, classes: Sequence[str], log: ImportLog
     ) -> None:
         for part, name in ((train, "training"), (test, "test")):
             if not len(part):
                 raise DataError(
                     f"{self.where}: expected {name} examples, got none that can be decoded"
                 )
-        note_empty(train.labels, classes, "training examples", intake)
+        note_empty(train.labels, classes, "training examples", log)
         if len(set(train.labels.tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected training examples of at least two classes, got "
@@ -416,12 +416,12 @@ class SplitImageFiles(ImageFiles):
                 f"{self.where}: expected examples of at least two classes, got only "
                 f"{listing.classes[int(listing.labels[0])]!r}"
             )
-        test = self._split.cut(listing.labels, listing.intake)
+        test = self._split.cut(listing.labels, listing.log)
         return dataclasses.replace(listing, test=test)
 
 
-def number(
-    values: Sequence[object], places: Sequence[str], classes: Sequence[str] | None, intake: Intake
+def encode_labels(
+    values: Sequence[object], places: Sequence[str], classes: Sequence[str] | None, log: ImportLog
 ) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """Turn labels as they stand in a file into class numbers.
 
@@ -431,7 +431,7 @@ def number(
         classes: Class names, if they are known: labels may be names or numbers then. By default the
             names in alphabetical order, or "0", "1", ... up to the greatest number, if most labels
             are numbers.
-        intake: Decides about labels that are missing or out of range.
+        log: Decides about labels that are missing or out of range.
 
     Returns:
         int64 labels of those that are sound, the class names, and which are sound (bool).
@@ -440,7 +440,7 @@ def number(
         DataError: A label is not sound, and bad rows are not to be skipped.
 
     Example:
-        >>> number(["bee", "ant", "bee"], ["a", "b", "c"], None, Intake("raise"))[:2]
+        >>> encode_labels(["bee", "ant", "bee"], ["a", "b", "c"], None, ImportLog("raise"))[:2]
         (tensor([1, 0, 1]), ('ant', 'bee'))
     """
     cleaned = [_cleaned(value) for value in values]
@@ -473,25 +473,25 @@ def number(
     for index, label in enumerate(found):
         if label is None:
             got = "none" if cleaned[index] is None else f"{values[index]!r:.80}"
-            intake.refuse(places[index], f"expected a label {expected}, got {got}")
+            log.refuse(places[index], f"expected a label {expected}, got {got}")
             sound[index] = False
     return torch.tensor([label for label in found if label is not None]).long(), names, sound
 
 
-def note_empty(labels: Tensor, classes: Sequence[str], what: str, intake: Intake) -> None:
+def note_empty(labels: Tensor, classes: Sequence[str], what: str, log: ImportLog) -> None:
     """Say which classes have no example.
 
     Args:
         labels: int64 in [0, K), of shape (N).
         classes: The K class names.
         what: What the examples are, for the sentence.
-        intake: Remembers it.
+        log: Remembers it.
     """
     counts = torch.bincount(labels, minlength=len(classes))
     empty = [f"{i} ({classes[i]})" for i in (counts == 0).nonzero().squeeze(1).tolist()]
     if empty:
         shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
-        intake.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
+        log.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
 
 
 def _cleaned(value: object) -> object:
@@ -518,7 +518,7 @@ def _whole(value: object) -> int | None:
         return None
 
 
-def _readable(images: Encoded, index: int) -> bytes | None:
+def _readable(images: EncodedImages, index: int) -> bytes | None:
     try:
         return images.read(index)
     except DataError:
@@ -530,12 +530,12 @@ def _sample(train: Examples, workers: int) -> Tensor:
     if isinstance(train.inputs, Tensor):
         return train.inputs
     index = torch.linspace(0, len(train) - 1, min(SAMPLED, len(train))).long()
-    streamed: Streamed = train.inputs
-    return gather(
+    streamed: StreamedImages = train.inputs
+    return decode_examples(
         streamed.encoded.take(index.numpy()),
         train.labels[index],
-        streamed.form,
-        Intake("raise"),
+        streamed.spec,
+        ImportLog("raise"),
         stream=False,
         workers=workers,
     ).tensor()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import noisylabels
 from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
-from noisylabels.data.examples import Dataset, Streamed, first, hold_out
+from noisylabels.data.examples import Dataset, StreamedImages, hold_out, limit_training_set
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError
 from noisylabels.methods import MethodContext, Task
@@ -258,7 +258,7 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
         raise ConfigError(f"noise: {error}") from error
     known = made.source.clean or made.config.noise.name != "none"
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
-    limited = first(noisy, made.source.limit)
+    limited = limit_training_set(noisy, made.source.limit)
     true = train.labels[: len(limited.train)]
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
@@ -340,8 +340,8 @@ def assemble(
     }
     inputs = dataset.train.inputs
     batches: Batches
-    if isinstance(inputs, Streamed):
-        size = (inputs.form.height, inputs.form.width)
+    if isinstance(inputs, StreamedImages):
+        size = (inputs.spec.height, inputs.spec.width)
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
