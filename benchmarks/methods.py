@@ -2,8 +2,9 @@
 
     python benchmarks/methods.py ../shared/data/cifar10
 
-Epochs of all methods in one process, in turns; of each method the peak memory of a process of its
-own. Images are counted once an epoch, however often a method looks at them.
+Epochs of all methods are timed in one process, in turns; the peak memory of each is that of a
+process of its own. An image counts once an epoch, however often a method looks at it. No epoch is
+evaluated, so DivideMix's time includes the predictions that it divides by.
 """
 
 import argparse

@@ -145,6 +145,52 @@ def test_a_step_even_a_skipped_one_forgets_the_predictions():
     assert method.skipped == 1
 
 
+class Halved(Method):
+    """Two networks in turns, the second at half the loss, with public names only."""
+
+    def __init__(self, context: MethodContext, *, factor: float = 0.5):
+        super().__init__(context, networks=2)
+        self.factor = factor
+        self.seen = torch.zeros((), device=self.device)
+
+    def train_epoch(self, batches):
+        for net in self.networks:
+            net.train()
+        for batch in batches:
+            made = self.optimize(batch, self.both, networks=(0, 1), losses=2)
+            self.seen += made * self.whole_size(batch)
+
+    def both(self, part):
+        first, second = (self.context.loss(net(part.input), part.target) for net in self.networks)
+        return first + self.factor * second
+
+    def state_dict(self):
+        return super().state_dict() | {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.seen = state["seen"].to(self.device)
+
+
+class OwnSteps(Halved):
+    """Steps its optimisers itself."""
+
+    def train_epoch(self, batches):
+        for batch in batches:
+            for net, optimizer in zip(self.networks, self.optimizers, strict=True):
+                optimizer.zero_grad()
+                self.context.loss(net(batch.input), batch.target).backward()
+                optimizer.step()
+
+
+def test_the_end_of_an_epoch_forgets_the_predictions():
+    method, twin = OwnSteps(context()), single(context())
+    method.predict("test")
+    train(method, 1)
+    train(twin, 1)
+    assert torch.equal(method.predict("test")[0], twin.predict("test")[0])
+
+
 def test_a_restored_state_forgets_the_predictions():
     method, other = made(), made()
     train(other, 1)
@@ -191,33 +237,6 @@ def test_values_are_mapped_in_evaluation_mode_and_modes_are_kept():
     found = map_batches(nets, inputs().split(7), lambda net, x: net(x).sum(1))
     assert torch.equal(found, inputs().sum(1).expand(2, -1))
     assert [net.training for net in nets] == [True, False]
-
-
-class Halved(Method):
-    """Two networks in turns, the second at half the loss, with public names only."""
-
-    def __init__(self, context: MethodContext, *, factor: float = 0.5):
-        super().__init__(context, networks=2)
-        self.factor = factor
-        self.seen = torch.zeros((), device=self.device)
-
-    def train_epoch(self, batches):
-        for net in self.networks:
-            net.train()
-        for batch in batches:
-            made = self.optimize(batch, self.both, networks=(0, 1), losses=2)
-            self.seen += made * self.whole_size(batch)
-
-    def both(self, part):
-        first, second = (self.context.loss(net(part.input), part.target) for net in self.networks)
-        return first + self.factor * second
-
-    def state_dict(self):
-        return super().state_dict() | {"seen": self.seen}
-
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.seen = state["seen"].to(self.device)
 
 
 def test_a_method_of_ones_own_needs_public_names_only():
