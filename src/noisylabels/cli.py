@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ class Status:
 @dataclass(frozen=True)
 class Losses:
     """List every loss: key, formula, hyper-parameters, the paper's values for each dataset."""
+
+    key: tyro.conf.Positional[str | None] = None
+    """One loss to show in full, such as dal."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ def run(words: Sequence[str]) -> None:
     elif isinstance(command, Status):
         _status(command.runs)
     elif isinstance(command, Losses):
-        _losses()
+        _losses(command.key)
     elif isinstance(command.command, NoiseList):
         _noise_list()
     elif isinstance(command.command, NoiseMake):
@@ -318,16 +322,25 @@ def _status(runs: Sequence[Path]) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def _losses() -> None:
+def _losses(key: str | None) -> None:
+    import inspect
+
     from noisylabels.losses import LOSSES, hyperparameters
     from noisylabels.paper.hyperparameters import HYPERPARAMETERS, describe
 
-    for key, loss in LOSSES.items():
+    if key is not None and key not in LOSSES:
+        raise ConfigError(unknown("loss", key, LOSSES))
+    chosen = LOSSES if key is None else {key: LOSSES[key]}
+    for key, loss in chosen.items():
         print(f"{key:9} {loss().formula}")
         defaults = describe(hyperparameters(loss))
         print(f"          {loss.__name__}({defaults})")
         for dataset, values in HYPERPARAMETERS.get(key, {}).items():
             print(f"          {dataset}: {describe(values)}")
+    if len(chosen) == 1:
+        # As in the reference, but for the marks that only Sphinx reads.
+        text = re.sub(r":[a-z]+:`~?([^`]*)`", r"\1", inspect.getdoc(loss) or "")
+        print(f"\n{text.replace('``', '')}")
 
 
 def _noise_list() -> None:

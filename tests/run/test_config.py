@@ -51,6 +51,54 @@ def test_override_reaches_into_a_bare_name_and_a_default(file):
     assert run.noise == Component("none", {"rate": 0})
 
 
+def test_a_name_may_come_after_its_parameters(file):
+    assert load(file, ["--loss.q", "0.7", "--loss", "gce"]).loss == Component("gce", {"q": 0.7})
+
+
+def test_a_word_is_what_its_place_takes(file, tmp_path):
+    def place(*, title: str = "", count: int = 0, sizes: tuple[int, ...] = ()): ...
+
+    words = ["--data.title", "2024", "--data.count", "2024", "--data.sizes", "3"]
+    bound = bind(load(file, words).data, place, "data")
+    assert bound == {"title": "2024", "count": 2024, "sizes": (3,)}
+    assert load(file, ["--trackers", "mlflow"]).trackers == ("mlflow",)
+    assert load(file, ["--trackers", '["wandb", "mlflow"]']).trackers == ("wandb", "mlflow")
+    root = load(file, ["--data.root", "2024"]).data
+    assert bind(root, lambda *, root: None, "data") == {"root": 2024}
+
+    def folder(*, root: Path): ...
+
+    for text in ("2024", "1_000", "true", "1.50", "2024-01-01"):
+        component = load(file, [f"--data.root={text}"]).data
+        assert bind(component, folder, "data") == {"root": Path(text)}
+    with pytest.raises(ConfigError, match=r"trackers.*: expected 'wandb' or 'mlflow'"):
+        load(file, ["--trackers", "wanb"])
+
+
+def test_a_parameter_of_a_schedule_can_be_changed(tmp_path):
+    path = tmp_path / "run.toml"
+    table = '{ name = "gce", q = { schedule = "linear", start = 0.6, end = 1.5 } }'
+    path.write_text(f'data = "digits"\nloss = {table}\n')
+    q = {"schedule": "linear", "start": 0.6, "end": 1.2}
+    assert load(path, ["--loss.q.end", "1.2"]).loss == Component("gce", {"q": q})
+    constant = {"schedule": "constant"}
+    assert load(path, ["--loss.q.schedule", "constant"]).loss == Component("gce", {"q": constant})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--loss", "ce", "--loss", "gce"],
+        ["--loss.name", "ce", "--loss", "gce"],
+        ["--seed=1", "--seed", "2"],
+        ["--loss.q_start", "0.1", "--loss.q_start", "0.2"],
+    ],
+)
+def test_what_is_given_twice_is_refused(file, words):
+    with pytest.raises(ConfigError, match=r"is given twice, as .* a run has one value of it"):
+        load(file, words)
+
+
 def test_tables_round_trip(file):
     run = load(file)
     assert parse(run.tables()) == run

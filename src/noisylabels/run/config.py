@@ -160,6 +160,7 @@ class RunConfig:
 
 
 _ADAPTER = TypeAdapter(RunConfig)
+_TYPES = get_type_hints(RunConfig, include_extras=True)
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 
 
@@ -194,13 +195,16 @@ def parse(tables: Mapping[str, Any]) -> RunConfig:
             filled[key] = {"name": default.name, **value}
     if "data" not in filled:
         raise ConfigError('no data given: expected data = {name = "..."}')
+    return RunConfig(**{key: _field(key, value) for key, value in filled.items()})
+
+
+def _field(key: str, value: object) -> Any:
+    if _TYPES[key] is not Part:
+        return _typed(value, _TYPES[key], key)
     try:
-        # In JSON mode strict still lets a string be a path, but never a string be a number.
-        return _ADAPTER.validate_json(json.dumps(filled, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = str(first["loc"][0])
-        raise ConfigError(f"{place}: {_explain(first, filled[place])}") from error
+        return Component.parse(value.read() if isinstance(value, Word) else value)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}, got {value!r}") from error
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -364,28 +368,39 @@ def _explain(error: Any, value: object) -> str:
         message = str(error["ctx"]["error"])
     else:
         wanted = error["msg"].removeprefix("Input should be ").partition(", got")[0]
-        wanted = wanted.replace("a valid integer", "a whole number").replace("valid ", "")
+        for word, plain in (("integer", "whole number"), ("array", "list"), ("tuple", "list")):
+            wanted = wanted.replace(f"a valid {word}", f"a {plain}")
+        wanted = wanted.replace("valid ", "")
         message = f"expected {'a value ' if wanted.startswith('greater') else ''}{wanted}"
     return f"{message}, got {value!r}"
 
 
 def _typed(value: object, annotation: Any, place: str) -> Any:
     if annotation is inspect.Parameter.empty or annotation is Any:
-        return value
+        return value.read() if isinstance(value, Word) else value
     if annotation == Hyperparameter:
         if isinstance(value, Mapping):
             return _typed_schedule(value, place)
         annotation = float
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    try:
-        typed = adapter.validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigError(f"{place}: {_explain(error.errors()[0], value)}") from error
-    return typed.expanduser() if isinstance(typed, Path) else typed
+    refusals = []
+    for reading in value.readings() if isinstance(value, Word) else [value]:
+        try:
+            # In JSON mode strict still lets a string be a path, but never a string be a number.
+            typed = adapter.validate_json(json.dumps(reading, default=str), strict=True)
+        except ValidationError as error:
+            refusals.append((error.errors()[0], reading))
+        else:
+            return typed.expanduser() if isinstance(typed, Path) else typed
+    # The only item of a list may be at fault, not that it is no list.
+    error, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
+    raise ConfigError(f"{place}: {_explain(error, reading)}")
 
 
 def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
     name = table.get("schedule")
+    if isinstance(name, Word):
+        name = name.text
     if not isinstance(name, str):
         raise ConfigError(
             f"{place}: expected a number or a table such as "
@@ -418,31 +433,74 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
         table = tables
         for parent in parents:
             below = table.setdefault(parent, {})
-            table[parent] = table = below if isinstance(below, dict) else {"name": below}
+            # A bare name came before the component's parameters.
+            table[parent] = table = {"name": below.text} if isinstance(below, Word) else below
+        if isinstance(table.get(leaf), dict):
+            # Or after them.
+            table, leaf = table[leaf], "name"
         if leaf in table:
-            raise ConfigError(f"{key} is given twice: a run has one value of it")
-        table[leaf] = literal(text)
+            raise ConfigError(
+                f"{key} is given twice, as {table[leaf]!r} and {text!r}: a run has one value of it"
+            )
+        table[leaf] = text if leaf == "name" else Word(text)
     return tables
 
 
-def literal(text: str) -> Any:
-    """Read a value as TOML does; what TOML cannot read is a string."""
-    try:
-        value = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return value["value"] if len(value) == 1 else text
+@dataclasses.dataclass(frozen=True, eq=False)
+class Word:
+    """A value as it stands on a command line: what it is shows only where it is used.
+
+    ``2024`` may be a number or a folder, ``mlflow`` a string or the only one of several. It equals
+    what TOML reads it as.
+
+    Args:
+        text: The word.
+
+    Example:
+        >>> Word("2024").readings()
+        [2024, '2024', [2024], ['2024']]
+        >>> Word("0.5") == 0.5
+        True
+    """
+
+    text: str
+
+    def read(self) -> Any:
+        """Read the value as TOML does; what TOML cannot read is a string."""
+        try:
+            value = tomllib.loads(f"value = {self.text}")
+        except tomllib.TOMLDecodeError:
+            return self.text
+        return value["value"] if len(value) == 1 else self.text
+
+    def readings(self) -> list[Any]:
+        """Return what the value may be, the likeliest first."""
+        value = self.read()
+        return [value, self.text, [value], [self.text]]
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same word, or what TOML reads it as."""
+        return bool(self.read() == (other.read() if isinstance(other, Word) else other))
+
+    def __hash__(self) -> int:
+        """Return a hash of the word."""
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        """Show what TOML reads it as."""
+        return repr(self.read())
 
 
 def _merge(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Let changes win over tables; what names another component or schedule starts anew."""
     merged = dict(tables)
     for key, change in changes.items():
         before = tables.get(key)
         if isinstance(before, str):
             before = {"name": before}
         if isinstance(before, Mapping) and isinstance(change, Mapping):
-            name = before.get("name")
-            merged[key] = {**before, **change} if change.get("name", name) == name else change
+            same = all(before.get(k) == change.get(k, before.get(k)) for k in ("name", "schedule"))
+            merged[key] = _merge(before, change) if same else change
         else:
             merged[key] = change
     return merged

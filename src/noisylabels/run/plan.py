@@ -287,7 +287,7 @@ def run_id(identity: Mapping[str, Any]) -> str:
 
     Example:
         >>> run_id({"version": 1, "settings": {"epochs": 10}, "contents": {}})
-        '0bf2c86a2d34'
+        'ad6f3d5ea8ed'
     """
     canonical = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:RUN_ID_LENGTH]

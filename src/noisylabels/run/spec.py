@@ -52,7 +52,7 @@ def parse(spec: str) -> Component:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"data: expected key=value after the comma, got {setting!r}")
-        parameters[key] = config.literal(value)
+        parameters[key] = config.Word(value)
     return Component(name, parameters)
 
 
