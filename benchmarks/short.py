@@ -76,7 +76,7 @@ def run(loss_name: str, epochs: int, seed: int, *, batch: int, lr: float, share:
 
 def table(runs: list[dict], setting: str) -> str:
     """Return the accuracies of a setting, in percent: the mean over seeds, and the least."""
-    rows = [f"| loss | {' | '.join(f'{epochs} epochs' for epochs in EPOCHS)} |"]
+    rows = [f"| loss | {' | '.join(f'{n} epoch' + 's' * (n > 1) for n in EPOCHS)} |"]
     rows.append("|---" * (len(EPOCHS) + 1) + "|")
     for name in LOSSES:
         cells = []

@@ -1046,3 +1046,50 @@ def test_one_class_has_no_entropy():
     logits, target = torch.zeros(2, 1, requires_grad=True), torch.zeros(2).long()
     assert at("dal", 1.0)(logits, target) == 0
     assert functional.dynamics_aware(logits, target, q=1.5, lamb=1.0).eq(0).all()
+
+
+class TestCollapse:
+    """A loop whose predictions have shrunk to one class is told so, once."""
+
+    @staticmethod
+    def batch(classes=4):
+        logits = torch.zeros(16, classes)
+        logits[:, 1] = 1.0
+        return logits, torch.arange(16) % classes
+
+    @staticmethod
+    def call(loss, logits, target):
+        for _ in range(100):
+            loss(logits, target)
+
+    def test_it_is_said_once(self):
+        loss = build("gce")
+        with pytest.warns(UserWarning, match="predicts class 1 alone") as said:
+            self.call(loss, *self.batch())
+        assert len(said) == 1
+
+    def test_it_is_said_of_the_fused_pass_too(self):
+        loss = build("dal")
+        loss.progress = 0.9
+        logits, target = self.batch()
+        with pytest.warns(UserWarning, match="q_start=0.0"):
+            self.call(loss, logits.requires_grad_(), target)
+
+    @pytest.mark.parametrize("case", ["evaluation", "mostly that class", "off"])
+    def test_it_is_not_said_where_nothing_is_wrong(self, case):
+        loss = build("gce")
+        logits, target = self.batch()
+        if case == "evaluation":
+            loss.eval()
+        elif case == "mostly that class":
+            target[:10] = 1
+        elif case == "off":
+            loss.warns = False
+        self.call(loss, logits, target)
+
+    def test_it_takes_three_looks_in_a_row(self):
+        loss = build("gce")
+        logits, target = self.batch()
+        several = torch.eye(4).repeat(4, 1)
+        for call in range(1, 101):
+            loss(several if call % 20 == 0 else logits, target)

@@ -43,6 +43,9 @@ Reduction = Literal["mean", "sum", "none"]
 
 UNTOLD_CALLS = 1000
 """After so many calls a loss with schedules warns if it was never told the progress."""
+FEWEST_EXAMPLES = 8
+LOOKS = 3
+"""A loss warns when so many looks in a row find one class predicted for a whole batch."""
 
 
 class LossOptions(TypedDict, total=False):
@@ -142,6 +145,10 @@ class Loss(nn.Module, ABC):
     class_dim: ClassVar[int | None] = None
     """Dimension of the classes, where it is not the usual one."""
 
+    warns: bool = True
+    """Whether it warns, once each, of a progress that is never told and of predictions that have
+    shrunk to one class."""
+
     weight: Tensor | None
 
     def __init__(
@@ -167,7 +174,8 @@ class Loss(nn.Module, ABC):
         self.held: dict[str, float | Schedule] = {}
         self._progress = 0.0
         self._told = False
-        self._untold_calls = 0
+        self._calls = 0
+        self._collapsed = 0
 
     @abstractmethod
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -202,8 +210,11 @@ class Loss(nn.Module, ABC):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
-        if not torch.compiler.is_compiling() and self.training and not self._told:
-            self._count_untold_call()
+        if self.training and self.warns and not torch.compiler.is_compiling():
+            self._watch(input, target)
+        return self._reduced(input, target)
+
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         return functional.reduce(
             self.per_example,
             input,
@@ -251,14 +262,36 @@ class Loss(nn.Module, ABC):
     def _stateful(self) -> dict[str, StatefulSchedule]:
         return {n: held for n, held in self.held.items() if isinstance(held, StatefulSchedule)}
 
-    def _count_untold_call(self) -> None:
-        self._untold_calls += 1
-        if self._untold_calls == UNTOLD_CALLS and self.dynamic():
+    def _watch(self, input: Tensor, target: Tensor) -> None:
+        self._calls += 1
+        if self._calls == UNTOLD_CALLS and not self._told and self.dynamic():
             warnings.warn(
                 f"{type(self).__name__} was called {UNTOLD_CALLS} times and never told the "
                 f"progress of training: its {' and '.join(self.dynamic())} stayed where they "
                 f"start; write `loss.progress = epoch / epochs` at the start of every epoch",
                 stacklevel=5,
+            )
+        # Other devices would have to be waited for.
+        if self._collapsed < LOOKS and self._calls % (10 if input.is_cpu else 100) == 0:
+            self._look(input, target)
+
+    def _look(self, input: Tensor, target: Tensor) -> None:
+        """Warn where one class is predicted for whole batches that are mostly of other classes."""
+        if input.ndim != 2 or len(input) < FEWEST_EXAMPLES or target.shape != input.shape[:1]:
+            return
+        if torch._C._are_functorch_transforms_active():
+            return
+        predicted = input.detach().argmax(1)
+        others = (target != predicted[0]).double().mean()
+        collapsed = (predicted == predicted[0]).all() & (others > 0.5)
+        self._collapsed = self._collapsed + 1 if bool(collapsed) else 0
+        if self._collapsed == LOOKS:
+            warnings.warn(
+                f"{type(self).__name__}: for whole batches the network predicts class "
+                f"{int(predicted[0])} alone. A loss that is robust before the network has learnt "
+                f"anything can end so: train longer, or start nearer to cross entropy, with DAL by "
+                f"q_start=0.0",
+                stacklevel=6,
             )
 
 
@@ -792,8 +825,7 @@ class DynamicsAwareLoss(Loss):
         """Return ``q`` and ``lamb`` at the present progress."""
         return {"q": self.q, "lamb": self.lamb}
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the reduced loss of a batch."""
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         q, lamb = self.q, self.lamb
         if _fused.applies(
             input,
@@ -805,7 +837,7 @@ class DynamicsAwareLoss(Loss):
             label_smoothing=self.label_smoothing,
         ):
             return _fused.dynamics_aware(input, target, q=q, lamb=lamb, reduction=self.reduction)
-        return super().forward(input, target)
+        return super()._reduced(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""

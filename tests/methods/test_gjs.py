@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from noisylabels.errors import ConfigError
-from noisylabels.losses import build
+from noisylabels.losses import GeneralizedJensenShannonLoss, build
 from noisylabels.methods import METHODS
 from tiny import COUNT, assert_same_weights, batches, context, descend, network, task, train
 
@@ -52,7 +52,7 @@ def test_with_js_it_is_the_loss_gjs():
         logits = torch.stack([network(0)(view) for view in first.views])
     method.train_epoch([first])
     assert method.end_epoch() == pytest.approx(
-        build("gjs", pi=0.3)(logits, first.target).item(), rel=1e-6
+        GeneralizedJensenShannonLoss(pi=0.3)(logits, first.target).item(), rel=1e-6
     )
 
 

@@ -273,6 +273,34 @@ def test_the_users_own_method_trains_with_its_parameters(digits, tmp_path, monke
         plan(parse(digits | own))
 
 
+def test_predictions_that_shrink_to_one_class_are_said_once(digits, tmp_path):
+    """DAL in a training too short for it: docs/losses/dal.md."""
+    seen = Recorder()
+    digits |= {"loss": {"name": "dal", "q_start": 0.8}, "model": "mlp"}
+    result = read(train(parse(digits), tmp_path, [seen]))
+    assert result["test_accuracy"] < 0.15
+    (said,) = [note for note in seen.notes if "every training example is predicted as" in note]
+    assert "dal with q_start 0.0" in said
+    assert any(note.startswith("short training: 66 steps") for note in seen.notes)
+    seen = Recorder()
+    train(parse(digits | {"loss": "ce"}), tmp_path, [seen])
+    assert not any("predicted as" in note or "short" in note for note in seen.notes)
+
+
+def test_a_batch_of_one_is_refused_where_it_cannot_be_normalised(digits, tmp_path):
+    digits |= {"model": {"name": "resnet18", "width": 4}, "batch_size": 1}
+    with pytest.raises(ConfigError, match=r"batch_size: 'resnet18' has batch norm.* at least 2"):
+        train(parse(digits), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="per process and part of a batch, got 1"):
+        train(parse(digits | {"batch_size": 4, "accumulate": 4}), tmp_path / "runs")
+    digits |= {"model": "mlp", "data": {"name": "digits", "limit": 30}, "epochs": 1}
+    assert (train(parse(digits), tmp_path) / "result.json").exists()
+    digits["data"]["limit"] = 1
+    with pytest.raises(DataError, match="limit 1: expected at least 2 training examples"):
+        train(parse(digits), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_a_method_has_to_say_is_said_before_it_trains(digits, tmp_path):
     recorder = Recorder()
     train(parse(digits | {"method": "elr"}), tmp_path, [recorder])

@@ -393,8 +393,8 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
         else:
             return typed.expanduser() if isinstance(typed, Path) else typed
     # The only item of a list may be at fault, not that it is no list.
-    error, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
-    raise ConfigError(f"{place}: {_explain(error, reading)}")
+    first, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
+    raise ConfigError(f"{place}: {_explain(first, reading)}")
 
 
 def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Loop:
         self._step = 0
         self.history: list[Metrics] = []
         self._predictions: Predictions | None = None
+        self._collapse_said = False
         self.seconds = Seconds()
         self._load()
         self._check_place()
@@ -252,6 +253,7 @@ class Loop:
         begun = time.perf_counter()
         self._predictions = self._predict()
         found = accuracies(self._predictions, self._state)
+        self._notice_collapse(self._predictions["train"])
         self.seconds.evaluation += time.perf_counter() - begun
         if not all(bool(each.isfinite().all()) for each in self._predictions.values()):
             raise NoisyLabelsError(
@@ -259,6 +261,23 @@ class Loop:
                 f"({self._circumstances()})"
             )
         return found
+
+    def _notice_collapse(self, probabilities: Tensor) -> None:
+        """Say once that the method predicts one class for examples of several."""
+        labels = self._state.dataset.train.labels
+        predicted = self._state.method.combine(probabilities).argmax(1)
+        late = self._epoch > 1 or self._state.config.epochs == 1
+        only = int(predicted[0])
+        if self._collapse_said or not late or bool((predicted != only).any()):
+            return
+        if bool((labels == only).double().mean() < 0.5):
+            self._collapse_said = True
+            self._callbacks.on_message(
+                f"after epoch {self._epoch} of {self._state.config.epochs} every training example "
+                f"is predicted as class {self._state.dataset.classes[only]!r}: the network has "
+                f"learnt nothing yet, or has forgotten it. Train longer, with a smaller learning "
+                f"rate, or with a loss that starts nearer to cross entropy (dal with q_start 0.0)"
+            )
 
     def _predict(self) -> Predictions:
         method = self._state.method

@@ -20,10 +20,11 @@ from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages, hold_out, limit_training_set
 from noisylabels.data.stream import Stream
-from noisylabels.errors import CheckpointError, ConfigError
+from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.methods import MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
+from noisylabels.run.advice import on_short_training
 from noisylabels.run.callbacks import Callback, Callbacks, Start
 from noisylabels.run.config import RunConfig
 from noisylabels.run.device import (
@@ -105,7 +106,8 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
     say = callbacks.on_message
     state, setup = assemble(made, dataset, true, before=folder.setup(), say=say)
     with ending_others(state.engine):
-        for sentence in (*dataset.notes, setup.sentence()):
+        advice = on_short_training(made.config, len(dataset.train))
+        for sentence in filter(None, (*dataset.notes, setup.sentence(), advice)):
             say(sentence)
         if first_process:
             folder.open(made.config.tables(), made.identity, dataclasses.asdict(setup))
@@ -259,6 +261,10 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
     known = made.source.clean or made.config.noise.name != "none"
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
     limited = limit_training_set(noisy, made.source.limit)
+    if len(limited.train) < 2:
+        raise DataError(
+            f"limit {made.source.limit}: expected at least 2 training examples to learn from"
+        )
     true = train.labels[: len(limited.train)]
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
@@ -300,6 +306,7 @@ def assemble(
 
     example = network(0)
     device = default_device()
+    _check_batch_norm(example, run)
     precision: str = run.precision
     if precision == "auto":
         kept = before.get("precision") if before.get("device") == device.type else None
@@ -321,6 +328,8 @@ def assemble(
         torch=str(torch.__version__),
     )
     loss = made.loss().to(device)
+    # The run says so itself.
+    loss.warns = False
     logits = torch.zeros(2, len(dataset.classes), device=device)
     build(lambda: loss(logits, dataset.train.labels[:2].to(device)), "loss", run.loss)
 
@@ -383,3 +392,14 @@ def assemble(
         device=device,
     )
     return state, setup
+
+
+def _check_batch_norm(network: nn.Module, run: RunConfig) -> None:
+    """Refuse batches of one example for a network that normalises over the batch."""
+    share = run.batch_size // (run.devices * run.nodes * run.accumulate)
+    if share < 2 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        raise ConfigError(
+            f"batch_size: {run.model.name!r} has batch norm, which cannot normalise a single "
+            f"example: expected at least 2 per process and part of a batch, got {share}; take a "
+            f"greater batch_size, or a network without batch norm such as 'mlp'"
+        )
