@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from noisylabels.atomic import write_json
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
+from noisylabels.labels import read_archive
 from noisylabels.models import mlp
 from noisylabels.run import checkpoint, loop
 from noisylabels.run.callbacks import Callback
@@ -91,8 +92,8 @@ def test_run_folder_holds_what_is_promised(digits, tmp_path):
     assert 50e6 < result["peak_memory_bytes"] < 24e9
     assert {"noisylabels", "torch", "python"} <= set(result["versions"])
 
-    labels = np.load(folder / "labels.npz", allow_pickle=False)
-    predictions = np.load(folder / "predictions.npz", allow_pickle=False)
+    labels = RunFolder(folder).labels()
+    predictions = RunFolder(folder).predictions()
     assert predictions["train_probabilities"].dtype == np.float16
     assert predictions["train_probabilities"].shape == (1437, 10)
     assert predictions["test_probabilities"].shape == (360, 10)
@@ -220,10 +221,10 @@ def test_method_of_two_networks_reports_both(digits, tmp_path):
     digits |= {"method": {"name": "coteaching", "forget_rate": 0.4}, "loss": "ce"}
     folder = train(parse(digits), tmp_path)
     result = read(folder)
-    with np.load(folder / "predictions.npz") as predictions:
+    with RunFolder(folder).predictions() as predictions:
         each = predictions["test_networks"].astype(np.float32)
         own = predictions["test_probabilities"]
-    test = np.load(folder / "labels.npz")["test"]
+    test = RunFolder(folder).labels()["test"]
     assert each.shape == (2, 360, 10)
     assert (own == each[0].astype(np.float16)).all()
     accuracies = [(p.argmax(1) == test).mean() for p in (*each, each.mean(0))]
@@ -356,16 +357,16 @@ def test_same_labels_for_every_loss_and_other_ones_for_another_seed(digits, tmp_
         for loss, seed in (("ce", 0), ("dal", 0), ("ce", 1))
     ]
     folders = [train(run, tmp_path) for run in runs]
-    given = [np.load(folder / "labels.npz")["given"] for folder in folders]
+    given = [RunFolder(folder).labels()["given"] for folder in folders]
     assert (given[0] == given[1]).all()
     assert (given[0] != given[2]).any()
     assert len({folder.name for folder in folders}) == 3
 
 
 def test_limit_does_not_change_anyones_label(digits, tmp_path):
-    whole = np.load(train(parse(digits), tmp_path) / "labels.npz")
+    whole = RunFolder(train(parse(digits), tmp_path)).labels()
     digits["data"]["limit"] = 200
-    part = np.load(train(parse(digits), tmp_path) / "labels.npz")
+    part = RunFolder(train(parse(digits), tmp_path)).labels()
     assert len(part["given"]) == 200
     assert (part["given"] == whole["given"][:200]).all()
 
@@ -375,7 +376,7 @@ def test_label_file_is_followed_and_its_contents_count(digits, tmp_path):
     digits["noise"] = {"name": "file", "path": str(tmp_path / "labels.npy")}
     np.save(tmp_path / "labels.npy", labels)
     first = train(parse(digits), tmp_path)
-    assert (np.load(first / "labels.npz")["given"] == labels).all()
+    assert (RunFolder(first).labels()["given"] == labels).all()
     assert read(first)["nominal_noise_rate"] is None
     assert read(first)["actual_noise_rate"] > 0.8
     np.save(tmp_path / "moved.npy", labels)
@@ -399,7 +400,7 @@ def test_unknown_truth_is_null(digits, tmp_path, digits_folder):
     result = read(folder)
     for key in ("actual_noise_rate", "nominal_noise_rate", "train_accuracy_correct"):
         assert result[key] is None
-    assert "true" not in np.load(folder / "labels.npz")
+    assert "true" not in RunFolder(folder).labels()
 
 
 @pytest.fixture
@@ -528,7 +529,7 @@ def test_diverging_run_stops_and_says_why(digits, tmp_path):
         train(parse(digits), tmp_path)
     path = tmp_path / plan(parse(digits)).run_id / "nonfinite.npz"
     assert str(path) in str(error.value)
-    batch = np.load(path)
+    batch = read_archive(path)
     assert batch["input"].shape == (64, 1, 8, 8)
     first = ", ".join(map(str, batch["index"][:8]))
     assert f"examples {first}, ...)" in str(error.value)
@@ -701,21 +702,21 @@ def test_bf16_and_float32_agree_on_a_small_network(digits_folder, digits, tmp_pa
 def test_a_hold_out_is_noisy_stratified_and_reported(digits, tmp_path):
     digits["validation"] = 0.1
     folder = train(parse(digits), tmp_path)
-    labels = np.load(folder / "labels.npz", allow_pickle=False)
+    labels = RunFolder(folder).labels()
     assert len(labels["given"]) == len(labels["true"]) == 1437 - 144
     assert len(labels["validation"]) == 144
     whole = parse({key: value for key, value in digits.items() if key != "validation"})
-    given = np.load(train(whole, tmp_path) / "labels.npz")["given"]
+    given = RunFolder(train(whole, tmp_path)).labels()["given"]
     together = np.concatenate([labels["given"], labels["validation"]])
     assert np.array_equal(np.sort(together), np.sort(given))
     shares = np.bincount(labels["validation"]) / np.bincount(given)
     assert np.abs(shares - 0.1).max() < 0.01
-    probabilities = np.load(folder / "predictions.npz")["validation_probabilities"]
+    probabilities = RunFolder(folder).predictions()["validation_probabilities"]
     hit = (probabilities.argmax(1) == labels["validation"]).mean()
     assert read(folder)["validation_accuracy"] == pytest.approx(hit, abs=0.008)
     # The labels that are held out are as wrong as the rest.
     assert 0.2 < read(folder)["actual_noise_rate"] < 0.45
-    assert np.array_equal(labels["test"], np.load(train(whole, tmp_path) / "labels.npz")["test"])
+    assert np.array_equal(labels["test"], RunFolder(train(whole, tmp_path)).labels()["test"])
 
 
 def test_holding_out_too_much_is_refused(digits):
@@ -761,7 +762,7 @@ def test_what_was_left_out_is_listed_in_the_run_folder(photos, tmp_path):
     assert data["train"] + data["test"] == 60
     assert [row["place"].rpartition("/")[2] for row in data["skipped"]] == ["bad.png"]
     assert "no image format is recognised" in data["skipped"][0]["reason"]
-    labels = np.load(folder / "labels.npz", allow_pickle=False)
+    labels = RunFolder(folder).labels()
     assert len(labels["places"]) == len(labels["given"]) == data["train"]
     names = [("dark", "light")[label] for label in labels["true"]]
     assert all(f"/{n}/" in place for n, place in zip(names, labels["places"], strict=True))
@@ -807,7 +808,7 @@ def test_asymmetric_noise_takes_the_map_of_its_data(digits, photos, tmp_path):
     digits["epochs"] = 1
     folder = train(parse(digits), tmp_path)
     assert read(folder, "config.json")["noise"]["map"] == "digits"
-    labels = np.load(folder / "labels.npz")
+    labels = RunFolder(folder).labels()
     assert set(labels["given"][labels["true"] == 2]) == {7}
     photos["noise"] = {"name": "asymmetric", "rate": 0.3}
     with pytest.raises(ConfigError, match="noise: 'asymmetric' needs map for this data"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from noisylabels.errors import CheckpointError, NoisyLabelsError
+from noisylabels.labels import read_archive
 from noisylabels.run import checkpoint, loop
 from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import parse
@@ -275,7 +276,7 @@ def test_a_run_that_skips_bad_steps_counts_them(tmp_path):
     finally:
         sys.path.remove(str(tmp_path))
     (path,) = (tmp_path / "runs").glob("*/nonfinite.npz")
-    batch = np.load(path)
+    batch = read_archive(path)
     assert 7 in batch["index"]
     assert (batch["input"] > 10).any()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -303,7 +303,7 @@ class RunFolder:
                 Of several networks their number comes first in a name, as in ``1.head.bias``.
             model: What is known of the network.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         self._save("predictions.npz", predictions)
         if weights:
@@ -316,7 +316,8 @@ class RunFolder:
             metadata = {"format": "pt", "noisylabels": json.dumps(model)}
             path = self.path / "model.safetensors"
             with writing(path), replacing(path) as temporary:
-                save_file(tensors, temporary, metadata)
+                # Not save_file, which lets only its owner read the file.
+                temporary.write_bytes(save(tensors, metadata))
         self._write("result.json", result)
         self.discard_checkpoints()
 

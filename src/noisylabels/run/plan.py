@@ -236,8 +236,9 @@ def find(what: str, component: Component) -> Found:
     if ":" in component.name:
         with suppress(TypeError):
             contents[f"{what} {component.name}"] = file_digest(Path(inspect.getfile(target)))
-    # What all losses take does not stand in each one's signature.
+    # What all losses take stands in few signatures, and is said only where it is set.
     shared = config.defaults(Loss) if what == "loss" else {}
+    parameters = {k: v for k, v in parameters.items() if k not in shared or v != shared[k]}
     defaults = shared | config.defaults(target)
     return Found(Component(component.name, parameters), target, defaults, contents)
 
