@@ -204,6 +204,25 @@ def test_methods_of_two_networks_show_both(tmp_path):
     assert group.numbers()[1] == "{:.1f} % (both networks {:.1f} %)".format(*shown)
 
 
+@pytest.mark.parametrize("all_given", [True, False])
+def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
+    folders = []
+    for run in runs.iterdir():
+        loss = json.loads((run / "config.json").read_text())["loss"]["name"]
+        given = {"test_labels": "given"} if all_given or loss == "ce" else {}
+        folders.append(alter(run, tmp_path / run.name, result=given))
+    summary = report.summarise(report.read(folders))
+    name = "test accuracy against given labels" if all_given else "test accuracy"
+    place = summary.header.index(name)
+    ends = [row[place].endswith(" % against given labels") for row in summary.rows()]
+    # By the loss: CE comes before GCE.
+    assert ends == ([False, False] if all_given else [True, False])
+    report.write_html(summary, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "may be as wrong as those of the training set" in text
+    assert text.count("test, against given labels") == (2 if all_given else 1)
+
+
 def test_page_is_whole_and_self_contained(runs, tmp_path):
     path = tmp_path / "report.html"
     summary = report.summarise(report.read([runs]))
@@ -217,6 +236,7 @@ def test_page_is_whole_and_self_contained(runs, tmp_path):
     assert not {"script", "link", "img"} & set(page.tags)
     for label, _, _ in report.CURVES.values():
         assert label in text
+    assert "against given" not in text
     report.write_html(summary, path)
     assert path.read_text(encoding="utf-8") == text
 

@@ -23,6 +23,7 @@ from noisylabels.run.device import PRECISIONS
 from noisylabels.run.folder import Metrics, RunFolder
 from noisylabels.run.plan import INVARIANT
 from noisylabels.studies.pages import write_page
+from noisylabels.studies.status import AGAINST_GIVEN
 
 CURVES = {
     "test_accuracy": ("test", "#0072B2", "-"),
@@ -38,7 +39,6 @@ LEGEND_WIDTH = 90
 ALWAYS_SAID = ("epochs", "batch_size")
 """Settings that are said even where they are the defaults."""
 UNKNOWN = "unknown"
-AGAINST_GIVEN = "against given labels"
 NUMBERS = (
     "seeds",
     "test accuracy",
