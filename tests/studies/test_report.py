@@ -1,8 +1,10 @@
 import dataclasses
+import html
 import html.parser
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -239,6 +241,95 @@ def test_page_is_whole_and_self_contained(runs, tmp_path):
     assert "against given" not in text
     report.write_html(summary, path)
     assert path.read_text(encoding="utf-8") == text
+
+
+MEASURE = """
+<body>%s<script>
+addEventListener("load", () => {
+  const inside = (inner, outer) => {
+    const [i, o] = [inner.getBoundingClientRect(), outer.getBoundingClientRect()];
+    return i.left >= o.left - 1 && i.right <= o.right + 1;
+  };
+  const seen = [...document.querySelectorAll("iframe")].map(({contentDocument: page}) => {
+    const cells = [...page.querySelectorAll("td, th")].filter((cell) => cell.offsetParent);
+    const words = [...page.querySelectorAll("svg text")];
+    const label = getComputedStyle(page.querySelector("td"), "::before").content;
+    return {
+      width: page.defaultView.innerWidth,
+      page: page.documentElement.scrollWidth,
+      cells: cells.length,
+      clipped: cells.filter((cell) => cell.scrollWidth > cell.clientWidth + 1 ||
+        !inside(cell, page.body) || [...cell.children].some((child) => !inside(child, cell)))
+        .map((cell) => cell.textContent),
+      outside: words.filter((word) => !inside(word, word.ownerSVGElement)).length,
+      labelled: label !== "none",
+    };
+  });
+  document.body.textContent = JSON.stringify(seen);
+});
+</script></body>
+"""
+WIDTHS = (390, 1000, 1400)
+
+
+def measure(page, folder):
+    """Lay a page out in windows of several widths, and return what a browser says of each."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    # A window of its own would be no narrower than 500 pixels.
+    source = html.escape(page.read_text(encoding="utf-8"))
+    style = "height: 900px; border: 0"
+    frames = [
+        f'<iframe style="width: {width}px; {style}" srcdoc="{source}"></iframe>' for width in WIDTHS
+    ]
+    (folder / "frames.html").write_text(MEASURE % "".join(frames), encoding="utf-8")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+        (folder / "frames.html").as_uri(),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    return json.loads(html.unescape(re.search(r"<body>(\[.*\])", done.stdout)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [1, 4, 9])
+def test_the_page_fits_windows_of_any_width(runs, tmp_path, columns):
+    long = "a_loss_of_ones_own_with_a_long_name " * 4 + "q" * 10
+    folders = []
+    for number, first in enumerate(sorted(runs.iterdir())):
+        settings = {
+            name: {"name": f"{name}{number}", "beta": 0.25 + number}
+            for name in ("method", "model", "optimizer", "augment", "lr_schedule", "noise")
+        } | {"batch_size": number + 1, "epochs": number + 1}
+        own = dict(list(settings.items())[: columns - 1])
+        loss = {"name": long[:140] + str(number), "q": 0.7}
+        folders.append(alter(first, tmp_path / str(number), loss=loss, **own))
+    summary = report.summarise(report.read(folders))
+    assert len(summary.settings) == columns
+    assert len(summary.groups[0].settings[0]) >= 147
+    report.write_html(summary, tmp_path / "report.html")
+    seen = measure(tmp_path / "report.html", tmp_path)
+    assert [each["width"] for each in seen] == list(WIDTHS)
+    for each in seen:
+        assert each["page"] <= each["width"]
+        assert each["clipped"] == []
+        assert each["outside"] == 0
+        # A cell that stands below others says what it is.
+        listed = each["cells"] == len(summary.groups) * len(summary.header)
+        assert each["labelled"] is listed
+    assert seen[0]["labelled"]
+    assert seen[1]["labelled"] is (columns > 4)
 
 
 def test_curves_are_means_over_seeds(runs):
