@@ -352,6 +352,25 @@ def test_every_curve_is_drawn_with_its_band(runs):
         assert f"stroke: {colour.lower()}" in svg.replace("stroke-dashoffset", "")
 
 
+def test_the_overlay_has_a_curve_of_its_own_look_for_every_row(runs, tmp_path):
+    first = next(runs.iterdir())
+    count = len(report.COLOURS) + 3
+    folders = [alter(first, tmp_path / str(n), batch_size=n + 1) for n in range(count)]
+    summary = report.summarise(report.read(folders))
+    svg = report.draw_overlay(summary)
+    for group in summary.groups:
+        assert f">{group.title}<" in svg
+    looks = [
+        (report.STYLES[n % len(report.STYLES)], report.MARKERS[n % len(report.MARKERS)])
+        for n in range(len(report.STYLES) * len(report.MARKERS))
+    ]
+    assert len(set(looks)) == len(looks), "two curves that only their colour tells apart"
+    # What matplotlib draws in the legend: a line with its dashes, and a marker.
+    lines = re.findall(r'<g id="line2d_\d+">\s*<path d="[^"]*"[^>]*style="([^"]*)"', svg)
+    dashes = [re.search(r"stroke-dasharray: ([\d., ]+)", line) for line in lines[-count:]]
+    assert len({dash and dash[1] for dash in dashes}) == len(report.STYLES)
+
+
 def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
     folder = tmp_path / "abc"
     folder.mkdir()
