@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from noisylabels.errors import ConfigError, MissingExtraError, unknown
 
@@ -457,10 +457,11 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     summary = report.summarise(report.read(runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=summary.shared, title_justify="left")
-    for name in report.HEADER:
-        table.add_column(name, justify="left" if name == "loss" else "right", overflow="fold")
-    for group in summary.groups:
-        table.add_row(*group.row())
+    for name in summary.header:
+        side: Literal["left", "right"] = "left" if name in summary.settings else "right"
+        table.add_column(name, justify=side, overflow="fold")
+    for row in summary.rows():
+        table.add_row(*row)
     console.print(table)
     for line in summary.legend:
         console.print(line, markup=False, highlight=False)

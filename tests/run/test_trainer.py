@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from noisylabels.atomic import write_json
+from noisylabels.data.datasets import Digits
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
 from noisylabels.labels import read_archive
 from noisylabels.models import mlp
@@ -21,6 +22,7 @@ from noisylabels.run.folder import FILES, RunFolder
 from noisylabels.run.interruption import StoppedError
 from noisylabels.run.plan import plan
 from noisylabels.run.trainer import train
+from noisylabels.studies.status import find
 from pictures import encode, pixels, save
 
 ACCURACIES = {
@@ -384,6 +386,19 @@ def test_label_file_is_followed_and_its_contents_count(digits, tmp_path):
     assert plan(parse(digits)).run_id == first.name
     np.save(tmp_path / "moved.npy", labels[::-1])
     assert plan(parse(digits)).run_id != first.name
+
+
+@pytest.mark.parametrize(("given", "said"), [(True, "given"), (False, "true")])
+def test_the_folder_says_what_the_test_labels_are(digits, tmp_path, monkeypatch, given, said):
+    def load(self, workers=0):
+        return dataclasses.replace(whole(self, workers), test_is_given=given)
+
+    whole = Digits.load
+    monkeypatch.setattr(Digits, "load", load)
+    folder = train(parse(digits | {"epochs": 1, "validation": 0.2}), tmp_path)
+    assert read(folder)["test_labels"] == read(folder, "data.json")["test_labels"] == said
+    (status,) = find([folder])
+    assert status.row()[7].endswith(" % against given labels") is given
 
 
 def test_no_noise_has_no_wrong_labels(digits, tmp_path):

@@ -1,14 +1,27 @@
+import dataclasses
+import html
 import html.parser
 import json
 import re
 import shutil
+import subprocess
 
+import numpy as np
 import pytest
 
 from noisylabels.errors import DataError
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
 from noisylabels.studies import report
+from pictures import encode, pixels, write
+
+CONFIG = {
+    "data": {"name": "digits"},
+    "method": {"name": "single"},
+    "loss": {"name": "ce"},
+    "seed": 0,
+    "epochs": 9,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +48,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
-        self._cell = tag == "td"
+        self._cell = self._cell or tag == "td"
 
     def handle_data(self, data):
         if self._cell:
@@ -53,7 +66,7 @@ def test_rows_are_means_over_seeds(runs):
         values = [100 * run.result["test_accuracy"] for run in group.runs]
         mean = sum(values) / 2
         std = abs(values[0] - values[1]) / 2**0.5
-        row = dict(zip(report.HEADER, group.row(), strict=True))
+        row = dict(zip(report.NUMBERS, group.numbers(), strict=True))
         assert row["test accuracy"] == f"{mean:.1f} ± {std:.1f} %"
         assert row["seeds"] == "2"
         assert re.fullmatch(r"3\d\.\d ± \d\.\d / 40 %", row["noise, actual / nominal"])
@@ -66,36 +79,117 @@ def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_pa
     titles = [group.title for group in summary.groups]
     loss = "dal (q_start 0.6, q_end 1.5, lambda_end 1)"
     assert titles == [f"{loss}, batch_size {size}" for size in (64, 128)]
-    row = summary.groups[0].row()
-    assert re.fullmatch(r"\d+\.\d %", row[2])
-    assert row[3] == "unknown"
-    assert row[5] == "0.0 / 0 %"
+    assert summary.header == ("loss", "batch_size", *report.NUMBERS)
+    assert [row[:3] for row in summary.rows()] == [(loss, size, "1") for size in ("64", "128")]
+    row = dict(zip(report.NUMBERS, summary.groups[0].numbers(), strict=True))
+    assert re.fullmatch(r"\d+\.\d %", row["test accuracy"])
+    assert row["wrong labels memorised"] == "unknown"
+    assert row["noise, actual / nominal"] == "0.0 / 0 %"
+
+
+def alter(run, folder, *, result=None, **settings):
+    """Copy a run folder as a run with other settings would have made it."""
+    shutil.copytree(run, folder)
+    identity = json.loads((folder / "identity.json").read_text())
+    changes = {
+        "config.json": settings,
+        "identity.json": {"settings": identity["settings"] | settings},
+        "result.json": {"run_id": folder.name} | (result or {}),
+    }
+    for name, change in changes.items():
+        value = json.loads((folder / name).read_text()) | change
+        (folder / name).write_text(json.dumps(value))
+    return folder
 
 
 def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_path):
     first = next(runs.iterdir())
-    folders = []
-    for number, (method, batch_size) in enumerate(
-        [({"name": "elr", "beta": 0.9}, 64), ({"name": "gjs", "pi": 0.3}, 64), ({"name": "gjs"}, 9)]
-    ):
-        folder = tmp_path / str(number)
-        shutil.copytree(first, folder)
-        for file, changes in (
-            ("config.json", {"method": method, "batch_size": batch_size}),
-            ("result.json", {"run_id": str(number)}),
-        ):
-            value = json.loads((folder / file).read_text()) | changes
-            (folder / file).write_text(json.dumps(value))
-        folders.append(folder)
+    settings = [
+        {"method": {"name": "elr", "beta": 0.9}, "batch_size": 64},
+        {"method": {"name": "gjs", "pi": 0.3}, "batch_size": 64},
+        {"method": {"name": "gjs"}, "batch_size": 9},
+    ]
+    folders = [alter(first, tmp_path / str(n), **own) for n, own in enumerate(settings)]
     summary = report.summarise(report.read(folders))
     assert sorted(group.title.partition(", ")[2] for group in summary.groups) == [
         "method elr, batch_size 64",
         "method gjs (pi 0.3), batch_size 64",
         "method gjs, batch_size 9",
     ]
+    assert summary.settings == ["loss", "method", "batch_size"]
     assert summary.legend == ["method elr (beta 0.9)"]
     report.write_html(summary, tmp_path / "report.html")
     assert "method elr (beta 0.9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_components_of_one_name_are_compared_by_parameter(runs, tmp_path):
+    first = next(runs.iterdir())
+    noises = [{"name": "symmetric", "rate": rate, "seed": 3} for rate in (0.2, 0.1234567)]
+    folders = [alter(first, tmp_path / str(n), noise=noise) for n, noise in enumerate(noises)]
+    summary = report.summarise(report.read(folders))
+    assert summary.settings == ["loss", "noise rate"]
+    assert {group.settings[1] for group in summary.groups} == {"0.2", "0.1234567"}
+    assert "noise symmetric (seed 3);" in summary.shared
+
+
+def test_what_no_result_depends_on_makes_no_row_of_its_own(tmp_path):
+    train_images, test_images = ([encode(pixels(n, (4, 4, 3))) for n in range(k)] for k in (12, 6))
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "train.parquet", train_images, [0, 1] * 6)
+        write(tmp_path / folder / "test.parquet", test_images, [0, 1] * 3)
+    base = {"model": {"name": "mlp", "hidden": [4]}, "loss": "ce", "epochs": 2}
+    for seed, (source, folder, settings) in enumerate(
+        [
+            ("parquet", "one", {}),
+            ("hf", "one", {"workers": 0}),
+            ("parquet", "other", {"evaluate_every": 2}),
+            ("parquet", "one", {"precision": "32"}),
+        ]
+    ):
+        data = {"name": source, "root": str(tmp_path / folder)}
+        train(parse(base | settings | {"data": data, "seed": seed}), tmp_path / "runs")
+    (group,) = report.summarise(report.read([tmp_path / "runs"])).groups
+    assert len(group.runs) == 4
+    # One of them knows the last epoch's only.
+    assert report.mean_curve(group, "test_accuracy")[0] == [2]
+
+
+def test_precisions_are_rows_that_say_so(runs, tmp_path):
+    computed = [{}, {"precision": "bf16"}, {"tf32": True}]
+    folders = [
+        alter(run, tmp_path / f"{run.name}-{number}", result=result)
+        for run in sorted(runs.iterdir())
+        for number, result in enumerate(computed)
+    ]
+    summary = report.summarise(report.read(folders))
+    assert summary.settings == ["loss", "precision"]
+    assert [group.settings for group in summary.groups] == [
+        [loss, precision]
+        for loss in ("ce", "gce (q 0.7)")
+        for precision in ("bfloat16", "float32", "float32, TF32")
+    ]
+    assert [len(group.runs) for group in summary.groups] == [2] * 6
+    assert "precision" not in summary.shared
+
+
+def test_sets_of_other_contents_are_told_apart(tmp_path):
+    base = {"model": {"name": "mlp", "hidden": [4]}, "loss": "ce", "epochs": 1}
+    for name in ("ants", "bees"):
+        rng = np.random.default_rng(len(name) + ord(name[0]))
+        np.savez(tmp_path / f"{name}.npz", x=rng.normal(size=(30, 3)), y=np.arange(30) % 2)
+        for seed in (0, 1):
+            data = {"name": "arrays", "path": str(tmp_path / f"{name}.npz")}
+            train(parse(base | {"data": data, "seed": seed}), tmp_path / "runs")
+    summary = report.summarise(report.read([tmp_path / "runs"]))
+    assert summary.settings == ["loss", "contents of data"]
+    assert [len(group.runs) for group in summary.groups] == [2, 2]
+    first, second = (group.settings[1] for group in summary.groups)
+    assert first != second
+    said = "\n".join(summary.legend)
+    for digest, group in zip((first, second), summary.groups, strict=True):
+        path = group.runs[0].config["data"]["path"]
+        assert f"contents of data {digest}: {path}, as run" in said
 
 
 def test_methods_of_two_networks_show_both(tmp_path):
@@ -109,7 +203,26 @@ def test_methods_of_two_networks_show_both(tmp_path):
     (group,) = report.summarise(report.read([folder])).groups
     result = json.loads((folder / "result.json").read_text())
     shown = [100 * result[key] for key in ("test_accuracy", "test_accuracy_ensemble")]
-    assert group.row()[2] == "{:.1f} % (both networks {:.1f} %)".format(*shown)
+    assert group.numbers()[1] == "{:.1f} % (both networks {:.1f} %)".format(*shown)
+
+
+@pytest.mark.parametrize("all_given", [True, False])
+def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
+    folders = []
+    for run in runs.iterdir():
+        loss = json.loads((run / "config.json").read_text())["loss"]["name"]
+        given = {"test_labels": "given"} if all_given or loss == "ce" else {}
+        folders.append(alter(run, tmp_path / run.name, result=given))
+    summary = report.summarise(report.read(folders))
+    name = "test accuracy against given labels" if all_given else "test accuracy"
+    place = summary.header.index(name)
+    ends = [row[place].endswith(" % against given labels") for row in summary.rows()]
+    # By the loss: CE comes before GCE.
+    assert ends == ([False, False] if all_given else [True, False])
+    report.write_html(summary, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "may be as wrong as those of the training set" in text
+    assert text.count("test, against given labels") == (2 if all_given else 1)
 
 
 def test_page_is_whole_and_self_contained(runs, tmp_path):
@@ -118,25 +231,117 @@ def test_page_is_whole_and_self_contained(runs, tmp_path):
     report.write_html(summary, path)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.cells == [cell for group in summary.groups for cell in group.row()]
-    assert page.tags.count("svg") == page.tags.count("figure") == 2
+    assert page.cells == [cell for row in summary.rows() for cell in row]
+    # One of all test accuracies, and one of each row.
+    assert page.tags.count("svg") == page.tags.count("figure") == 3
     assert all(link.startswith("#") for link in page.links)
     assert not {"script", "link", "img"} & set(page.tags)
     for label, _, _ in report.CURVES.values():
         assert label in text
+    assert "against given" not in text
     report.write_html(summary, path)
     assert path.read_text(encoding="utf-8") == text
+
+
+MEASURE = """
+<body>%s<script>
+addEventListener("load", () => {
+  const inside = (inner, outer) => {
+    const [i, o] = [inner.getBoundingClientRect(), outer.getBoundingClientRect()];
+    return i.left >= o.left - 1 && i.right <= o.right + 1;
+  };
+  const seen = [...document.querySelectorAll("iframe")].map(({contentDocument: page}) => {
+    const cells = [...page.querySelectorAll("td, th")].filter((cell) => cell.offsetParent);
+    const words = [...page.querySelectorAll("svg text")];
+    const label = getComputedStyle(page.querySelector("td"), "::before").content;
+    return {
+      width: page.defaultView.innerWidth,
+      page: page.documentElement.scrollWidth,
+      cells: cells.length,
+      clipped: cells.filter((cell) => cell.scrollWidth > cell.clientWidth + 1 ||
+        !inside(cell, page.body) || [...cell.children].some((child) => !inside(child, cell)))
+        .map((cell) => cell.textContent),
+      outside: words.filter((word) => !inside(word, word.ownerSVGElement)).length,
+      labelled: label !== "none",
+    };
+  });
+  document.body.textContent = JSON.stringify(seen);
+});
+</script></body>
+"""
+WIDTHS = (390, 1000, 1400)
+
+
+def measure(page, folder):
+    """Lay a page out in windows of several widths, and return what a browser says of each."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    # A window of its own would be no narrower than 500 pixels.
+    source = html.escape(page.read_text(encoding="utf-8"))
+    style = "height: 900px; border: 0"
+    frames = [
+        f'<iframe style="width: {width}px; {style}" srcdoc="{source}"></iframe>' for width in WIDTHS
+    ]
+    (folder / "frames.html").write_text(MEASURE % "".join(frames), encoding="utf-8")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+        (folder / "frames.html").as_uri(),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    return json.loads(html.unescape(re.search(r"<body>(\[.*\])", done.stdout)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [1, 4, 9])
+def test_the_page_fits_windows_of_any_width(runs, tmp_path, columns):
+    long = "a_loss_of_ones_own_with_a_long_name " * 4 + "q" * 10
+    folders = []
+    for number, first in enumerate(sorted(runs.iterdir())):
+        settings = {
+            name: {"name": f"{name}{number}", "beta": 0.25 + number}
+            for name in ("method", "model", "optimizer", "augment", "lr_schedule", "noise")
+        } | {"batch_size": number + 1, "epochs": number + 1}
+        own = dict(list(settings.items())[: columns - 1])
+        loss = {"name": long[:140] + str(number), "q": 0.7}
+        folders.append(alter(first, tmp_path / str(number), loss=loss, **own))
+    summary = report.summarise(report.read(folders))
+    assert len(summary.settings) == columns
+    assert len(summary.groups[0].settings[0]) >= 147
+    report.write_html(summary, tmp_path / "report.html")
+    seen = measure(tmp_path / "report.html", tmp_path)
+    assert [each["width"] for each in seen] == list(WIDTHS)
+    for each in seen:
+        assert each["page"] <= each["width"]
+        assert each["clipped"] == []
+        assert each["outside"] == 0
+        # A cell that stands below others says what it is.
+        listed = each["cells"] == len(summary.groups) * len(summary.header)
+        assert each["labelled"] is listed
+    assert seen[0]["labelled"]
+    assert seen[1]["labelled"] is (columns > 4)
 
 
 def test_curves_are_means_over_seeds(runs):
     group = report.summarise(report.read([runs])).groups[0]
     for key in report.CURVES:
         one, two = ([line[key] for line in run.metrics] for run in group.runs)
-        means, deviations = report.mean_curve(group, key)
+        epochs, means, deviations = report.mean_curve(group, key)
+        assert epochs == [1, 2]
         assert means == pytest.approx([50 * (a + b) for a, b in zip(one, two, strict=True)])
         wanted = [100 * abs(a - b) / 2**0.5 for a, b in zip(one, two, strict=True)]
         assert deviations == pytest.approx(wanted)
-    assert report.mean_curve(group, "unknown") == ([], [])
+    assert report.mean_curve(group, "unknown") == ([], [], [])
 
 
 def test_every_curve_is_drawn_with_its_band(runs):
@@ -147,11 +352,29 @@ def test_every_curve_is_drawn_with_its_band(runs):
         assert f"stroke: {colour.lower()}" in svg.replace("stroke-dashoffset", "")
 
 
+def test_the_overlay_has_a_curve_of_its_own_look_for_every_row(runs, tmp_path):
+    first = next(runs.iterdir())
+    count = len(report.COLOURS) + 3
+    folders = [alter(first, tmp_path / str(n), batch_size=n + 1) for n in range(count)]
+    summary = report.summarise(report.read(folders))
+    svg = report.draw_overlay(summary)
+    for group in summary.groups:
+        assert f">{group.title}<" in svg
+    looks = [
+        (report.STYLES[n % len(report.STYLES)], report.MARKERS[n % len(report.MARKERS)])
+        for n in range(len(report.STYLES) * len(report.MARKERS))
+    ]
+    assert len(set(looks)) == len(looks), "two curves that only their colour tells apart"
+    # What matplotlib draws in the legend: a line with its dashes, and a marker.
+    lines = re.findall(r'<g id="line2d_\d+">\s*<path d="[^"]*"[^>]*style="([^"]*)"', svg)
+    dashes = [re.search(r"stroke-dasharray: ([\d., ]+)", line) for line in lines[-count:]]
+    assert len({dash and dash[1] for dash in dashes}) == len(report.STYLES)
+
+
 def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
     folder = tmp_path / "abc"
     folder.mkdir()
-    config = {"epochs": 9, "seed": 0, "loss": {"name": "ce"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(DataError, match="expected at least one finished run, got 1 unfinished"):
         report.summarise(report.read([tmp_path]))
     summary = report.summarise(report.read([runs, tmp_path]))
@@ -189,9 +412,9 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(DataError, match=r"config.json: expected a JSON object, got list"):
         report.read([tmp_path])
     (tmp_path / "config.json").write_text('{"epochs": 3}')
-    with pytest.raises(DataError, match=r"config.json: expected loss, seed in it"):
+    with pytest.raises(DataError, match=r"config.json: expected data, method, loss, seed in it"):
         report.read([tmp_path])
-    (tmp_path / "config.json").write_text('{"epochs": 3, "loss": {"name": "ce"}, "seed": 0}')
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(DataError, match=r"result.json: expected run_id, test_accuracy"):
         report.read([tmp_path])
@@ -200,7 +423,7 @@ def test_bad_folders_are_named(tmp_path):
 def test_names_from_files_are_escaped(runs, tmp_path):
     read = report.read([runs])[:1]
     config = dict(read[0].config) | {"loss": {"name": "<script>alert(1)</script>"}}
-    run = report.Run(read[0].folder, config, read[0].metrics, read[0].result)
+    run = dataclasses.replace(read[0], config=config)
     report.write_html(report.summarise([run]), tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 

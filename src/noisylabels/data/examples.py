@@ -264,6 +264,7 @@ class Dataset:
         validation: Examples held out of the training set, with their given labels.
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.
+        test_is_given: Whether the test set's labels are as noisy as those of the training set.
     """
 
     train: Examples
@@ -274,6 +275,7 @@ class Dataset:
     validation: Examples | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    test_is_given: bool = False
 
 
 class ImportLog:

@@ -28,7 +28,8 @@ FILES = {
     "identity.json": "all that the result depends on; the folder's name is its hash",
     "setup.json": "device, precision and memory format, chosen once",
     "data.json": "classes, pixel statistics, how many examples, what was found and done while "
-    "reading them, and the place and reason of each that was left out",
+    "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
+    "where those of the test set are as noisy as the rest, else `true`",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
     "`test`; `validation` (as given) where examples are held out; and the `places` that examples "
     "from files come from (`test_places`, `validation_places`)",

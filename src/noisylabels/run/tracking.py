@@ -1,5 +1,6 @@
 """Where a run's metrics go: ``metrics.jsonl``, TensorBoard events and tracking services."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -86,8 +87,9 @@ class TensorBoard(Callback):
 class Wandb(Callback):
     """Sends metrics to Weights & Biases, or what speaks its language.
 
-    Where it sends them is its own settings' business (``WANDB_MODE``, ``WANDB_BASE_URL``). The run
-    folder's name becomes the run's id, so that a cut run continues.
+    The user's own settings win (``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_RUN_ID``, ...), and a
+    run of the service that is open in this process gets the metrics and stays open. Where they say
+    nothing, the run folder's name becomes the run's id, so that a cut run continues.
 
     Raises:
         MissingExtraError: wandb is not installed.
@@ -101,30 +103,46 @@ class Wandb(Callback):
         self._wandb = wandb
 
     def on_start(self, start: Start) -> None:
-        """Open the service's run."""
-        self._run = self._wandb.init(
-            project=PROJECT,
-            id=start.folder.name,
-            name=start.name,
-            config=dict(start.settings),
-            dir=start.folder,
-            resume="allow",
-        )
+        """Open the service's run, or take the one that is open."""
+        self._run = self._wandb.run
+        self._ours = self._run is None
+        if not self._ours:
+            # Keys of its own, for "seed" or "loss" may be the user's.
+            self._run.config.update({PROJECT: dict(start.settings)}, allow_val_change=True)
+            return
+        own = self._wandb.setup().settings
+        wanted = {
+            "project": (own.project, PROJECT),
+            "id": (own.run_id, start.folder.name),
+            "name": (own.run_name, start.name),
+            "resume": (own.resume, "allow"),
+            # Its default is the working directory, which no setting tells from the user's choice.
+            "dir": (os.environ.get("WANDB_DIR"), start.folder),
+        }
+        unsaid = {name: value for name, (chosen, value) in wanted.items() if not chosen}
+        self._run = self._wandb.init(config=dict(start.settings), **unsaid)
 
     def on_epoch(self, metrics: Metrics) -> None:
         """Send the metrics of an epoch."""
         epoch, values = _numbers(metrics)
-        self._run.log(values, step=epoch)
+        if self._ours:
+            self._run.log(values, step=epoch)
+        else:
+            # Its steps are the user's, and those before the last one would be lost.
+            self._run.log(values | {"epoch": epoch})
 
     def on_end(self) -> None:
         """Send what is left."""
-        self._run.finish()
+        if self._ours:
+            self._run.finish()
 
 
 class Mlflow(Callback):
     """Sends metrics to MLflow, at ``MLFLOW_TRACKING_URI``.
 
-    The run folder keeps the service's id of the run, so that a cut run continues.
+    The user's own settings win (``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID``, ...), and a run of
+    the service that is open in this process gets the metrics and stays open. The run folder keeps
+    the service's id of the run, so that a cut run continues.
 
     Raises:
         MissingExtraError: mlflow is not installed.
@@ -138,23 +156,52 @@ class Mlflow(Callback):
         self._mlflow = mlflow
 
     def on_start(self, start: Start) -> None:
-        """Open the service's run."""
+        """Open the service's run, or take the one that is open."""
         folder = RunFolder(start.folder)
-        known = folder.service("mlflow").get("run_id")
-        self._mlflow.set_experiment(PROJECT)
-        run = self._mlflow.start_run(run_id=known, run_name=start.name)
-        if known is None:
-            self._mlflow.log_params(dict(_flat(start.settings)))
-            folder.write_service("mlflow", {"run_id": run.info.run_id})
+        run = self._mlflow.active_run()
+        self._ours = run is None
+        if run is None:
+            run = self._open(folder.service("mlflow").get("run_id"), start.name)
+        self._run_id = run.info.run_id
+        # A parameter that is there, from before a cut or of the user's own, cannot change.
+        there = self._mlflow.get_run(self._run_id).data.params
+        settings = {key: value for key, value in _flat(start.settings) if key not in there}
+        self._mlflow.log_params(settings)
+        folder.write_service("mlflow", {"run_id": self._run_id})
+
+    def _open(self, known: str | None, name: str) -> Any:
+        """Open the run that the user names, the one that was cut, or a new one."""
+        if os.environ.get("MLFLOW_RUN_ID"):
+            return self._mlflow.start_run()
+        if known is not None:
+            return self._mlflow.start_run(run_id=known)
+        # `mlflow.set_experiment` sets the id too.
+        if {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ):
+            return self._mlflow.start_run(run_name=name)
+        return self._mlflow.start_run(experiment_id=self._experiment(), run_name=name)
+
+    def _experiment(self) -> str:
+        """Find or make an experiment, without making it the one of all that the process does."""
+        found = self._mlflow.get_experiment_by_name(PROJECT)
+        if found is None:
+            try:
+                return str(self._mlflow.create_experiment(PROJECT))
+            except Exception:  # a service can fail in any way
+                # Another process may have made it just now.
+                found = self._mlflow.get_experiment_by_name(PROJECT)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
     def on_epoch(self, metrics: Metrics) -> None:
         """Send the metrics of an epoch."""
         epoch, values = _numbers(metrics)
-        self._mlflow.log_metrics(values, step=epoch)
+        self._mlflow.log_metrics(values, step=epoch, run_id=self._run_id)
 
     def on_end(self) -> None:
         """Send what is left."""
-        self._mlflow.end_run()
+        if self._ours:
+            self._mlflow.end_run()
 
 
 SERVICES: dict[str, type[Wandb | Mlflow]] = {"wandb": Wandb, "mlflow": Mlflow}

@@ -146,6 +146,7 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
             "shape": dataset.train.shape,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
+            "test_labels": _test_labels(dataset),
             "notes": dataset.notes,
             "skipped": [{"place": place, "reason": reason} for place, reason in dataset.skipped],
         }
@@ -182,6 +183,7 @@ def _finish(
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
+        "test_labels": _test_labels(dataset),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
         "epochs": run.epochs,
         "skipped_steps": method.skipped,
@@ -213,6 +215,11 @@ def _finish(
     networks = [getattr(network, "_orig_mod", network) for network in method.networks]
     weights = [network.state_dict() for network in networks] if run.save_model else []
     folder.finish(result, arrays, weights, described)
+
+
+def _test_labels(dataset: Dataset) -> str:
+    """Say what a test accuracy of this data is counted against."""
+    return "given" if dataset.test_is_given else "true"
 
 
 def check_writable(out: Path) -> None:

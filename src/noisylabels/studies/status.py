@@ -20,6 +20,9 @@ HEADER = (
     "left",
 )
 
+AGAINST_GIVEN = "against given labels"
+"""Said beside an accuracy that is counted against labels which may be wrong themselves."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -36,6 +39,7 @@ class Status:
         epoch: Epochs that are done.
         epochs: Epochs that it has.
         accuracy: Test accuracy of the last evaluation, a fraction in [0, 1].
+        against_given: Whether it is counted against labels that may be wrong themselves.
         seconds: Time that it took so far.
         left: Seconds that it will take still, from the epochs that are done.
     """
@@ -49,11 +53,13 @@ class Status:
     epoch: int = 0
     epochs: int = 0
     accuracy: float | None = None
+    against_given: bool = False
     seconds: float | None = None
     left: float | None = None
 
     def row(self) -> tuple[str, ...]:
         """Return the row of a table, see ``HEADER``."""
+        against = f" {AGAINST_GIVEN}" if self.against_given else ""
         return (
             self.folder.name,
             self.data,
@@ -62,7 +68,7 @@ class Status:
             "" if self.seed is None else str(self.seed),
             self.state,
             f"{self.epoch}/{self.epochs}" if self.epochs else "",
-            "" if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
+            "" if self.accuracy is None else f"{100 * self.accuracy:.1f} %{against}",
             duration(self.seconds),
             duration(self.left),
         )
@@ -129,6 +135,8 @@ def read(folder: RunFolder) -> Status:
         epoch=len(metrics),
         epochs=epochs,
         accuracy=accuracy,
+        # Where there is an accuracy, the data has been read.
+        against_given=accuracy is not None and folder.data().get("test_labels") == "given",
         seconds=seconds,
         left=left,
     )
