@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from noisylabels.methods import METHODS
@@ -16,9 +15,6 @@ DAL = ["--loss.name", "dal", "--loss.q_start", "0.0", "--loss.q_end", "1.0"]
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    labels = tmp_path / "label/symmetric/cifar10_40.npy"
-    labels.parent.mkdir(parents=True)
-    np.save(labels, np.zeros(50_000, dtype=np.int64))
     made = plan(config.load(path))
     assert made.config.loss.name == "dal"
     assert made.config.noise.parameters["rate"] == 0.4
