@@ -9,7 +9,6 @@ import io
 import json
 import re
 import statistics
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +30,21 @@ CURVES = {
     "train_accuracy_wrong": ("training, wrongly labelled", "#D55E00", "-."),
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
-"""Colours, line styles and markers have no common divisor: each curve has a look of its own."""
-LEGEND_WIDTH = 90
-"""Characters in a line of a picture's legend."""
+STYLES = {"-": "", "--": "6 3", "-.": "8 3 2 3", ":": "2 2"}
+"""Line styles, and the same as dashes of an SVG line."""
+MARKERS = {
+    "o": "●",
+    "s": "■",
+    "^": "▲",
+    "D": "◆",
+    "v": "▼",
+    "P": "✚",
+    "X": "✖",
+    "*": "★",
+    "<": "◀",
+}
+"""Markers, and the same as signs."""
+# Their numbers have no common divisor, so that each curve has a look of its own.
 ALWAYS_SAID = ("epochs", "batch_size")
 """Settings that are said even where they are the defaults."""
 UNKNOWN = "unknown"
@@ -249,6 +258,7 @@ def write_html(report: Report, path: Path) -> None:
         "report.html",
         report=report,
         overlay=draw_overlay(report),
+        looks=[(look(number), group.title) for number, group in enumerate(report.groups)],
         curves=[(group.title, draw_curves(group)) for group in report.groups],
         runs=[run for group in report.groups for run in group.runs],
     )
@@ -305,45 +315,85 @@ def draw_curves(group: Group) -> str:
             high = [mean + std for mean, std in zip(means, deviations, strict=True)]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return _element(drawing)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What tells a curve from the others, also without its colour.
+
+    Args:
+        colour: Its colour.
+        style: A key of ``STYLES``.
+        marker: A key of ``MARKERS``.
+    """
+
+    colour: str
+    style: str
+    marker: str
+
+    @property
+    def dashes(self) -> str:
+        """The line style as dashes of an SVG line."""
+        return STYLES[self.style]
+
+    @property
+    def sign(self) -> str:
+        """The marker as a sign."""
+        return MARKERS[self.marker]
+
+
+def look(number: int) -> Look:
+    """Return the look of a curve.
+
+    Args:
+        number: Its number, from 0; 36 curves differ in line style or marker.
+
+    Example:
+        >>> look(1)
+        Look(colour='#D55E00', style='--', marker='s')
+    """
+    styles, markers = list(STYLES), list(MARKERS)
+    return Look(
+        COLOURS[number % len(COLOURS)],
+        styles[number % len(styles)],
+        markers[number % len(markers)],
+    )
+
+
 def draw_overlay(report: Report) -> str:
     """Draw the mean test accuracy of every group by epoch, in one picture.
 
-    Each curve has a line style and markers of its own, so that it is found without its colour.
-
     Args:
-        report: The groups.
+        report: The groups; the curve of each has the :func:`look` of its place.
 
     Returns:
-        An SVG element.
+        An SVG element, without a legend.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    labels = [textwrap.fill(group.title, LEGEND_WIDTH) for group in report.groups]
-    lines = sum(label.count("\n") + 1 for label in labels)
-    with _drawing(7.2, 3.4 + 0.17 * lines) as (figure, drawing):
+    with _drawing(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
-        for number, (group, label) in enumerate(zip(report.groups, labels, strict=True)):
+        for number, group in enumerate(report.groups):
             epochs, means, _ = mean_curve(group, "test_accuracy")
             apart = max(1, len(epochs) // 10)
+            own = look(number)
             axes.plot(
                 epochs,
                 means,
-                color=COLOURS[number % len(COLOURS)],
-                linestyle=STYLES[number % len(STYLES)],
-                marker=MARKERS[number % len(MARKERS)],
+                color=own.colour,
+                linestyle=own.style,
+                marker=own.marker,
                 markevery=(number % apart, apart),
                 markersize=4,
-                label=label,
             )
         axes.set(xlabel="epoch", ylabel=f"{report.header[len(report.settings) + 1]}, %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower left", frameon=False, handlelength=4)
     return _element(drawing)
 
 
