@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels.data.datasets import SOURCES, feature_statistics
-from noisylabels.data.examples import channel_statistics, first, hold_out
+from noisylabels.data.datasets import ALIASES, SOURCES, feature_statistics
 from noisylabels.errors import ConfigError, DataError
-from pictures import pixels
+from pictures import change_one_byte, pixels
 
 
 def test_digits_are_the_published_ones_split_by_class():
@@ -23,27 +22,7 @@ def test_digits_are_the_published_ones_split_by_class():
     assert (shares - 0.2).abs().max() < 0.01
     again = SOURCES["digits"]().load()
     assert torch.equal(again.test.inputs, data.test.inputs)
-
-
-def test_limit_keeps_the_first():
-    data = SOURCES["digits"]().load()
-    assert first(data, None) is data
-    assert torch.equal(first(data, 3).train.inputs, data.train.inputs[:3])
-    assert torch.equal(first(data, 3).train.labels, data.train.labels[:3])
-    assert len(first(data, 3).test) == 360
-    with pytest.raises(DataError, match="limit 1438: the dataset has 1437 training examples"):
-        first(data, 1438)
-    with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
-        SOURCES["digits"](limit=0)
-
-
-def test_statistics_are_per_channel():
-    images = torch.randint(0, 256, (50, 2, 7, 3), dtype=torch.uint8)
-    images[:, 1] = 9
-    mean, std = channel_statistics(images)
-    torch.testing.assert_close(mean, images.float().mean((0, 2, 3)))
-    assert std[0].item() == pytest.approx(images[:, 0].float().std(correction=0).item(), rel=1e-5)
-    assert std[1] == 1
+    assert SOURCES["digits"]().facts() == (data.train.shape, True, "digits")
 
 
 def test_cifar10_without_files_or_network_leaves_nothing(tmp_path, monkeypatch):
@@ -89,21 +68,6 @@ def test_cifar10_is_the_same_from_both_layouts(shared, tmp_path):
     )
 
 
-def test_the_hold_out_is_stratified_by_given_labels_and_leaves_the_test_set():
-    data = SOURCES["digits"]().load()
-    reduced, kept = hold_out(data, 0.1, seed=3)
-    assert len(reduced.validation) == 144
-    assert len(reduced.train) == len(kept) == 1437 - 144
-    assert torch.equal(reduced.train.inputs, data.train.inputs[kept])
-    shares = torch.bincount(reduced.validation.labels) / torch.bincount(data.train.labels)
-    assert (shares - 0.1).abs().max() < 0.01
-    assert reduced.test is data.test
-    assert torch.equal(hold_out(data, 0.1, seed=3)[1], kept)
-    assert not torch.equal(hold_out(data, 0.1, seed=4)[1], kept)
-    with pytest.raises(DataError, match=r"validation 0.0003: of 1437 training examples that is n"):
-        hold_out(data, 0.0003, seed=3)
-
-
 def arrays(tmp_path, **parts):
     np.savez(tmp_path / "a.npz", **parts)
     return SOURCES["arrays"](path=tmp_path / "a.npz")
@@ -122,7 +86,7 @@ def test_arrays_of_features_are_split_and_standardised(tmp_path):
     assert std[2] == 1
     torch.testing.assert_close(std[0], data.train.inputs[:, 0].std(correction=0))
     assert "no test set given: 40 of 200" in data.notes[0]
-    assert source.suits().model == "mlp"
+    assert source.facts() == ((4,), False, None)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (3, 6, 5), (6, 5, 1)])
@@ -135,7 +99,7 @@ def test_arrays_of_images(tmp_path, shape):
     assert data.train.shape == expected
     assert data.classes == ("ant", "bee", "cow")
     assert data.test.labels.tolist() == [1, 0, 2]
-    assert source.suits().model == "resnet18"
+    assert source.facts() == (expected, True, None)
     plain = torch.from_numpy(x)
     plain = plain.permute(0, 3, 1, 2) if shape[-1] in (1, 3) and len(shape) == 3 else plain
     assert torch.equal(data.train.inputs, plain.reshape(12, *expected))
@@ -250,4 +214,66 @@ def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
     assert data.classes == tuple(names)
     assert torch.equal(data.train.inputs, torch.from_numpy(x[:15].reshape(15, 3, 32, 32)))
     assert data.test.labels.tolist() == [15, 16, 17, 18, 19]
-    assert source.suits() == ("resnet18", "crop-flip", "cifar100")
+    assert source.facts() == ((3, 32, 32), True, "cifar100")
+
+
+def test_other_names_stand_for_sources():
+    assert ALIASES == {"hf": "parquet"}
+    assert set(ALIASES.values()) <= set(SOURCES)
+    assert not set(ALIASES) & set(SOURCES)
+
+
+def test_what_is_published_needs_no_digest(tmp_path):
+    for name in ("cifar10", "cifar100"):
+        source = SOURCES[name](root=tmp_path / "not there yet")
+        assert (source.identity(), source.digest()) == ({}, "")
+    assert SOURCES["digits"](limit=5).identity() == {"limit": 5}
+    assert SOURCES["digits"]().digest() == ""
+
+
+def test_the_identity_of_arrays_is_how_they_were_split(tmp_path):
+    source = arrays(tmp_path, x=X, y=Y)
+    assert source.identity() == {"test_share": 0.2, "split_seed": 0}
+    path = tmp_path / "a.npz"
+    explicit = SOURCES["arrays"](path=path, test_share=0.2, split_seed=0)
+    assert explicit.identity() == source.identity()
+    assert SOURCES["arrays"](path=path, split_seed=1).identity()["split_seed"] == 1
+    assert arrays(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y).identity() == {}
+
+
+@pytest.mark.parametrize("change", [{"test_share": 0.2}, {"split_seed": 0}])
+def test_options_of_a_split_are_refused_where_arrays_have_a_test_set(tmp_path, change):
+    arrays(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y)
+    source = SOURCES["arrays"](path=tmp_path / "a.npz", **change)
+    for use in (source.load, source.facts, source.identity):
+        with pytest.raises(ConfigError, match=f"{next(iter(change))} must be left out because the"):
+            use()
+
+
+def test_the_digest_of_arrays_follows_every_byte(tmp_path):
+    source = arrays(tmp_path, x=X, y=Y)
+    before = source.digest()
+    change_one_byte(source.path)
+    assert source.digest() != before
+
+
+def test_arrays_under_the_names_of_medmnist_and_keras_are_read(tmp_path):
+    images = np.zeros((6, 8, 8), dtype=np.uint8)
+    column = Y[:, None]
+    source = arrays(
+        tmp_path,
+        train_images=images,
+        train_labels=column,
+        val_images=images,
+        val_labels=column,
+        test_images=images,
+        test_labels=column,
+    )
+    data = source.load()
+    assert (len(data.train), len(data.test)) == (6, 6)
+    assert data.train.labels.tolist() == Y.tolist()
+    assert "arrays that are not read: val_images, val_labels" in data.notes
+    assert not data.test_is_given
+    assert arrays(tmp_path, x=X, y=column).load().test_is_given
+    with pytest.raises(DataError, match=r"y: expected 6 class numbers .* got shape \(6, 2\)"):
+        arrays(tmp_path, x=X, y=np.stack([Y, Y], 1)).load()

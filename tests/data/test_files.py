@@ -1,5 +1,9 @@
+import datetime
+import inspect
+import json
 import os
 import shutil
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from noisylabels.data import digests
 from noisylabels.data.datasets import SOURCES
 from noisylabels.data.examples import StreamedImages
-from noisylabels.errors import DataError
-from pictures import bomb, encode, pixels, save, table, write
+from noisylabels.data.files import extensions
+from noisylabels.errors import ConfigError, DataError
+from pictures import bomb, change_one_byte, encode, pixels, save, table, write
 
 
 def tensor(seed, shape=(6, 5, 3)):
@@ -46,7 +52,7 @@ def test_a_folder_per_class_is_split_by_class(folder):
     ):
         assert torch.equal(image, tensor(int(place[-6:-4])))
         assert f"/{data.classes[label]}/" in place
-    assert "no test set given: 6 of 30 examples became it" in data.notes[0]
+    assert "no test set given: 6 of 30 examples were split off" in data.notes[0]
     again = load(root=folder)
     assert again.test.places.tolist() == data.test.places.tolist()
     other = load(root=folder, split_seed=1)
@@ -74,7 +80,7 @@ def test_a_stray_file_does_not_turn_splits_into_classes(tmp_path, folder, names)
     assert data.classes == ("ant", "bee", "cow")
     assert (len(data.train), len(data.test)) == (30, 30)
     assert any("README.txt" in note for note in data.notes)
-    assert any("folders of other splits, left out: " in note for note in data.notes)
+    assert any("folders that are neither train nor test, left out: " in note for note in data.notes)
 
 
 def test_numbers_as_class_folders_are_in_the_order_of_numbers(tmp_path):
@@ -98,7 +104,7 @@ def test_hidden_files_and_others_are_left_out_and_said(folder):
     (folder / "ant" / "notes.txt").write_text("no picture")
     data = load(root=folder)
     assert len(data.train) + len(data.test) == 30
-    assert any("left out, for want of an image's extension: 1" in note for note in data.notes)
+    assert any("files without an image extension, ignored: 1" in note for note in data.notes)
     assert any("notes.txt" in note for note in data.notes)
 
 
@@ -196,28 +202,104 @@ def test_size_and_storage_are_chosen_and_said(folder):
     assert isinstance(data.train.inputs, StreamedImages)
     assert data.train.shape == (3, 16, 16)
     assert "stream from their files" in data.notes[1]
-    assert isinstance(
-        load(root=folder, storage="memory", memory_budget=0).train.inputs, torch.Tensor
-    )
+    assert isinstance(load(root=folder, storage="memory").train.inputs, torch.Tensor)
     with pytest.raises(DataError, match="stream from their files: this needs them in memory"):
         data.train.tensor()
 
 
-def test_large_pictures_suit_other_networks(tmp_path):
+def test_large_pictures_are_reduced_and_the_facts_say_so(tmp_path):
     for number in range(4):
         save(tmp_path / "ab"[number % 2] / f"{number}.png", pixels(number, (97, 120, 3)))
     source = SOURCES["folder"](root=tmp_path)
-    assert source.suits()[:2] == ("resnet50", "resized-crop")
-    assert SOURCES["folder"](root=tmp_path, size=64).suits()[:2] == ("resnet18", "crop-flip")
+    assert source.facts() == ((3, 224, 224), True, None)
+    assert SOURCES["folder"](root=tmp_path, size=64).facts() == ((3, 64, 64), True, None)
 
 
-def test_the_digest_follows_names_and_labels(folder, tmp_path):
+def test_one_set_under_two_roots_has_one_digest(folder, tmp_path):
     digest = SOURCES["folder"](root=folder).digest()
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     assert SOURCES["folder"](root=moved).digest() == digest
     (moved / "ant" / "00.png").rename(moved / "bee" / "00.png")
     assert SOURCES["folder"](root=moved).digest() != digest
+
+
+def test_the_digest_follows_the_bytes_of_images_and_not_their_times(folder):
+    digest = SOURCES["folder"](root=folder).digest()
+    path = folder / "ant" / "00.png"
+    os.utime(path, ns=(1, 1))
+    assert SOURCES["folder"](root=folder).digest() == digest
+    content = path.read_bytes()
+    change_one_byte(path)
+    # As a copy that keeps times would.
+    os.utime(path, ns=(1, 1))
+    assert SOURCES["folder"](root=folder).digest() != digest
+    path.write_bytes(content)
+    assert SOURCES["folder"](root=folder).digest() == digest
+
+
+def test_the_digest_follows_the_split(folder):
+    source, other = SOURCES["folder"](root=folder), SOURCES["folder"](root=folder, split_seed=1)
+    assert source.digest() != other.digest()
+
+
+def test_a_file_that_cannot_be_read_is_left_to_loading(folder, monkeypatch):
+    """Whoever runs the tests may be root, who reads every file."""
+    before = SOURCES["folder"](root=folder, on_error="skip").digest()
+    path, found = str(folder / "ant" / "00.png"), digests._hash
+    monkeypatch.setattr(
+        digests, "_hash", lambda name: PermissionError() if name == path else found(name)
+    )
+    assert SOURCES["folder"](root=folder, on_error="skip").digest() != before
+
+
+def test_the_identity_is_what_options_come_to(folder, tmp_path):
+    found = SOURCES["folder"](root=folder).identity()
+    split = {"test_share": 0.2, "split_seed": 0}
+    spec = {"channels": 3, "height": 6, "width": 5}
+    assert found == {**split, **spec, "storage": "memory"}
+    assert json.loads(json.dumps(found)) == found
+    same = {"storage": "memory", "test_share": 0.2, "split_seed": 0}
+    assert SOURCES["folder"](root=folder, **same).identity() == found
+    assert SOURCES["folder"](root=folder, memory_budget=10**9).identity() == found
+    streams = SOURCES["folder"](root=folder, memory_budget=0).identity()
+    assert streams == SOURCES["folder"](root=folder, storage="stream").identity() != found
+    changed = SOURCES["folder"](root=folder, size=8, split_seed=3, limit=9).identity()
+    assert changed == {
+        "limit": 9,
+        "test_share": 0.2,
+        "split_seed": 3,
+        "channels": 3,
+        "height": 8,
+        "width": 8,
+        "storage": "memory",
+    }
+    both = tmp_path / "both"
+    for part in ("train", "test"):
+        shutil.copytree(folder, both / part)
+    assert SOURCES["folder"](root=both).identity() == {**spec, "storage": "memory"}
+
+
+@pytest.mark.parametrize("change", [{"test_share": 0.2}, {"split_seed": 0}])
+def test_options_of_a_split_are_refused_where_folders_give_a_test_set(folder, tmp_path, change):
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / part)
+    source = SOURCES["folder"](root=tmp_path / "both", **change)
+    for use in (source.load, source.facts, source.identity, source.digest):
+        with pytest.raises(ConfigError, match=f"{next(iter(change))} must be left out because the"):
+            use()
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_a_budget_that_nobody_looks_at_is_refused(tmp_path, storage):
+    with pytest.raises(ConfigError, match=f"left out unless .* got 1 with storage = '{storage}'"):
+        SOURCES["folder"](root=tmp_path, storage=storage, memory_budget=1)
+
+
+@pytest.mark.parametrize("name", ["animal10n", "webvision"])
+@pytest.mark.parametrize("option", ["test_share", "split_seed"])
+def test_published_sets_have_no_options_of_a_split(name, option):
+    assert option not in inspect.signature(SOURCES[name]).parameters
 
 
 def test_streaming_with_skip_decodes_once_and_leaves_out(folder):
@@ -278,6 +360,38 @@ def test_a_parquet_table_with_other_columns_and_root(tmp_path):
     assert data.classes == ("ant", "bee")
 
 
+def test_a_column_of_splits_that_is_named_must_be_there(tmp_path):
+    rows = [(*row, "test" if n > 6 else "train") for n, row in enumerate(ROWS)]
+    path = csv(tmp_path, rows, header="path,label,part")
+    assert len(load("table", path=path, split_column="part").test) == 3
+    with pytest.raises(DataError, match="expected a column 'split', got 'path', 'label', 'part'"):
+        load("table", path=path, split_column="split")
+
+
+def test_the_identity_of_a_table_is_what_its_columns_lead_to(tmp_path):
+    rows = [(*row, "test" if n > 6 else "train") for n, row in enumerate(ROWS)]
+    path = csv(tmp_path, rows, header="path,label,split")
+    first = SOURCES["table"](path=path, root=tmp_path)
+    assert first.identity() == {"channels": 3, "height": 6, "width": 5, "storage": "memory"}
+    assert SOURCES["table"](path=path, split_column="split").identity() == first.identity()
+    other = csv(tmp_path, rows, header="path,species,part", name="other.csv")
+    same = SOURCES["table"](path=other, label_column="species", split_column="part")
+    assert (same.identity(), same.digest()) == (first.identity(), first.digest())
+    relabelled = [(rows[0][0], "bee", "train"), *rows[1:]]
+    path = csv(tmp_path, relabelled, header="path,label,split", name="third.csv")
+    assert SOURCES["table"](path=path).digest() != first.digest()
+
+
+def test_the_digest_of_a_table_follows_its_labels_and_every_byte_of_its_images(tmp_path):
+    path = csv(tmp_path, [*ROWS[:-1], ("img/9.png", "antt")])
+    seen = {SOURCES["table"](path=path).digest()}
+    change_one_byte(tmp_path / "img" / "3.png")
+    seen.add(SOURCES["table"](path=path).digest())
+    path.write_text(path.read_text().replace("antt", "anti"))
+    seen.add(SOURCES["table"](path=path).digest())
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -307,7 +421,7 @@ def test_bad_rows_of_a_table(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "expected a column 'path', got $"),
+        ("", "expected a column 'path', got  "),
         ("file,label\na.png,1\n", "expected a column 'path', got 'file', 'label'"),
         ("path,class\na.png,1\n", "expected a column 'label'"),
         ("path,label\n", "labels.csv: expected images, got none"),
@@ -351,7 +465,6 @@ def test_an_image_in_both_splits_is_refused(tmp_path):
     [
         (["0.0", "1.0", "11.0", "2.0"], 12),
         (["0", "1", " 2 ", "10"], 11),
-        (["00", "1", "2", "3"], 4),
     ],
 )
 def test_numbers_written_oddly_are_numbers(tmp_path, labels, classes):
@@ -432,14 +545,24 @@ def test_parquet_in_folder_data_and_gray_and_named_columns(tmp_path):
     assert data.classes == ("0", "1")
 
 
-def test_digest_follows_the_contents(root, tmp_path_factory):
+def test_the_digest_of_parquet_follows_the_contents(root, tmp_path_factory):
     digest = SOURCES["parquet"](root=root).digest()
     moved = tmp_path_factory.mktemp("moved")
     for path in root.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
     assert SOURCES["parquet"](root=moved).digest() == digest
-    write(moved / "test.parquet", [encode(pixels(4)), encode(pixels(6))], [2, 0])
+    # Within an image: the rest of the file is found by its ends.
+    content = (moved / "test.parquet").read_bytes()
+    at = content.index(b"IDAT") + 8
+    (moved / "test.parquet").write_bytes(content[:at] + b"?" + content[at + 1 :])
     assert SOURCES["parquet"](root=moved).digest() != digest
+
+
+def test_the_identity_of_parquet_has_its_columns(root):
+    found = SOURCES["parquet"](root=root).identity()
+    spec = {"channels": 3, "height": 6, "width": 5}
+    assert found == {**spec, "storage": "memory", "image": "img", "label": "label"}
+    assert SOURCES["parquet"](root=root, image="img", label="label").identity() == found
 
 
 @pytest.mark.parametrize(
@@ -471,7 +594,7 @@ def test_labels_of_the_test_set_must_fit(root):
 def test_missing_files_and_columns_are_named(root, tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         load_parquet(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="expected an integer column 'species' among img, label"):
+    with pytest.raises(DataError, match="expected a column 'species' of one label per row"):
         load_parquet(root, label="species")
     with pytest.raises(DataError, match="expected an image column 'photo' .* got img"):
         load_parquet(root, image="photo")
@@ -491,8 +614,7 @@ def test_rows_of_other_sizes_are_brought_to_the_commonest(root):
     assert "resized to 6x5: 1" in data.notes
 
 
-@pytest.mark.parametrize("name", ["parquet", "hf"])
-def test_what_datasets_saves_to_disk(tmp_path, name):
+def test_what_datasets_saves_to_disk(tmp_path):
     parts = {"train": [0, 1, 2, 1], "validation": [2, 0]}
     for part, labels in parts.items():
         images = [encode(pixels(n + len(labels))) for n in range(len(labels))]
@@ -501,7 +623,7 @@ def test_what_datasets_saves_to_disk(tmp_path, name):
         path = str(tmp_path / part / "data-00000-of-00001.arrow")
         with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
             stream.write_table(made, max_chunksize=2)
-    data = load(name, root=tmp_path)
+    data = load_parquet(tmp_path)
     assert data.classes == ("ant", "bee", "cow")
     assert data.train.labels.tolist() == [0, 1, 2, 1]
     assert data.test.labels.tolist() == [2, 0]
@@ -538,7 +660,7 @@ def test_files_must_agree_on_class_names(root):
 
 
 def test_the_map_of_asymmetric_noise_needs_the_names_of_cifar(root):
-    assert SOURCES["parquet"](root=root).suits().map is None
+    assert SOURCES["parquet"](root=root).facts().class_map is None
     names = ["airplane", *"abcdefgh", "truck"]
     for path in root.glob("*.parquet"):
         path.unlink()
@@ -548,7 +670,7 @@ def test_the_map_of_asymmetric_noise_needs_the_names_of_cifar(root):
         list(range(10)) * 2,
         names=names,
     )
-    assert SOURCES["parquet"](root=root).suits().map == "cifar10"
+    assert SOURCES["parquet"](root=root).facts().class_map == "cifar10"
 
 
 def test_bad_rows_of_parquet_are_skipped(root):
@@ -630,19 +752,13 @@ def test_webvision_check_counts_and_names_the_mini(webvision, monkeypatch):
     [(65_944, '"mini" of the file list'), (61_234, '"mini" of the resized archive')],
 )
 def test_webvision_check_knows_both_minis(tmp_path, count, which):
-    """Real files, empty: only that they are there counts."""
-    (tmp_path / "info").mkdir()
-    for folder in ("google", "val_images_256"):
-        (tmp_path / folder).mkdir()
-    train = [(f"google/{n}.jpg", n % 50) for n in range(count)]
-    test = [(f"{n}.jpg", n % 50) for n in range(2_500)]
-    for name, rows in (("train_filelist_google.txt", train), ("val_filelist.txt", test)):
-        lines = "\n".join(f"{path} {label}" for path, label in rows)
+    """One empty file that is listed again and again: only that each is there counts."""
+    lists = {"train_filelist_google.txt": count, "val_filelist.txt": 2_500}
+    for path in ("info/x", "google/x.jpg", "val_images_256/google/x.jpg"):
+        save(tmp_path / path, b"")
+    for name, rows in lists.items():
+        lines = "\n".join(f"google/x.jpg {n % 50}" for n in range(rows))
         (tmp_path / "info" / name).write_text(lines)
-    for path, _ in train:
-        os.mknod(tmp_path / path)
-    for path, _ in test:
-        os.mknod(tmp_path / "val_images_256" / path)
     assert which in SOURCES["webvision"](root=tmp_path).check()[-1]
 
 
@@ -666,3 +782,200 @@ def test_webvision_lists_that_do_not_fit(webvision):
     path.write_text("val000000.jpg 0\n")
     with pytest.raises(DataError, match="expected at least 50 lines, one per class, got 1"):
         load("webvision", root=webvision)
+
+
+LABELS = {
+    "ages": (["0_10", "0_11", "0_12", "1_0", "1_1", "1_2"], 6),
+    "padded": (["01", "02", "10"], 3),
+    "grades": (["A1", "1", "2_0"], 3),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_are_text_unless_they_are_plain_numbers(tmp_path, case):
+    labels, count = LABELS[case]
+    rows = [(f"img/{n}.png", labels[n % count]) for n in range(5 * count)]
+    path = csv(tmp_path, rows)
+    for number in range(5 * count):
+        save(tmp_path / "img" / f"{number}.png", pixels(number))
+    data = load("table", path=path)
+    assert data.classes == tuple(sorted(labels))
+    for part in (data.train, data.test):
+        for place, label in zip(part.places, part.labels.tolist(), strict=True):
+            number = int(place.rpartition("/")[2].removesuffix(".png"))
+            assert data.classes[label] == labels[number % count]
+
+
+def test_numbers_can_be_said_to_be_names_and_names_numbers(tmp_path):
+    rows = [(f"img/{n}.png", (111, 112, 121)[n % 3]) for n in range(9)]
+    path = csv(tmp_path, rows)
+    with pytest.raises(DataError, match=r'row 2: .* labels = "names" takes any text.* got \'111\''):
+        load("table", path=path)
+    assert load("table", path=path, labels="names").classes == ("111", "112", "121")
+    assert len(load("table", path=path, labels="numbers").classes) == 122
+    padded = csv(tmp_path, [(f"img/{n}.png", f"0{n % 3}") for n in range(9)])
+    assert load("table", path=padded).classes == ("00", "01", "02")
+    assert load("table", path=padded, labels="numbers").classes == ("0", "1", "2")
+
+
+def test_splits_of_any_case_are_splits_and_other_folders_are_left_out(tmp_path, folder):
+    for names in (("Train", "Validate"), ("train", "TEST")):
+        root = tmp_path / names[0] / names[1]
+        for name in names:
+            shutil.copytree(folder, root / name)
+        save(root / "unlabeled" / "x.png", pixels(1))
+        data = load(root=root)
+        assert data.classes == ("ant", "bee", "cow")
+        assert (len(data.train), len(data.test)) == (30, 30)
+        assert any("neither train nor test" in n and "unlabeled" in n for n in data.notes)
+
+
+def test_a_test_folder_without_classes_is_refused_for_what_it_is(tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "both" / "train")
+    for number in range(3):
+        save(tmp_path / "both" / "test" / f"{number}.png", pixels(number))
+    with pytest.raises(DataError, match=r"test: expected a folder per class .* got 3 images whose"):
+        load(root=tmp_path / "both")
+
+
+def test_what_systems_and_file_managers_leave_is_ignored_and_said(tmp_path, folder):
+    plain = load(root=folder)
+    for place in ("@eaDir", "__MACOSX", "ant/@eaDir/1.png", "bee/.thumbnails", "lost+found"):
+        save(folder / place / "x.png", pixels(5))
+    save(folder / "ant" / "._1.png", pixels(5))
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (folder / "ant" / name).write_bytes(b"system")
+    data = load(root=folder)
+    assert data.classes == plain.classes
+    assert sorted([*data.train.places, *data.test.places]) == sorted(
+        [*plain.train.places, *plain.test.places]
+    )
+    (note,) = [note for note in data.notes if "file manager made, ignored" in note]
+    assert "@eaDir" in note
+    assert note.startswith("folders that a system or a file manager made, ignored: 4 ")
+    assert not any("without an image extension" in note for note in data.notes)
+
+
+def test_letters_composed_and_decomposed_are_one_class(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for number in range(6):
+        save(tmp_path / (composed, decomposed)[number % 2] / f"{number}.png", pixels(number))
+        save(tmp_path / "tea" / f"{number}.png", pixels(number))
+        save(tmp_path / "Tea" / f"{number}.png", pixels(number))
+    data = load(root=tmp_path)
+    assert data.classes == ("Tea", composed, "tea")
+    assert any(
+        "differ only in case or in what cannot be seen: 'Tea', 'tea'" in n for n in data.notes
+    )
+    rows = [(f"img/{n}.png", (composed, decomposed, "tea", "tea\u200b")[n % 4]) for n in range(10)]
+    for number in range(10):
+        save(tmp_path / "table" / "img" / f"{number}.png", pixels(number))
+    data = load("table", path=csv(tmp_path / "table", rows))
+    assert data.classes == (composed, "tea", "tea\u200b")
+    assert any("'tea', 'tea\\u200b'" in note for note in data.notes)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_file_name_that_is_no_text_is_read_like_any_other(tmp_path, folder):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        save(folder / "ant" / name, pixels(7))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    data = load(root=folder)
+    places = [*data.train.places, *data.test.places]
+    assert sum(place.endswith(name) for place in places) == 1
+    assert len(SOURCES["folder"](root=folder).digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "classes"),
+    [
+        ("bool_", [False, True, True], ("False", "True")),
+        ("string", ["no", "yes", "no"], ("no", "yes")),
+        ("binary", [b"no", b"yes", b"no"], ("no", "yes")),
+        ("date32", [datetime.date(2024, 1, d) for d in (1, 2, 1)], ("2024-01-01", "2024-01-02")),
+        ("decimal", [Decimal("1.5"), Decimal("2.5"), Decimal("1.5")], ("1.5", "2.5")),
+        ("float64", [1.0, 0.0, 1.0], ("0", "1")),
+    ],
+)
+def test_labels_of_a_parquet_file_may_be_of_any_type(tmp_path, kind, values, classes):
+    type_ = pa.decimal128(5, 1) if kind == "decimal" else getattr(pa, kind)()
+    rows = [{"bytes": encode(pixels(n)), "path": None} for n in range(9)]
+    table = pa.table({"img": rows, "label": pa.array(values * 3, type=type_)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    data = load_parquet(tmp_path)
+    assert data.classes == classes
+    for number in range(9):
+        save(tmp_path / "img" / f"{number}.png", pixels(number))
+    paths = [f"img/{number}.png" for number in range(9)]
+    labels = pa.table({"path": paths, "label": pa.array(values * 3, type=type_)})
+    pq.write_table(labels, tmp_path / "labels.parquet")
+    assert load("table", path=tmp_path / "labels.parquet").classes == classes
+
+
+def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
+    def write_arrow(path, numbers):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"bytes": encode(pixels(n)), "path": None} for n in numbers]
+        table = pa.table({"img": rows, "label": [n % 2 for n in numbers]})
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+
+    write_arrow(tmp_path / "train" / "data-00000-of-00001.arrow", range(10))
+    write_arrow(tmp_path / "train" / "cache-0123456789abcdef.arrow", range(10))
+    assert len(load_parquet(tmp_path).train) + len(load_parquet(tmp_path).test) == 10
+    state = tmp_path / "train" / "state.json"
+    state.write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    data = load_parquet(tmp_path)
+    assert len(data.train) + len(data.test) == 10
+    state.write_text("{}")
+    with pytest.raises(DataError, match=r"state.json: expected the files of a saved set"):
+        load_parquet(tmp_path)
+
+
+def test_every_photograph_that_pillow_reads_is_one_by_its_extension(tmp_path):
+    assert {".jfif", ".apng", ".dib", ".jpx", ".jpg", ".webp", ".tif"} <= extensions()
+    assert not {".pdf", ".eps", ".mpg", ".h5"} & extensions()
+    for number, name in enumerate(("a.jfif", "b.apng", "c.dib", "d.JPG")):
+        kind = {"a.jfif": "JPEG", "b.apng": "PNG", "c.dib": "DIB", "d.JPG": "JPEG"}[name]
+        for label in ("x", "y"):
+            save(tmp_path / label / name, encode(pixels(number), kind))
+    data = load(root=tmp_path)
+    assert len(data.train) + len(data.test) == 8
+
+
+def test_a_list_without_a_header_is_a_table(tmp_path):
+    for number in range(10):
+        save(tmp_path / "images" / "0 1" / f"{number}.png", pixels(number))
+    lines = [f"images/0 1/{number}.png {number % 2}" for number in range(10)]
+    (tmp_path / "clean_train_kv.txt").write_text("\n".join(lines) + "\n")
+    data = load("table", path=tmp_path / "clean_train_kv.txt")
+    assert len(data.train) + len(data.test) == 10
+    assert data.classes == ("0", "1")
+    (tmp_path / "bad.txt").write_text("images/0.png\n")
+    with pytest.raises(DataError, match=r"bad.txt: row 1: "):
+        load("table", path=tmp_path / "bad.txt")
+
+
+def test_paths_written_on_windows_are_understood(tmp_path):
+    rows = [(path.replace("/", "\\"), label) for path, label in ROWS]
+    plain = load("table", path=csv(tmp_path, ROWS, name="plain.csv"))
+    data = load("table", path=csv(tmp_path, rows))
+    assert data.train.places.tolist() == plain.train.places.tolist()
+    with pytest.raises(DataError, match="which leads out of it"):
+        load("table", path=csv(tmp_path, [("..\\..\\x.png", "bee"), *rows]))
+
+
+def test_too_few_examples_to_split_a_test_set_off_is_said(tmp_path):
+    for name in ("ant", "bee"):
+        save(tmp_path / name / "1.png", pixels(1))
+    with pytest.raises(DataError, match="expected two examples or more of some class, to split"):
+        load(root=tmp_path)
+
+
+def test_a_test_set_that_was_split_off_has_given_labels(tmp_path, folder):
+    assert load(root=folder).test_is_given
+    for name in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / name)
+    assert not load(root=tmp_path / "both").test_is_given

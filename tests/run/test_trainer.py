@@ -223,9 +223,9 @@ def test_method_of_two_networks_reports_both(digits, tmp_path):
     digits |= {"method": {"name": "coteaching", "forget_rate": 0.4}, "loss": "ce"}
     folder = train(parse(digits), tmp_path)
     result = read(folder)
-    with RunFolder(folder).predictions() as predictions:
-        each = predictions["test_networks"].astype(np.float32)
-        own = predictions["test_probabilities"]
+    predictions = RunFolder(folder).predictions()
+    each = predictions["test_networks"].astype(np.float32)
+    own = predictions["test_probabilities"]
     test = RunFolder(folder).labels()["test"]
     assert each.shape == (2, 360, 10)
     assert (own == each[0].astype(np.float16)).all()

@@ -110,7 +110,7 @@ class Batch:
 
 
 class Batches(ABC):
-    """A dataset in the form that a network takes.
+    """A dataset in the form that a network eats.
 
     Args:
         dataset: The dataset; ``dataset.train.labels`` are the given labels.

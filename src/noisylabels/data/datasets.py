@@ -14,9 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.examples import Dataset, Examples, ImportLog, channel_statistics
+from noisylabels.data.digests import file_digest
+from noisylabels.data.examples import (
+    Dataset,
+    Examples,
+    LoadReport,
+    channel_statistics,
+)
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
-from noisylabels.data.source import Facts, Source, Split, UserSource, encode_labels, note_empty
+from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
+from noisylabels.data.source import Facts, Source, SplittableSource
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -39,7 +46,7 @@ class Digits(Source):
     clean: ClassVar[bool] = True
 
     def facts(self) -> Facts:
-        """Return what is known of the digits."""
+        """Return the digits' shape and class map."""
         return Facts((1, 8, 8), images=True, class_map="digits")
 
     def load(self, workers: int = 0) -> Dataset:
@@ -82,13 +89,14 @@ class Cifar10(Source):
 
     clean: ClassVar[bool] = True
     _torchvision: ClassVar[str] = "CIFAR10"
+    _class_map: ClassVar[str] = "cifar10"
 
     def facts(self) -> Facts:
-        """Return what is known of the images."""
-        return Facts((3, 32, 32), images=True, class_map=self._torchvision.lower())
+        """Return the images' shape and class map."""
+        return Facts((3, 32, 32), images=True, class_map=self._class_map)
 
     def digest(self) -> str:
-        """Return "": the checksums that the files must have are in torchvision."""
+        """Return "": torchvision reads files with the published checksums only."""
         return ""
 
     def load(self, workers: int = 0) -> Dataset:
@@ -144,52 +152,55 @@ class Cifar100(Cifar10):
     """
 
     _torchvision: ClassVar[str] = "CIFAR100"
+    _class_map: ClassVar[str] = "cifar100"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrays(UserSource):
+class Arrays(SplittableSource):
     """NumPy arrays in one ``.npz`` file: images, or any other features.
 
     It holds ``x`` and ``y``, of which a part becomes the test set, or ``x_train``, ``y_train``,
-    ``x_test`` and ``y_test``; and, if it likes, ``classes``, the names. Inputs are uint8 images of
-    shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D), which are
-    standardised feature by feature. Labels are class numbers or names, of shape (N).
+    ``x_test`` and ``y_test`` (or, as MedMNIST has them, ``train_images``, ``train_labels``,
+    ``test_images`` and ``test_labels``); and, if it likes, ``classes``, the names. Inputs are uint8
+    images of shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D),
+    which are standardised feature by feature. Labels are class numbers or names, of shape (N) or
+    (N, 1).
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         path: The file. Nothing in it is unpickled.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
-            default.
-        split_seed: Seed of that split, at least 0; 0 by default.
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
+            numbers where all of them are whole.
     """
 
     path: Path
-    test_share: float | None = None
-    split_seed: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ConfigError: A value is out of its range.
-        """
-        super().__post_init__()
-        self._split.check()
+    labels: LabelKind = "auto"
 
     @property
-    def _split(self) -> Split:
-        return Split(self.test_share, self.split_seed)
+    def where(self) -> Path:
+        """The file."""
+        return self.path
+
+    @property
+    def has_test_set(self) -> bool:
+        """Whether the file holds ``x_test``."""
+        return "_test" in self._parts
 
     def facts(self) -> Facts:
-        """Return what is known of the inputs."""
+        """Return the shape of the inputs."""
+        self.check_split()
         inputs = next(iter(self._parts.values()))[0]
         return Facts(tuple(inputs.shape[1:]), images=inputs.ndim == 4)
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
-        log = ImportLog(self.on_error)
+        self.check_split()
+        report = LoadReport(self.on_error)
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
         inputs, labels, test = [], [], []
@@ -197,17 +208,18 @@ class Arrays(UserSource):
             inputs.append(array)
             labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
             test += [part == "_test"] * len(array)
-        finite = self._finite(log)
+        unread = sorted({*self._arrays} - {*PUBLISHED, *NAMES})
+        if unread:
+            report.note(f"arrays that are not read: {', '.join(unread)}")
+        finite = self._finite(report)
         numbers, names, sound = encode_labels(
-            [value for _, value in labels], [place for place, _ in labels], classes, log
+            [value for _, value in labels], [p for p, _ in labels], classes, report, self.labels
         )
         whole = torch.cat(inputs)[sound]
         kept = finite[sound]
         whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
-        if "" in self._parts:
-            is_test = self._split.cut(numbers, log)
-        else:
-            self._split.refuse(self.path)
+        if not self.has_test_set:
+            is_test = self.split_test_set(numbers, report)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
         if len(set(train.labels.tolist())) < 2 or not len(tests):
             raise DataError(
@@ -215,16 +227,21 @@ class Arrays(UserSource):
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
-        note_empty(train.labels, names, "training examples", log)
+        note_empty(train.labels, names, "training examples", report)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
             tests,
             names,
             *statistics(train.tensor()),
-            notes=log.notes(),
-            skipped=tuple(log.skipped),
+            notes=report.notes(),
+            skipped=tuple(report.skipped),
+            test_is_given=not self.has_test_set,
         )
+
+    def digest(self) -> str:
+        """Return a hash of the file's contents."""
+        return file_digest(self.path)
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -233,13 +250,14 @@ class Arrays(UserSource):
     @cached_property
     def _parts(self) -> dict[str, tuple[Tensor, list[tuple[int, object]]]]:
         """Inputs and numbered labels by the ending of their names: "", or "_train" and "_test"."""
-        there = self._arrays
+        there = {PUBLISHED.get(name, name): array for name, array in self._arrays.items()}
         endings = ("_train", "_test") if "x_train" in there else ("",)
         for name in [f"{letter}{ending}" for ending in endings for letter in "xy"]:
             if name not in there:
                 raise DataError(
                     f"{self.path}: expected arrays x and y, or x_train, y_train, x_test and "
-                    f"y_test, got {', '.join(there) or 'none'}"
+                    f"y_test, got {', '.join(there) or 'none'}: numpy.savez({self.path.name!r}, "
+                    f"x=..., y=...) writes such a file"
                 )
         parts = {}
         for ending in endings:
@@ -248,7 +266,11 @@ class Arrays(UserSource):
                 raise DataError(
                     f"{self.path}: x{ending}: expected examples, got an array of shape {x.shape}"
                 )
-            if y.ndim != 1 or y.dtype.kind not in "iuU" or len(y) != len(x):
+            if y.ndim == 2 and y.shape[1] == 1:
+                # As Keras and MedMNIST have them.
+                y = y[:, 0]
+            targets = y.dtype.kind == "f" and bool((y != np.floor(y)).any())
+            if y.ndim != 1 or y.dtype.kind not in "biufUSM" or targets or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
@@ -276,16 +298,25 @@ class Arrays(UserSource):
             f"(N, D), got shape {x.shape} of {x.dtype}"
         )
 
-    def _finite(self, log: ImportLog) -> Tensor:
+    def _finite(self, report: LoadReport) -> Tensor:
         flags = []
         for part, (inputs, _) in self._parts.items():
             finite = inputs.flatten(1).isfinite().all(1)
             for row in (~finite).nonzero().squeeze(1).tolist():
-                log.refuse(
+                report.reject(
                     f"{self.path}: x{part}: row {row}", "expected finite numbers, got NaN or inf"
                 )
             flags.append(finite)
         return torch.cat(flags)
+
+
+PUBLISHED = {
+    f"{part}_{kind}": f"{letter}_{part}"
+    for part in ("train", "test")
+    for kind, letter in (("images", "x"), ("labels", "y"))
+}
+"""MedMNIST's names of arrays, and ours."""
+NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
 
 
 def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,5 +348,6 @@ SOURCES: dict[str, type[Source]] = {
     "parquet": Parquet,
     "arrays": Arrays,
 }
+
 ALIASES = {"hf": "parquet"}
-"""Other names of sources."""
+"""Other names of sources: what they stand for is one source with one identity."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from noisylabels.data.examples import EncodedImages, Examples, ImportLog, StreamedImages
+from noisylabels.data.examples import EncodedImages, Examples, LoadReport, StreamedImages
 from noisylabels.data.images import SMALL, ImageSpec, decode
 from noisylabels.errors import DataError
 
@@ -44,7 +44,7 @@ def decode_examples(
     encoded: EncodedImages,
     labels: Tensor,
     spec: ImageSpec,
-    log: ImportLog,
+    report: LoadReport,
     *,
     stream: bool,
     workers: int,
@@ -55,7 +55,7 @@ def decode_examples(
         encoded: The images.
         labels: Their labels, of shape (N).
         spec: What each is brought to.
-        log: Decides about those that cannot be decoded, and counts what was done to the rest.
+        report: Decides about those that cannot be decoded, and counts what was done to the rest.
         stream: Whether to keep them encoded, not as one tensor.
         workers: Processes that decode.
 
@@ -69,11 +69,11 @@ def decode_examples(
     kept: list[int] = []
     for index, pixels, done in decode_all(encoded, spec, workers):
         if isinstance(pixels, str):
-            log.refuse(encoded.place(index), pixels)
+            report.reject(encoded.place(index), pixels)
             continue
         if not stream:
             images[len(kept)] = pixels
-        log.count(done)
+        report.count(done)
         kept.append(index)
     position = torch.tensor(kept, dtype=torch.int64)
     sound = encoded if len(kept) == len(encoded) else encoded.take(position.numpy())

@@ -1,8 +1,9 @@
-"""Examples: inputs in memory or in files, their labels, and what was found on the way in."""
+"""Examples: inputs in memory or in files, their labels, and a report of how they were loaded."""
 
 import copy
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.digests import file_digests
+from noisylabels.data.digests import file_digest, file_digests
 from noisylabels.data.images import ImageSpec
 from noisylabels.errors import DataError
 
@@ -22,7 +23,7 @@ OnError = Literal["raise", "skip"]
 
 
 class EncodedImages(ABC):
-    """Encoded images, read one by one when they are needed."""
+    """EncodedImages images, read one by one when they are needed."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -100,9 +101,15 @@ class ImagePaths(EncodedImages):
         )
 
     def digest(self) -> str:
-        """Return a hash of the files' names and contents."""
-        total = hashlib.sha256("\n".join(self.names.tolist()).encode())
-        total.update("\n".join(file_digests([self.root / name for name in self.names])).encode())
+        """Return a hash of the files' names and contents.
+
+        An unreadable file does not raise here: loading it reports its place, or skips it.
+        """
+        digests = file_digests([f"{self.root}{os.sep}{name}" for name in self.names])
+        total = hashlib.sha256()
+        for name, digest in zip(self.names, digests, strict=True):
+            content = digest if isinstance(digest, str) else "cannot be read"
+            total.update(f"{name.replace(os.sep, '/')!a} {content}\n".encode())
         return total.hexdigest()
 
 
@@ -111,7 +118,7 @@ class ArrowImages(EncodedImages):
     """A column of encoded images in Parquet or Arrow files.
 
     Args:
-        chunks: For each file its encoded images: an Arrow array, or :class:`ParquetColumn`.
+        chunks: For each file its encoded images: an Arrow array, or :class:`ParquetRowGroups`.
         files: The files.
         rows: File number and row of each image, int64, of shape (N, 2).
     """
@@ -142,16 +149,16 @@ class ArrowImages(EncodedImages):
     def hold(self) -> Self:
         """Return the same images with all encoded bytes in memory."""
         whole = [
-            chunk.whole() if isinstance(chunk, ParquetColumn) else chunk for chunk in self.chunks
+            chunk.whole() if isinstance(chunk, ParquetRowGroups) else chunk for chunk in self.chunks
         ]
         return dataclasses.replace(self, chunks=whole)
 
     def digest(self) -> str:
         """Return a hash of the files' contents."""
-        return "".join(file_digests(self.files))
+        return "".join(map(file_digest, self.files))
 
 
-class ParquetColumn:
+class ParquetRowGroups:
     """The encoded images of a Parquet file, of which one row group at a time is in memory.
 
     Args:
@@ -259,8 +266,9 @@ class Dataset:
         train: Training examples, with the labels as the source has them.
         test: Test examples.
         classes: The K class names.
-        mean: What is subtracted from each channel's pixel values, or from each feature.
-        std: What each channel or feature is divided by then.
+        mean: What is subtracted from each channel's pixel values, or from each feature, float32. A
+            saved model is of no use without it and ``std``: its inputs are scaled by both.
+        std: What each channel or feature is divided by then, float32.
         validation: Examples held out of the training set, with their given labels.
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.
@@ -278,8 +286,8 @@ class Dataset:
     test_is_given: bool = False
 
 
-class ImportLog:
-    """Decides about bad rows, and remembers what was done with all others.
+class LoadReport:
+    """Collects what happens while data is loaded, and raises at bad rows or skips them.
 
     Args:
         on_error: ``"raise"`` stops at the first bad row, ``"skip"`` leaves bad rows out.
@@ -291,11 +299,11 @@ class ImportLog:
         self._notes: list[str] = []
         self.skipped: list[tuple[str, str]] = []
 
-    def copy(self) -> "ImportLog":
-        """Return a log that remembers the same so far."""
+    def copy(self) -> "LoadReport":
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
-    def refuse(self, place: str, reason: str) -> None:
+    def reject(self, place: str, reason: str) -> None:
         """Leave a row out, or stop.
 
         Raises:
@@ -322,7 +330,7 @@ class ImportLog:
         return (*self._notes, *counted)
 
 
-def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split examples into two parts that have every class in the same proportion.
 
     Args:
@@ -336,7 +344,7 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
         so that the whole part has round(share N); never the last one of a class.
 
     Example:
-        >>> stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
+        >>> stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
         (tensor([1, 2, 3, 5, 6, 7]), tensor([0, 4]))
     """
     counts = torch.bincount(labels)
@@ -379,7 +387,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.clone(), std.masked_fill(std == 0, 1)
 
 
-def limit_training_set(dataset: Dataset, limit: int | None) -> Dataset:
+def first(dataset: Dataset, limit: int | None) -> Dataset:
     """Keep the first ``limit`` training examples.
 
     Args:
@@ -414,7 +422,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Tensor
     Raises:
         DataError: The share is less than one example.
     """
-    kept, out = stratified(dataset.train.labels, share, seed)
+    kept, out = stratified_split(dataset.train.labels, share, seed)
     if not len(out):
         raise DataError(
             f"validation {share:g}: of {len(dataset.train)} training examples that is none"

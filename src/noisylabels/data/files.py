@@ -1,11 +1,12 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
 import csv
-import dataclasses
+import functools
 import io
 import json
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,30 +14,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from noisylabels.data.examples import ArrowImages, ImagePaths, ImportLog, ParquetColumn
-from noisylabels.data.source import Facts, ImageFiles, Listing, SplitImageFiles, encode_labels
+from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
+from noisylabels.data.label_encoding import LabelKind, encode_labels
+from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
 from noisylabels.errors import DataError, MissingExtraError
 
-EXTENSIONS = frozenset(
+NO_PHOTOGRAPHS = frozenset(
+    # Without a decoder, with the help of another program only, or moving pictures.
+    ["BUFR", "GRIB", "HDF5", "WMF", "EPS", "FITS", "MPEG", "FLI"]
+)
+"""Formats of Pillow that are left out."""
+SYSTEM_FOLDERS = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".avif",
-        ".ico",
+        "@eadir",
+        "__macosx",
+        "lost+found",
+        "$recycle.bin",
+        "system volume information",
+        "#recycle",
+        "thumbnails",
+        "__pycache__",
     ]
 )
+"""Folders that operating systems, servers and file managers make, in lower case."""
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 ANIMALS = (
     "cat",
     "lynx",
@@ -49,15 +52,21 @@ ANIMALS = (
     "hamster",
     "guinea pig",
 )
+SPLIT = "split"
+"""Default column of splits of a table."""
+LISTS = (".txt", ".lst", ".list")
+"""Extensions of lists without a header."""
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev")
+TEST_NAMES = ("test", "testing", "val", "valid", "validate", "validation", "eval", "dev")
+UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "extra", "unknown", "raw")
+"""Folders that lie beside those of splits, and are neither a split nor a class."""
 
 Entry = tuple[str, str, object, bool]
 """Place for people, path relative to the root, label as it stands, whether it is a test example."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(SplitImageFiles):
+class Folder(SplittableImageSource):
     """A folder of images, one folder per class.
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
@@ -70,10 +79,10 @@ class Folder(SplitImageFiles):
         root: The folder.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
-            default.
-        split_seed: Seed of that split, at least 0; 0 by default.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
@@ -87,69 +96,87 @@ class Folder(SplitImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def read_manifest(self) -> Manifest:
         """List the images of every class folder."""
-        log = ImportLog(self.on_error)
-        parts = self._parts(log)
-        classes = sorted(
-            {folder.name for part in parts.values() for folder in _folders(part)}, key=_in_order
-        )
+        report = LoadReport(self.on_error)
+        parts = self._parts(report)
         entries: list[Entry] = []
         others: list[str] = []
+        system: list[str] = []
         for part, top in parts.items():
             others += [
                 str(path)
                 for path in sorted(top.iterdir())
-                if not path.is_dir() and not path.name.startswith(".")
+                if not path.is_dir() and _is_users(path.name)
             ]
+            system += [str(path) for path in sorted(top.iterdir()) if _is_systems(path)]
             for folder in _folders(top):
-                found = list(_images(folder, self.root, others))
+                found = list(_images(folder, self.root, others, system))
                 if not found:
-                    log.refuse(str(folder), "expected images of this class, got none")
-                entries += [(str(self.root / n), n, folder.name, part == "test") for n in found]
+                    report.reject(str(folder), "expected images of this class, got none")
+                # Composed and decomposed letters are the same letters.
+                name = unicodedata.normalize("NFC", folder.name)
+                entries += [(str(self.root / n), n, name, part == "test") for n in found]
         links = list(self._links(name for _, name, _, _ in entries))
-        if links:
-            log.note(f"links that lead out of {self.root}, followed: {_some(links)}")
-        if others:
-            log.note(f"left out, for want of an image's extension: {_some(others)}")
-        present = {label for _, _, label, _ in entries}
-        kept = [name for name in classes if name in present]
-        numbered = [(*entry[:2], kept.index(str(entry[2])), entry[3]) for entry in entries]
-        return _listing(self.root, numbered, kept, log)
+        for sentence, places in (
+            (f"links that lead out of {self.root}, followed", links),
+            ("files without an image extension, ignored", others),
+            ("folders that a system or a file manager made, ignored", system),
+        ):
+            if places:
+                report.note(f"{sentence}: {_some(places)}")
+        classes = sorted({str(label) for _, _, label, _ in entries}, key=_in_order)
+        numbers = {name: number for number, name in enumerate(classes)}
+        numbered = [(*entry[:2], numbers[str(entry[2])], entry[3]) for entry in entries]
+        return _make_manifest(self.root, numbered, classes, report)
 
-    def _parts(self, log: ImportLog) -> dict[str, Path]:
+    def _parts(self, report: LoadReport) -> dict[str, Path]:
         """Return the folders that hold class folders: one, or those of the splits."""
-        folders = {folder.name.lower(): folder for folder in _folders(self.root)}
+        folders = {folder.name.casefold(): folder for folder in _folders(self.root)}
         if not folders:
             raise DataError(f"{self.root}: expected a folder per class there, got none")
         train = next((folders[name] for name in TRAIN_NAMES if name in folders), None)
-        # A class may be called "train"; but not every class is called like a split.
-        if train is None or not set(folders) <= {*TRAIN_NAMES, *TEST_NAMES} or not _folders(train):
-            return {"": self.root}
         test = next((folders[name] for name in TEST_NAMES if name in folders), None)
+        if train is None or not _folders(train):
+            # A class may be called "train", as any other.
+            return {"": self.root}
+        rest = set(folders) - {*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED}
+        if rest and (test is None or not _folders(test)):
+            return {"": self.root}
+        if test is not None and not _folders(test):
+            held = sum(1 for _ in _images(test, self.root, [], []))
+            raise DataError(
+                f"{test}: expected a folder per class there, as in {train}, got {held} images "
+                f"whose classes nothing tells; moved elsewhere, it leaves the test set to be split "
+                f"off {train}"
+            )
         parts = {"train": train} | ({"test": test} if test else {})
         unused = [str(folder) for folder in folders.values() if folder not in parts.values()]
         if unused:
-            log.note(f"folders of other splits, left out: {', '.join(unused)}")
+            report.note(f"folders that are neither train nor test, left out: {', '.join(unused)}")
         return parts
 
     def _links(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the files and class folders that are links to somewhere outside the root."""
-        root, seen = self.root.resolve(), dict[str, bool]()
+        root, seen = self.root.resolve(), set[str]()
         for name in names:
-            for part in (str(Path(name).parent), name):
-                if part not in seen:
-                    path = self.root / part
-                    seen[part] = path.is_symlink() and not path.resolve().is_relative_to(root)
-                    if seen[part]:
-                        yield part
+            for part in (name.rpartition(os.sep)[0], name):
+                if part in seen:
+                    continue
+                seen.add(part)
+                path = f"{self.root}{os.sep}{part}"
+                link = os.path.islink(path)  # noqa: PTH114 - a path object for each takes far longer
+                if link and not Path(path).resolve().is_relative_to(root):
+                    yield part
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(SplitImageFiles):
+class Table(SplittableImageSource):
     """A CSV or Parquet file with the columns ``path``, ``label`` and, if there is one, ``split``.
 
-    ImagePaths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
+    Or a list (``.txt``) without a header, of a path and a label in each line.
+
+    Paths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
     ``train`` or ``test`` (or ``val``, which is the test set where there is no ``test``). Rows are
     counted as a spreadsheet does: the header is row 1.
 
@@ -158,15 +185,17 @@ class Table(SplitImageFiles):
         path: The file.
         root: Folder that no image may lie outside of, and that paths are relative to; by default
             the file's own.
-        path_column: ArrowImages of paths.
-        label_column: ArrowImages of labels.
-        split_column: ArrowImages of splits; it may be missing.
+        path_column: Column of paths.
+        label_column: Column of labels.
+        split_column: Column of splits; ``split`` by default, which may be missing.
+        labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
+            numbers where all of them are whole.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
-            default.
-        split_seed: Seed of that split, at least 0; 0 by default.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
@@ -177,18 +206,19 @@ class Table(SplitImageFiles):
     root: Path | None = None
     path_column: str = "path"
     label_column: str = "label"
-    split_column: str = "split"
+    split_column: str | None = None
+    labels: LabelKind = "auto"
 
     @property
     def where(self) -> Path:
         """The file."""
         return self.path
 
-    def listing(self) -> Listing:
+    def read_manifest(self) -> Manifest:
         """Read the table."""
-        log = ImportLog(self.on_error)
+        report = LoadReport(self.on_error)
         root = (self.root or self.path.parent).resolve()
-        rows = list(self._rows(log))
+        rows = list(self._rows(report))
         splits = {split for _, _, _, split in rows}
         test = next((name for name in TEST_NAMES if name in splits), None)
         entries: list[Entry] = []
@@ -196,12 +226,12 @@ class Table(SplitImageFiles):
         again = other = 0
         for place, name, label, split in rows:
             if split not in ("", *TRAIN_NAMES, *TEST_NAMES):
-                log.refuse(place, f"expected split train or test, got {split!r}")
+                report.reject(place, f"expected split train or test, got {split!r}")
                 continue
             if split in TEST_NAMES and split != test:
                 other += 1
                 continue
-            relative = _inside(root, name, place, log)
+            relative = _inside(root, name, place, report)
             if relative is None:
                 continue
             if relative in seen:
@@ -210,7 +240,7 @@ class Table(SplitImageFiles):
                     again += 1
                     continue
                 what = "label" if label_before != label else "split"
-                log.refuse(
+                report.reject(
                     place,
                     f"expected each path once, got {name!r} again with another "
                     f"{what} than at {before.rpartition(': ')[2]}",
@@ -219,25 +249,36 @@ class Table(SplitImageFiles):
             seen[relative] = place, label, split == test
             entries.append((place, relative, label, split == test))
         if again:
-            log.note(f"rows that repeat an earlier one, counted once: {again}")
+            report.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
-            log.note(f"rows of another split than train and {test}, left out: {other}")
-        return _listing(root, entries, None, log, self.path)
+            report.note(f"rows of another split than train and {test}, left out: {other}")
+        return _make_manifest(root, entries, None, report, self.path, self.labels)
 
-    def _rows(self, log: ImportLog) -> Iterator[tuple[str, str, object, str]]:
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values."""
+        # What they lead to, the labels and the split, is hashed.
+        own = ("path_column", "label_column", "split_column", "labels")
+        return {key: value for key, value in super().identity().items() if key not in own}
+
+    def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
             table = _read_table(self.path)
             names, rows = table.column_names, table.to_pylist()
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
+        elif self.path.suffix.lower() in LISTS:
+            names = [self.path_column, self.label_column]
+            numbered = _read_list(self.path, names)
         else:
-            names, numbered = _read_csv(self.path, self.path_column, log)
-        for column in (self.path_column, self.label_column):
-            if column not in names:
+            names, numbered = _read_csv(self.path, self.path_column, report)
+        for column in (self.path_column, self.label_column, self.split_column):
+            if column is not None and column not in names:
                 raise DataError(
-                    f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))}"
+                    f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))} "
+                    f"(path_column and label_column name other ones; a list without a header ends "
+                    f"in .txt)"
                 )
         for row, values in numbered:
-            label, split = values[self.label_column], values.get(self.split_column)
+            label, split = values[self.label_column], values.get(self.split_column or SPLIT)
             yield (
                 f"{self.path}: row {row}",
                 str(values[self.path_column] or "").strip(),
@@ -247,25 +288,27 @@ class Table(SplitImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(SplitImageFiles):
+class Parquet(SplittableImageSource):
     """Images in the layout of Hugging Face image datasets, in files or a ``datasets`` folder.
 
     ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
     ``data/``, or in ``train/`` and ``test/``), or what ``datasets`` writes with ``save_to_disk``
     (``train/*.arrow``). An image column is a struct of ``bytes`` (an encoded image) and ``path``,
-    a label column holds integers.
+    a label column holds class numbers or names.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         root: Folder of the files.
         image: Image column; by default the only struct column with ``bytes``.
         label: Label column; by default ``label`` or ``fine_label``, whichever there is.
+        labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
+            numbers where all of them are whole.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1); a fifth by
-            default.
-        split_seed: Seed of that split, at least 0; 0 by default.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
@@ -275,21 +318,22 @@ class Parquet(SplitImageFiles):
     root: Path
     image: str | None = None
     label: str | None = None
+    labels: LabelKind = "auto"
 
     @property
     def where(self) -> Path:
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def read_manifest(self) -> Manifest:
         """Read the tables; images stay encoded."""
-        log = ImportLog(self.on_error)
+        report = LoadReport(self.on_error)
         files = self._files(("train",), required=True)
         train = len(files)
         files += self._files(TEST_NAMES, required=False)
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
-        for number_, path in enumerate(files):
+        for position, path in enumerate(files):
             schema = _schema(path)
             image, label = self._image_column(path, schema), self._label_column(path, schema)
             named = _class_names(schema, label)
@@ -302,32 +346,40 @@ class Parquet(SplitImageFiles):
             chunks.append(_encoded(path, image))
             found = _read_table(path, [label]).column(label).to_pylist()
             values += found
-            rows += [(number_, row) for row in range(len(found))]
+            rows += [(position, row) for row in range(len(found))]
         images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
-        labels, names, sound = encode_labels(values, _Places(images), classes, log)
+        labels, names, sound = encode_labels(values, _Places(images), classes, report, self.labels)
         kept = images.take(sound.numpy())
         test = torch.from_numpy(kept.rows[:, 0] >= train)
-        return Listing(kept, labels, test, names, log)
+        return Manifest(kept, labels, test, names, report)
 
     def facts(self) -> Facts:
-        """Return what is known of the images before they are decoded."""
-        ends = self._listing.classes[0].lower(), self._listing.classes[-1].lower()
+        """Return the shape that images are resized to, and the class map if this is CIFAR."""
+        ends = self._manifest.classes[0].lower(), self._manifest.classes[-1].lower()
         known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
-        return dataclasses.replace(super().facts(), class_map=known.get(ends))
+        return super().facts()._replace(class_map=known.get(ends))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        Columns are given as resolved: a detected column and the same one set as an option are the
+        same.
+        """
+        path = self._files(("train",), required=True)[0]
+        schema = _schema(path)
+        image, label = self._image_column(path, schema), self._label_column(path, schema)
+        # What `labels` leads to is hashed.
+        own = {key: value for key, value in super().identity().items() if key != "labels"}
+        return own | {"image": image, "label": label}
 
     def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder")
         for split in splits:
-            patterns = (
-                f"{split}*.parquet",
-                f"data/{split}*.parquet",
-                f"{split}/*.parquet",
-                f"{split}/*.arrow",
-                # What `datasets` writes for a set without splits.
-                *(("data-*.arrow",) if required else ()),
-            )
+            patterns = (f"{split}*.parquet", f"data/{split}*.parquet", f"{split}/*.parquet")
             files = sorted(path for pattern in patterns for path in self.root.glob(pattern))
+            # What `datasets` writes; for a set without splits, in the folder itself.
+            files = files or _saved(self.root / split) or (_saved(self.root) if required else [])
             if files:
                 return files
         if required:
@@ -358,16 +410,16 @@ class Parquet(SplitImageFiles):
         import pyarrow as pa
 
         for name in [self.label] if self.label else ["label", "fine_label"]:
-            if name in schema.names and pa.types.is_integer(schema.field(name).type):
+            if name in schema.names and not pa.types.is_nested(schema.field(name).type):
                 return name
         raise DataError(
-            f"{path}: expected an integer column {self.label or 'label'!r} "
-            f"among {', '.join(schema.names)}"
+            f"{path}: expected a column {self.label or 'label'!r} of one label per row among "
+            f"{', '.join(schema.names)}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animal10N(ImageFiles):
+class Animal10N(ImageSource):
     """ANIMAL-10N: 50,000 and 5,000 images of 64x64 pixels, about 8 % of the labels wrong.
 
     ``root/training`` and ``root/testing`` as published: files ``<label>_<number>.jpg``.
@@ -392,22 +444,22 @@ class Animal10N(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def read_manifest(self) -> Manifest:
         """List the published files."""
-        log = ImportLog(self.on_error)
+        report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for part, expected in (("training", 50_000), ("testing", 5_000)):
-            found = list(_images(_folder(self.root / part), self.root, []))
+            found = list(_images(_folder(self.root / part), self.root, [], []))
             if len(found) != expected:
-                log.note(f"{self.root / part}: {len(found)} images, published were {expected}")
+                report.note(f"{self.root / part}: {len(found)} images, published were {expected}")
             for name in found:
                 label = Path(name).name.partition("_")[0]
                 entries.append((str(self.root / name), name, label, part == "testing"))
-        return _listing(self.root, entries, ANIMALS, log)
+        return _make_manifest(self.root, entries, ANIMALS, report)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WebVision(ImageFiles):
+class WebVision(ImageSource):
     """WebVision 1.0 "mini": its first 50 classes, about 20 % of the labels wrong.
 
     ``root`` as published: ``info/train_filelist_google.txt`` and ``info/val_filelist.txt`` (a path
@@ -437,9 +489,9 @@ class WebVision(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def read_manifest(self) -> Manifest:
         """Read the file lists."""
-        log = ImportLog(self.on_error)
+        report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for split, name in (("train", "train_filelist_google.txt"), ("test", "val_filelist.txt")):
             path = self.root / "info" / name
@@ -448,7 +500,7 @@ class WebVision(ImageFiles):
                     continue
                 relative = image if split == "train" else f"{self._validation_folder()}/{image}"
                 entries.append((f"{path}: row {row}", relative, label, split == "test"))
-        return _listing(self.root, entries, self.class_names(), log)
+        return _make_manifest(self.root, entries, self.class_names(), report)
 
     def class_names(self) -> tuple[str, ...]:
         """Read the names of the classes, or number them where there is no list of names."""
@@ -535,6 +587,24 @@ def _which_mini(train: int, test: int, num_classes: int) -> str:
     )
 
 
+def _saved(folder: Path) -> list[Path]:
+    """Return the files of a set that `datasets` saved: not those that it made while it worked."""
+    state = folder / "state.json"
+    if not state.exists():
+        return sorted(path for path in folder.glob("*.arrow") if not path.name.startswith("cache-"))
+    try:
+        stored = json.loads(state.read_text(encoding="utf-8"))
+        files = [folder / entry["filename"] for entry in stored["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{state}: expected the files of a saved set ({error!r})") from error
+    if stored.get("_indices_files"):
+        raise DataError(
+            f"{folder}: it was saved with a selection of rows: flatten_indices().save_to_disk(...) "
+            f"saves it without"
+        )
+    return files
+
+
 class _Places(Sequence[str]):
     """The places of a column, made when they are asked for."""
 
@@ -548,13 +618,14 @@ class _Places(Sequence[str]):
         return self._images.place(index)
 
 
-def _listing(
+def _make_manifest(
     root: Path,
     entries: Sequence[Entry],
     classes: Sequence[str] | None,
-    log: ImportLog,
+    report: LoadReport,
     where: Path | None = None,
-) -> Listing:
+    kind: LabelKind = "auto",
+) -> Manifest:
     """Check that every file is there, and number the labels."""
     where = where or root
     present = []
@@ -563,19 +634,19 @@ def _listing(
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            log.refuse(entry[0], f"expected an image file {entry[1]!r} ({reason})")
+            report.reject(entry[0], f"expected an image file {entry[1]!r} ({reason})")
             continue
         if stat.S_ISDIR(found.st_mode):
-            log.refuse(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
+            report.reject(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
             continue
         if found.st_size == 0:
-            log.refuse(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
+            report.reject(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
             continue
         present.append(entry)
     if not present:
         raise DataError(f"{where}: expected images, got none")
     labels, names, sound = encode_labels(
-        [entry[2] for entry in present], [entry[0] for entry in present], classes, log
+        [entry[2] for entry in present], [entry[0] for entry in present], classes, report, kind
     )
     chosen = sound.numpy()
     images = ImagePaths(
@@ -583,7 +654,7 @@ def _listing(
         names=np.array([entry[1] for entry in present])[chosen],
         origins=np.array([entry[0] for entry in present])[chosen],
     )
-    return Listing(images, labels, torch.tensor([e[3] for e in present])[sound], names, log)
+    return Manifest(images, labels, torch.tensor([e[3] for e in present])[sound], names, report)
 
 
 def _folder(path: Path) -> Path:
@@ -595,7 +666,35 @@ def _folder(path: Path) -> Path:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in _folder(path).iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(
+        child
+        for child in _folder(path).iterdir()
+        if child.is_dir() and _is_users(child.name) and not _is_systems(child)
+    )
+
+
+def _is_users(name: str) -> bool:
+    """Return whether a name is that of a file or folder that a person knows of."""
+    return not name.startswith(".") and name.casefold() not in SYSTEM_FILES
+
+
+def _is_systems(path: Path) -> bool:
+    """Return whether an operating system, a server or a file manager made a folder."""
+    return path.name.casefold() in SYSTEM_FOLDERS and path.is_dir()
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Return the extensions of image files, in lower case and with their point.
+
+    They are those of the formats that this machine's Pillow reads, but for what is no photograph.
+    """
+    Image.init()
+    return frozenset(
+        extension
+        for extension, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in NO_PHOTOGRAPHS
+    )
 
 
 def _in_order(name: str) -> tuple[bool, int, str]:
@@ -603,28 +702,33 @@ def _in_order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
-def _images(folder: Path, root: Path, others: list[str]) -> Iterator[str]:
+def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> Iterator[str]:
     """Yield the images below a folder, relative to the root, in alphabetical order."""
+    known = extensions()
     for top, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(top, name)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() in EXTENSIONS:
-                yield str(path.relative_to(root))
+        made = [name for name in below if name.casefold() in SYSTEM_FOLDERS]
+        system += [f"{top}{os.sep}{name}" for name in made]
+        below[:] = sorted(name for name in below if _is_users(name) and name not in made)
+        # One path object per folder: one per file would take as long as hashing all of them.
+        relative = str(Path(top).relative_to(root))
+        for name in sorted(filter(_is_users, files)):
+            if os.path.splitext(name)[1].lower() in known:  # noqa: PTH122
+                yield f"{relative}{os.sep}{name}"
             else:
-                others.append(str(path))
+                others.append(f"{top}{os.sep}{name}")
 
 
-def _inside(root: Path, name: str, place: str, log: ImportLog) -> str | None:
+def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
     """Return a path relative to the root, unless it is missing or leads out of it."""
     if not name or "\0" in name:
-        log.refuse(place, "expected a path, got none" if not name else f"no path: {name!r}")
+        report.reject(place, "expected a path, got none" if not name else f"no path: {name!r}")
         return None
+    if "\\" in name and not os.path.lexists(root / name):
+        # As a program on Windows writes it.
+        name = name.replace("\\", "/")
     path = (root / name).resolve()
     if not path.is_relative_to(root):
-        log.refuse(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
+        report.reject(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
         return None
     return str(path.relative_to(root))
 
@@ -643,7 +747,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_csv(
-    path: Path, column: str, log: ImportLog
+    path: Path, column: str, report: LoadReport
 ) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
     text = _read_text(path)
     header = text.partition("\n")[0]
@@ -657,18 +761,28 @@ def _read_csv(
     try:
         names = [name.strip() for name in next(rows, [])]
         numbered = []
-        for number_, row in enumerate(rows, start=2):
+        for position, row in enumerate(rows, start=2):
             if not row:
                 continue
             if len(row) != len(names):
-                log.refuse(
-                    f"{path}: row {number_}", f"expected {len(names)} columns, got {len(row)}"
+                report.reject(
+                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
                 )
                 continue
-            numbered.append((number_, dict(zip(names, row, strict=True))))
+            numbered.append((position, dict(zip(names, row, strict=True))))
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
     return names, numbered
+
+
+def _read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Read a list of a path and a label in each line, separated by spaces or a tab."""
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+        if line.strip():
+            image, label = [*line.rsplit(maxsplit=1), ""][:2]
+            rows.append((row, dict(zip(names, (image, label), strict=True))))
+    return rows
 
 
 def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
@@ -718,7 +832,7 @@ def _encoded(path: Path, column: str) -> Any:
     opened = _open(path)
     if path.suffix == ".arrow":
         return compute.struct_field(opened.column(column), "bytes")
-    return ParquetColumn(opened, column)
+    return ParquetRowGroups(opened, column)
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:

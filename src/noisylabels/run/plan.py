@@ -18,7 +18,7 @@ from noisylabels.data.datasets import ALIASES, SOURCES
 from noisylabels.data.decoding import default_workers
 from noisylabels.data.digests import file_digest
 from noisylabels.data.images import SMALL
-from noisylabels.data.source import Facts, Source
+from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import batch_of_one
 from noisylabels.errors import ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, Loss
@@ -149,11 +149,8 @@ def plan(run: RunConfig) -> Plan:
         DataError: A file that the configuration names is missing.
     """
     data = find("data", Component(ALIASES.get(run.data.name, run.data.name), run.data.parameters))
-    source: Source = build(lambda: data.target(**data.component.parameters), "data", data.component)
-    if not isinstance(source, Source):
-        raise ConfigError(
-            f"data: expected a subclass of noisylabels.data.source.Source, got {run.data.name!r}"
-        )
+    made_source = build(lambda: data.target(**data.component.parameters), "data", data.component)
+    source = check_source(made_source, run.data.name)
     facts = build(source.facts, "data", data.component)
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import noisylabels
 from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
-from noisylabels.data.examples import Dataset, StreamedImages, hold_out, limit_training_set
+from noisylabels.data.examples import Dataset, StreamedImages, first, hold_out
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.methods import MethodContext, Task
@@ -267,7 +267,7 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
         raise ConfigError(f"noise: {error}") from error
     known = made.source.clean or made.config.noise.name != "none"
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
-    limited = limit_training_set(noisy, made.source.limit)
+    limited = first(noisy, made.source.limit)
     if len(limited.train) < 2:
         raise DataError(
             f"limit {made.source.limit}: expected at least 2 training examples to learn from"

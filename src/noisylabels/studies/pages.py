@@ -30,6 +30,7 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+            # Names of files are not always text.
+            temporary.write_bytes(html.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from noisylabels.data.decoding import decode_examples
-from noisylabels.data.examples import Dataset, Examples, ImportLog, StreamedImages
+from noisylabels.data.examples import Dataset, Examples, LoadReport, StreamedImages
 from noisylabels.studies.pages import write_page
 
 SAMPLES = 8
@@ -98,13 +98,13 @@ def _samples(train: Examples, number: int, seed: int) -> list[Sample]:
     index = of_class[order.sort().values]
     chosen = train.take(index)
     places = [
-        str(number) if chosen.places is None else str(chosen.places[position])
-        for position, number in enumerate(index.tolist())
+        str(example) if chosen.places is None else str(chosen.places[position])
+        for position, example in enumerate(index.tolist())
     ]
     if isinstance(chosen.inputs, StreamedImages):
         encoded, spec = chosen.inputs.encoded, chosen.inputs.spec
         chosen = decode_examples(
-            encoded, chosen.labels, spec, ImportLog("raise"), stream=False, workers=0
+            encoded, chosen.labels, spec, LoadReport("raise"), stream=False, workers=0
         )
     inputs = chosen.tensor()
     if inputs.ndim == 2:

@@ -1,0 +1,186 @@
+"""Labels as people write them into files, as class numbers."""
+
+import datetime
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from noisylabels.data.examples import LoadReport
+
+LabelKind = Literal["auto", "names", "numbers"]
+"""What labels are: names, class numbers, or numbers only where all of them are whole."""
+
+WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0+)?")
+"""A plain decimal whole number; with zeros behind a point, as spreadsheets write them."""
+PADDED = re.compile(r"0*([0-9]+)(\.0+)?")
+"""The same with zeros before it, which only numbers that are said to be such may have."""
+SPARSE = 10
+"""How many times as great as there are different labels a number may be and still be a class."""
+MOST_CLASSES = 1_000_000
+"""The most classes that numbers can stand for where they are said to be numbers."""
+
+
+def encode_labels(
+    values: Sequence[object],
+    places: Sequence[str],
+    classes: Sequence[str] | None,
+    report: LoadReport,
+    kind: LabelKind = "auto",
+) -> tuple[Tensor, tuple[str, ...], Tensor]:
+    """Turn labels as they stand in a file into class numbers.
+
+    Args:
+        values: Numbers, text, truth values, dates or bytes of text; None, "" or NaN where one is
+            missing.
+        places: Where each stands, for the message.
+        classes: Class names, if they are known: labels may be names or numbers then.
+        report: Decides about labels that are missing or out of range.
+        kind: ``"names"`` takes every label as text; ``"numbers"`` as a class number; ``"auto"`` as
+            a number where all of them are plain decimal whole numbers: not ``01``, ``1_0`` or
+            ``1.5``. Where most are, the rest are refused: they are mistakes, or all are names.
+
+    Returns:
+        int64 labels of those that are sound, the class names, and which are sound (bool). Names are
+        in alphabetical order, numbers make the classes "0", "1", ... up to the greatest.
+
+    Raises:
+        DataError: A label is not sound, and bad rows are not to be skipped.
+
+    Example:
+        >>> encode_labels(["bee", "ant", "bee"], ["a", "b", "c"], None, LoadReport("raise"))[:2]
+        (tensor([1, 0, 1]), ('ant', 'bee'))
+        >>> encode_labels(["1_0", "10"], ["a", "b"], None, LoadReport("raise"))[:2]
+        (tensor([1, 0]), ('10', '1_0'))
+    """
+    texts = [_text(value) for value in values]
+    known = {text for text in texts if text is not None}
+    numbers = kind == "numbers" or (kind == "auto" and _are_numbers(texts))
+    names = None if classes is None else [unicodedata.normalize("NFC", name) for name in classes]
+    if names is None and not numbers:
+        names = sorted(known)
+    ids = {} if names is None else {name: number for number, name in enumerate(names)}
+    if names is not None:
+        limit = len(names)
+    else:
+        limit = MOST_CLASSES if kind == "numbers" else SPARSE * max(1, len(known))
+    pattern = PADDED if kind == "numbers" else WHOLE
+    found = [
+        None
+        if text is None
+        # What a file has as a number is a position; text may be the name of a class.
+        else _number(text, limit, pattern)
+        if classes is not None and type(value) is int and kind != "names"
+        else ids.get(text, None if kind == "names" else _number(text, limit, pattern))
+        for value, text in zip(values, texts, strict=True)
+    ]
+    expected = _expected(names, numbers, limit, kind)
+    sound = torch.ones(len(values), dtype=torch.bool)
+    for index, label in enumerate(found):
+        if label is None:
+            got = "none" if _is_missing(values[index]) else f"{values[index]!r:.80}"
+            report.reject(places[index], f"expected a label {expected}, got {got}")
+            sound[index] = False
+    encoded = torch.tensor([label for label in found if label is not None]).long()
+    greatest = int(encoded.max()) if len(encoded) else 0
+    made = tuple(names if names is not None else map(str, range(greatest + 1)))
+    note_lookalikes(made, report)
+    return encoded, made, sound
+
+
+def note_lookalikes(classes: Sequence[str], report: LoadReport) -> None:
+    """Say which classes have names that differ in nothing that a person would see, or in case.
+
+    Args:
+        classes: The class names.
+        report: Remembers it.
+
+    Example:
+        >>> report = LoadReport("raise")
+        >>> note_lookalikes(["Cat", "cat", "dog"], report)
+        >>> report.notes()
+        ("classes whose names differ only in case or in what cannot be seen: 'Cat', 'cat'",)
+    """
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_appearance(name), []).append(name)
+    groups = [names for names in alike.values() if len(names) > 1]
+    if groups:
+        shown = "; ".join(", ".join(ascii(name) for name in names) for names in groups[:5])
+        more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
+        report.note(
+            f"classes whose names differ only in case or in what cannot be seen: {shown}{more}"
+        )
+
+
+def note_empty(labels: Tensor, classes: Sequence[str], what: str, report: LoadReport) -> None:
+    """Say which classes have no example.
+
+    Args:
+        labels: int64 in [0, K), of shape (N).
+        classes: The K class names.
+        what: What the examples are, for the sentence.
+        report: Remembers it.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    empty = [f"{i} ({classes[i]})" for i in (counts == 0).nonzero().squeeze(1).tolist()]
+    if empty:
+        shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
+        report.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
+
+
+def _appearance(name: str) -> str:
+    """Return a name without what cannot be seen, and without case."""
+    compatible = unicodedata.normalize("NFKC", name)
+    # Cf: soft hyphens, zero-width spaces and joiners, marks of direction and of byte order.
+    visible = "".join(c for c in compatible if unicodedata.category(c) not in ("Cf", "Cc"))
+    return " ".join(visible.split()).casefold()
+
+
+def _text(value: object) -> str | None:
+    """Return a label as text, in Unicode's composed form; None where one is missing."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    text = unicodedata.normalize("NFC", str(value)).strip()
+    return None if not text or text.lower() == "nan" else text
+
+
+def _is_missing(value: object) -> bool:
+    return not isinstance(value, bytes) and _text(value) is None
+
+
+def _are_numbers(texts: Sequence[str | None]) -> bool:
+    given = [text for text in texts if text is not None]
+    # -1, which often says that there is none, is a number too, but no class.
+    whole = [WHOLE.fullmatch(text.removeprefix("-")) is not None for text in given]
+    return 2 * sum(whole) > len(given)
+
+
+def _number(text: str, limit: int, pattern: re.Pattern[str]) -> int | None:
+    """Return the class number that a text is, if it is one below a limit."""
+    match = pattern.fullmatch(text)
+    # Not of thousands of digits, which Python refuses to read.
+    if match is None or len(match[1]) > len(str(limit)):
+        return None
+    number = int(match[1])
+    return number if number < limit else None
+
+
+def _expected(names: Sequence[str] | None, numbers: bool, limit: int, kind: LabelKind) -> str:
+    if names is not None and not numbers:
+        return f"among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    if names is not None:
+        return f"in 0..{limit - 1}"
+    if kind == "numbers":
+        return f"in 0, 1, ... (at most {limit - 1})"
+    return f'in 0, 1, ... (at most {limit - 1} here; labels = "names" takes any text)'
