@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from noisylabels.data.datasets import SOURCES
-from noisylabels.data.examples import Streamed
+from noisylabels.data.examples import StreamedImages
 from noisylabels.errors import DataError
 from pictures import bomb, encode, pixels, save, table, write
 
@@ -193,7 +193,7 @@ def test_size_and_storage_are_chosen_and_said(folder):
     assert data.train.shape == (3, 16, 16)
     assert '30 images of 3x16x16 in memory (storage = "auto"' in data.notes[1]
     data = load(root=folder, size=16, memory_budget=30 * 3 * 16 * 16 - 1)
-    assert isinstance(data.train.inputs, Streamed)
+    assert isinstance(data.train.inputs, StreamedImages)
     assert data.train.shape == (3, 16, 16)
     assert "stream from their files" in data.notes[1]
     assert isinstance(

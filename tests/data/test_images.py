@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noisylabels.data.images import Form, choose_form, decode, peek
+from noisylabels.data.images import ImageSpec, choose_image_spec, decode, peek
 from noisylabels.errors import DataError
 from pictures import bomb, encode, pixels
 
@@ -28,10 +28,10 @@ def test_gray_stays_gray_unless_the_form_has_colour():
     found, done = decode(encode(array))
     assert found.shape == (1, 6, 5)
     assert done == []
-    found, done = decode(encode(array), Form(3, 6, 5))
+    found, done = decode(encode(array), ImageSpec(3, 6, 5))
     assert torch.equal(found, torch.from_numpy(array).expand(3, -1, -1))
     assert done == ["gray shown as RGB"]
-    found, done = decode(encode(pixels(2)), Form(1, 6, 5))
+    found, done = decode(encode(pixels(2)), ImageSpec(1, 6, 5))
     assert found.shape == (1, 6, 5)
     assert done == ["colour shown as gray"]
     assert decode(encode(array), channels=3)[0].shape == (3, 6, 5)
@@ -86,7 +86,7 @@ def test_photographs_are_turned_as_their_exif_data_says():
 def test_other_sizes_are_covered_and_cropped_at_the_centre():
     array = np.zeros((8, 16, 3), dtype=np.uint8)
     array[:, 4:12] = 200
-    found, done = decode(encode(array), Form(3, 4, 4))
+    found, done = decode(encode(array), ImageSpec(3, 4, 4))
     assert found.shape == (3, 4, 4)
     assert found[:, :, 1:3].eq(200).all()
     assert done == ["resized to 4x4"]
@@ -131,7 +131,7 @@ def test_flipped_bytes_are_an_image_or_a_clear_error():
             for place in random.integers(0, len(content), 3):
                 content[place] = random.integers(256)
             try:
-                found, _ = decode(bytes(content), Form(3, 8, 8))
+                found, _ = decode(bytes(content), ImageSpec(3, 8, 8))
             except DataError:
                 continue
             assert found.shape == (3, 8, 8)
@@ -147,11 +147,11 @@ def test_headers_without_decoding():
 
 def test_the_form_follows_the_commonest_small_size():
     small, tall = (3, 32, 32), (3, 40, 30)
-    assert choose_form([small, tall, small], None) == Form(3, 32, 32)
-    assert choose_form([(1, 28, 28)] * 3, None) == Form(1, 28, 28)
-    assert choose_form([(1, 28, 28), (3, 28, 28)], None) == Form(3, 28, 28)
-    assert choose_form([(3, 97, 32)], None) == Form(3, 224, 224)
-    assert choose_form([(3, 480, 640)], 64) == Form(3, 64, 64)
+    assert choose_image_spec([small, tall, small], None) == ImageSpec(3, 32, 32)
+    assert choose_image_spec([(1, 28, 28)] * 3, None) == ImageSpec(1, 28, 28)
+    assert choose_image_spec([(1, 28, 28), (3, 28, 28)], None) == ImageSpec(3, 28, 28)
+    assert choose_image_spec([(3, 97, 32)], None) == ImageSpec(3, 224, 224)
+    assert choose_image_spec([(3, 480, 640)], 64) == ImageSpec(3, 64, 64)
 
 
 def test_an_animation_gives_its_first_frame():

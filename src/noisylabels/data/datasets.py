@@ -19,14 +19,14 @@ from torch import Tensor
 from noisylabels.data.examples import (
     Dataset,
     Examples,
-    Intake,
+    LoadReport,
     channel_statistics,
     file_digest,
-    stratified,
+    stratified_split,
 )
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.images import SMALL
-from noisylabels.data.source import Own, Source, Suits, note_empty, number
+from noisylabels.data.source import Facts, Own, Source, encode_labels, note_empty
 from noisylabels.errors import DataError
 
 DIGITS_TEST_SHARE = 0.2
@@ -47,9 +47,9 @@ class Digits(Source):
 
     clean: ClassVar[bool] = True
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits digits."""
-        return Suits("mlp", "none", "digits")
+        return Facts("mlp", "none", "digits")
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
@@ -92,9 +92,9 @@ class Cifar10(Source):
     clean: ClassVar[bool] = True
     _torchvision: ClassVar[str] = "CIFAR10"
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits CIFAR-10."""
-        return Suits("resnet18", "crop-flip", "cifar10")
+        return Facts("resnet18", "crop-flip", "cifar10")
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples, downloading them if they are not there.
@@ -150,9 +150,9 @@ class Cifar100(Cifar10):
 
     _torchvision: ClassVar[str] = "CIFAR100"
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits CIFAR-100."""
-        return Suits("resnet18", "crop-flip", "cifar100")
+        return Facts("resnet18", "crop-flip", "cifar100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,17 +175,17 @@ class Arrays(Own):
 
     path: Path
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits inputs of this shape."""
         inputs = next(iter(self._parts.values()))[0]
         if inputs.ndim == 2:
-            return Suits("mlp", "none")
+            return Facts("mlp", "none")
         small = max(inputs.shape[2:]) <= SMALL
-        return Suits("resnet18", "crop-flip") if small else Suits("resnet50", "resized-crop")
+        return Facts("resnet18", "crop-flip") if small else Facts("resnet50", "resized-crop")
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
-        intake = Intake(self.on_error)
+        report = LoadReport(self.on_error)
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
         inputs, labels, test = [], [], []
@@ -193,17 +193,17 @@ class Arrays(Own):
             inputs.append(array)
             labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
             test += [part == "_test"] * len(array)
-        finite = self._finite(intake)
-        numbers, names, sound = number(
-            [value for _, value in labels], [place for place, _ in labels], classes, intake
+        finite = self._finite(report)
+        numbers, names, sound = encode_labels(
+            [value for _, value in labels], [place for place, _ in labels], classes, report
         )
         whole = torch.cat(inputs)[sound]
         kept = finite[sound]
         whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
         if not is_test.any() and "" in self._parts:
-            _, chosen = stratified(numbers, self.test_share, self.split_seed)
+            _, chosen = stratified_split(numbers, self.test_share, self.split_seed)
             is_test[chosen] = True
-            intake.note(
+            report.note(
                 f"no test set given: {len(chosen)} of {len(whole)} examples became it "
                 f"(stratified, split_seed {self.split_seed})"
             )
@@ -214,15 +214,15 @@ class Arrays(Own):
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
-        note_empty(train.labels, names, "training examples", intake)
+        note_empty(train.labels, names, "training examples", report)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
             tests,
             names,
             *statistics(train.tensor()),
-            notes=intake.notes(),
-            skipped=tuple(intake.skipped),
+            notes=report.notes(),
+            skipped=tuple(report.skipped),
         )
 
     def digest(self) -> str:
@@ -292,12 +292,12 @@ class Arrays(Own):
             f"(N, D), got shape {x.shape} of {x.dtype}"
         )
 
-    def _finite(self, intake: Intake) -> Tensor:
+    def _finite(self, report: LoadReport) -> Tensor:
         flags = []
         for part, (inputs, _) in self._parts.items():
             finite = inputs.flatten(1).isfinite().all(1)
             for row in (~finite).nonzero().squeeze(1).tolist():
-                intake.refuse(
+                report.reject(
                     f"{self.path}: x{part}: row {row}", "expected finite numbers, got NaN or inf"
                 )
             flags.append(finite)

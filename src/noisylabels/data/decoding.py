@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from noisylabels.data.examples import Encoded, Examples, Intake, Streamed
-from noisylabels.data.images import SMALL, Form, decode
+from noisylabels.data.examples import EncodedImages, Examples, LoadReport, StreamedImages
+from noisylabels.data.images import SMALL, ImageSpec, decode
 from noisylabels.errors import DataError
 
 Decoded = tuple[int, Tensor | str, list[str]]
@@ -20,36 +20,42 @@ def default_workers() -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
-def decode_all(encoded: Encoded, form: Form, workers: int) -> Iterator[Decoded]:
+def decode_all(encoded: EncodedImages, spec: ImageSpec, workers: int) -> Iterator[Decoded]:
     """Decode images in order.
 
     Args:
         encoded: The images.
-        form: What each is brought to.
+        spec: What each is brought to.
         workers: Processes; small images are decoded here, for sending them costs as much.
 
     Yields:
         Position; the image, uint8 of shape (channels, height, width), or why it cannot be decoded;
         and what had to be done to it.
     """
-    decoder = Decoder(encoded, form)
-    if workers == 0 or max(form.height, form.width) <= SMALL:
+    decoder = Decoder(encoded, spec)
+    if workers == 0 or max(spec.height, spec.width) <= SMALL:
         yield from map(decoder.__getitem__, range(len(encoded)))
         return
     for chunk in DataLoader(decoder, batch_size=CHUNK, num_workers=workers, collate_fn=list):
         yield from chunk
 
 
-def gather(
-    encoded: Encoded, labels: Tensor, form: Form, intake: Intake, *, stream: bool, workers: int
+def decode_examples(
+    encoded: EncodedImages,
+    labels: Tensor,
+    spec: ImageSpec,
+    report: LoadReport,
+    *,
+    stream: bool,
+    workers: int,
 ) -> Examples:
     """Decode every image once, and keep those that can be decoded.
 
     Args:
         encoded: The images.
         labels: Their labels, of shape (N).
-        form: What each is brought to.
-        intake: Decides about those that cannot be decoded, and counts what was done to the rest.
+        spec: What each is brought to.
+        report: Decides about those that cannot be decoded, and counts what was done to the rest.
         stream: Whether to keep them encoded, not as one tensor.
         workers: Processes that decode.
 
@@ -59,19 +65,19 @@ def gather(
     Raises:
         DataError: An image cannot be decoded, and bad rows are not to be skipped.
     """
-    images = torch.empty(0 if stream else len(encoded), *form.shape, dtype=torch.uint8)
+    images = torch.empty(0 if stream else len(encoded), *spec.shape, dtype=torch.uint8)
     kept: list[int] = []
-    for index, pixels, done in decode_all(encoded, form, workers):
+    for index, pixels, done in decode_all(encoded, spec, workers):
         if isinstance(pixels, str):
-            intake.refuse(encoded.place(index), pixels)
+            report.reject(encoded.place(index), pixels)
             continue
         if not stream:
             images[len(kept)] = pixels
-        intake.count(done)
+        report.count(done)
         kept.append(index)
     position = torch.tensor(kept, dtype=torch.int64)
     sound = encoded if len(kept) == len(encoded) else encoded.take(position.numpy())
-    inputs = Streamed(sound, form) if stream else images[: len(kept)]
+    inputs = StreamedImages(sound, spec) if stream else images[: len(kept)]
     return Examples(inputs, labels[position], sound.places())
 
 
@@ -80,15 +86,15 @@ class Decoder(Dataset[Decoded]):
 
     Args:
         encoded: The images.
-        form: What each is brought to; without it, it keeps its size.
+        spec: What each is brought to; without it, it keeps its size.
         channels: 1 or 3, for images that keep their size.
     """
 
     def __init__(
-        self, encoded: Encoded, form: Form | None = None, *, channels: int | None = None
+        self, encoded: EncodedImages, spec: ImageSpec | None = None, *, channels: int | None = None
     ) -> None:
         self._encoded = encoded
-        self._form = form
+        self._spec = spec
         self._channels = channels
 
     def __len__(self) -> int:
@@ -98,7 +104,7 @@ class Decoder(Dataset[Decoded]):
     def __getitem__(self, index: int) -> Decoded:
         """Decode one image; a reason in its place says why that cannot be."""
         try:
-            pixels, done = decode(self._encoded.read(index), self._form, channels=self._channels)
+            pixels, done = decode(self._encoded.read(index), self._spec, channels=self._channels)
         except DataError as error:
             # An exception would come out of a worker with its traceback for a message.
             return index, str(error), []

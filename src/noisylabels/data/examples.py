@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.images import Form
+from noisylabels.data.images import ImageSpec
 from noisylabels.errors import DataError
 
 OnError = Literal["raise", "skip"]
 
 
-class Encoded(ABC):
-    """Encoded images, read one by one when they are needed."""
+class EncodedImages(ABC):
+    """EncodedImages images, read one by one when they are needed."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Encoded(ABC):
 
 
 @dataclass(frozen=True)
-class Paths(Encoded):
+class ImagePaths(EncodedImages):
     """Image files below one folder.
 
     Args:
@@ -109,11 +109,11 @@ class Paths(Encoded):
 
 
 @dataclass(frozen=True)
-class Column(Encoded):
+class ArrowImages(EncodedImages):
     """A column of encoded images in Parquet or Arrow files.
 
     Args:
-        chunks: For each file its encoded images: an Arrow array, or :class:`RowGroups`.
+        chunks: For each file its encoded images: an Arrow array, or :class:`ParquetRowGroups`.
         files: The files.
         rows: File number and row of each image, int64, of shape (N, 2).
     """
@@ -143,7 +143,9 @@ class Column(Encoded):
 
     def hold(self) -> Self:
         """Return the same images with all encoded bytes in memory."""
-        whole = [chunk.whole() if isinstance(chunk, RowGroups) else chunk for chunk in self.chunks]
+        whole = [
+            chunk.whole() if isinstance(chunk, ParquetRowGroups) else chunk for chunk in self.chunks
+        ]
         return dataclasses.replace(self, chunks=whole)
 
     def digest(self) -> str:
@@ -151,7 +153,7 @@ class Column(Encoded):
         return "".join(map(file_digest, self.files))
 
 
-class RowGroups:
+class ParquetRowGroups:
     """The encoded images of a Parquet file, of which one row group at a time is in memory.
 
     Args:
@@ -186,21 +188,21 @@ class RowGroups:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedImages:
     """Images that stay encoded and are decoded anew each time they are used.
 
     Args:
         encoded: The images.
-        form: What each of them is brought to.
+        spec: What each of them is brought to.
     """
 
-    encoded: Encoded
-    form: Form
+    encoded: EncodedImages
+    spec: ImageSpec
 
     @property
     def shape(self) -> tuple[int, ...]:
         """N, channels, height and width."""
-        return len(self.encoded), *self.form.shape
+        return len(self.encoded), *self.spec.shape
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class Examples:
         places: Where each example comes from, an array of N strings; None where its number says it.
     """
 
-    inputs: Tensor | Streamed
+    inputs: Tensor | StreamedImages
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
 
@@ -245,7 +247,7 @@ class Examples:
         inputs = (
             self.inputs[index]
             if isinstance(self.inputs, Tensor)
-            else Streamed(self.inputs.encoded.take(index.numpy()), self.inputs.form)
+            else StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         )
         places = None if self.places is None else self.places[index.numpy()]
         return Examples(inputs, self.labels[index], places)
@@ -276,7 +278,7 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-class Intake:
+class LoadReport:
     """Decides about bad rows, and remembers what was done with all others.
 
     Args:
@@ -289,11 +291,11 @@ class Intake:
         self._notes: list[str] = []
         self.skipped: list[tuple[str, str]] = []
 
-    def copy(self) -> "Intake":
-        """Return an intake that remembers the same so far."""
+    def copy(self) -> "LoadReport":
+        """Return an report that remembers the same so far."""
         return copy.deepcopy(self)
 
-    def refuse(self, place: str, reason: str) -> None:
+    def reject(self, place: str, reason: str) -> None:
         """Leave a row out, or stop.
 
         Raises:
@@ -320,7 +322,7 @@ class Intake:
         return (*self._notes, *counted)
 
 
-def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split examples into two parts that have every class in the same proportion.
 
     Args:
@@ -334,7 +336,7 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
         so that the whole part has round(share N); never the last one of a class.
 
     Example:
-        >>> stratified(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
+        >>> stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
         (tensor([1, 2, 3, 5, 6, 7]), tensor([0, 4]))
     """
     counts = torch.bincount(labels)
@@ -425,7 +427,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Tensor
     Raises:
         DataError: The share is less than one example.
     """
-    kept, out = stratified(dataset.train.labels, share, seed)
+    kept, out = stratified_split(dataset.train.labels, share, seed)
     if not len(out):
         raise DataError(
             f"validation {share:g}: of {len(dataset.train)} training examples that is none"

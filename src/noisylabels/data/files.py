@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisylabels.data.examples import Column, Intake, Paths, RowGroups, file_digest
-from noisylabels.data.source import ImageFiles, Listing, Suits, number
+from noisylabels.data.examples import (
+    ArrowImages,
+    ImagePaths,
+    LoadReport,
+    ParquetRowGroups,
+    file_digest,
+)
+from noisylabels.data.source import Facts, ImageFiles, Manifest, encode_labels
 from noisylabels.errors import DataError, MissingExtraError
 
 EXTENSIONS = frozenset(
@@ -84,10 +90,10 @@ class Folder(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """List the images of every class folder."""
-        intake = Intake(self.on_error)
-        parts = self._parts(intake)
+        report = LoadReport(self.on_error)
+        parts = self._parts(report)
         classes = sorted(
             {folder.name for part in parts.values() for folder in _folders(part)}, key=_in_order
         )
@@ -102,19 +108,19 @@ class Folder(ImageFiles):
             for folder in _folders(top):
                 found = list(_images(folder, self.root, others))
                 if not found:
-                    intake.refuse(str(folder), "expected images of this class, got none")
+                    report.reject(str(folder), "expected images of this class, got none")
                 entries += [(str(self.root / n), n, folder.name, part == "test") for n in found]
         links = list(self._links(name for _, name, _, _ in entries))
         if links:
-            intake.note(f"links that lead out of {self.root}, followed: {_some(links)}")
+            report.note(f"links that lead out of {self.root}, followed: {_some(links)}")
         if others:
-            intake.note(f"left out, for want of an image's extension: {_some(others)}")
+            report.note(f"left out, for want of an image's extension: {_some(others)}")
         present = {label for _, _, label, _ in entries}
         kept = [name for name in classes if name in present]
         numbered = [(*entry[:2], kept.index(str(entry[2])), entry[3]) for entry in entries]
-        return _listing(self.root, numbered, kept, intake)
+        return _listing(self.root, numbered, kept, report)
 
-    def _parts(self, intake: Intake) -> dict[str, Path]:
+    def _parts(self, report: LoadReport) -> dict[str, Path]:
         """Return the folders that hold class folders: one, or those of the splits."""
         folders = {folder.name.lower(): folder for folder in _folders(self.root)}
         if not folders:
@@ -127,7 +133,7 @@ class Folder(ImageFiles):
         parts = {"train": train} | ({"test": test} if test else {})
         unused = [str(folder) for folder in folders.values() if folder not in parts.values()]
         if unused:
-            intake.note(f"folders of other splits, left out: {', '.join(unused)}")
+            report.note(f"folders of other splits, left out: {', '.join(unused)}")
         return parts
 
     def _links(self, names: Iterable[str]) -> Iterator[str]:
@@ -146,7 +152,7 @@ class Folder(ImageFiles):
 class Table(ImageFiles):
     """A CSV or Parquet file with the columns ``path``, ``label`` and, if there is one, ``split``.
 
-    Paths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
+    ImagePaths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
     ``train`` or ``test`` (or ``val``, which is the test set where there is no ``test``). Rows are
     counted as a spreadsheet does: the header is row 1.
 
@@ -155,9 +161,9 @@ class Table(ImageFiles):
         path: The file.
         root: Folder that no image may lie outside of, and that paths are relative to; by default
             the file's own.
-        path_column: Column of paths.
-        label_column: Column of labels.
-        split_column: Column of splits; it may be missing.
+        path_column: ArrowImages of paths.
+        label_column: ArrowImages of labels.
+        split_column: ArrowImages of splits; it may be missing.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
         test_share: Share that becomes the test set where none is given, in (0, 1).
@@ -179,11 +185,11 @@ class Table(ImageFiles):
         """The file."""
         return self.path
 
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """Read the table."""
-        intake = Intake(self.on_error)
+        report = LoadReport(self.on_error)
         root = (self.root or self.path.parent).resolve()
-        rows = list(self._rows(intake))
+        rows = list(self._rows(report))
         splits = {split for _, _, _, split in rows}
         test = next((name for name in TEST_NAMES if name in splits), None)
         entries: list[Entry] = []
@@ -191,12 +197,12 @@ class Table(ImageFiles):
         again = other = 0
         for place, name, label, split in rows:
             if split not in ("", *TRAIN_NAMES, *TEST_NAMES):
-                intake.refuse(place, f"expected split train or test, got {split!r}")
+                report.reject(place, f"expected split train or test, got {split!r}")
                 continue
             if split in TEST_NAMES and split != test:
                 other += 1
                 continue
-            relative = _inside(root, name, place, intake)
+            relative = _inside(root, name, place, report)
             if relative is None:
                 continue
             if relative in seen:
@@ -205,7 +211,7 @@ class Table(ImageFiles):
                     again += 1
                     continue
                 what = "label" if label_before != label else "split"
-                intake.refuse(
+                report.reject(
                     place,
                     f"expected each path once, got {name!r} again with another "
                     f"{what} than at {before.rpartition(': ')[2]}",
@@ -214,22 +220,22 @@ class Table(ImageFiles):
             seen[relative] = place, label, split == test
             entries.append((place, relative, label, split == test))
         if again:
-            intake.note(f"rows that repeat an earlier one, counted once: {again}")
+            report.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
-            intake.note(f"rows of another split than train and {test}, left out: {other}")
-        return _listing(root, entries, None, intake, self.path)
+            report.note(f"rows of another split than train and {test}, left out: {other}")
+        return _listing(root, entries, None, report, self.path)
 
     def digest(self) -> str:
         """Return a hash of the table and of the images' names and sizes."""
         return file_digest(self.path) + super().digest()
 
-    def _rows(self, intake: Intake) -> Iterator[tuple[str, str, object, str]]:
+    def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
             table = _read_table(self.path)
             names, rows = table.column_names, table.to_pylist()
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         else:
-            names, numbered = _read_csv(self.path, self.path_column, intake)
+            names, numbered = _read_csv(self.path, self.path_column, report)
         for column in (self.path_column, self.label_column):
             if column not in names:
                 raise DataError(
@@ -278,15 +284,15 @@ class Parquet(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """Read the tables; images stay encoded."""
-        intake = Intake(self.on_error)
+        report = LoadReport(self.on_error)
         files = self._files(("train",), required=True)
         train = len(files)
         files += self._files(TEST_NAMES, required=False)
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
-        for number_, path in enumerate(files):
+        for position, path in enumerate(files):
             schema = _schema(path)
             image, label = self._image_column(path, schema), self._label_column(path, schema)
             named = _class_names(schema, label)
@@ -299,14 +305,14 @@ class Parquet(ImageFiles):
             chunks.append(_encoded(path, image))
             found = _read_table(path, [label]).column(label).to_pylist()
             values += found
-            rows += [(number_, row) for row in range(len(found))]
-        images = Column(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
-        labels, names, sound = number(values, _Places(images), classes, intake)
+            rows += [(position, row) for row in range(len(found))]
+        images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
+        labels, names, sound = encode_labels(values, _Places(images), classes, report)
         kept = images.take(sound.numpy())
         test = torch.from_numpy(kept.rows[:, 0] >= train)
-        return Listing(kept, labels, test, names, intake)
+        return Manifest(kept, labels, test, names, report)
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits images of this size."""
         ends = self._listing.classes[0].lower(), self._listing.classes[-1].lower()
         known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
@@ -390,18 +396,18 @@ class Animal10N(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """List the published files."""
-        intake = Intake(self.on_error)
+        report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for part, expected in (("training", 50_000), ("testing", 5_000)):
             found = list(_images(_folder(self.root / part), self.root, []))
             if len(found) != expected:
-                intake.note(f"{self.root / part}: {len(found)} images, published were {expected}")
+                report.note(f"{self.root / part}: {len(found)} images, published were {expected}")
             for name in found:
                 label = Path(name).name.partition("_")[0]
                 entries.append((str(self.root / name), name, label, part == "testing"))
-        return _listing(self.root, entries, ANIMALS, intake)
+        return _listing(self.root, entries, ANIMALS, report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,9 +442,9 @@ class WebVision(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """Read the file lists."""
-        intake = Intake(self.on_error)
+        report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for split, name in (("train", "train_filelist_google.txt"), ("test", "val_filelist.txt")):
             path = self.root / "info" / name
@@ -447,7 +453,7 @@ class WebVision(ImageFiles):
                     continue
                 relative = image if split == "train" else f"{self._validation_folder()}/{image}"
                 entries.append((f"{path}: row {row}", relative, label, split == "test"))
-        return _listing(self.root, entries, self.class_names(), intake)
+        return _listing(self.root, entries, self.class_names(), report)
 
     def class_names(self) -> tuple[str, ...]:
         """Read the names of the classes, or number them where there is no list of names."""
@@ -537,7 +543,7 @@ def _which_mini(train: int, test: int, num_classes: int) -> str:
 class _Places(Sequence[str]):
     """The places of a column, made when they are asked for."""
 
-    def __init__(self, images: Column) -> None:
+    def __init__(self, images: ArrowImages) -> None:
         self._images = images
 
     def __len__(self) -> int:
@@ -551,9 +557,9 @@ def _listing(
     root: Path,
     entries: Sequence[Entry],
     classes: Sequence[str] | None,
-    intake: Intake,
+    report: LoadReport,
     where: Path | None = None,
-) -> Listing:
+) -> Manifest:
     """Check that every file is there, and number the labels."""
     where = where or root
     present, sizes = [], []
@@ -562,30 +568,30 @@ def _listing(
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            intake.refuse(entry[0], f"expected an image file {entry[1]!r} ({reason})")
+            report.reject(entry[0], f"expected an image file {entry[1]!r} ({reason})")
             continue
         if stat.S_ISDIR(found.st_mode):
-            intake.refuse(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
+            report.reject(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
             continue
         size = found.st_size
         if size == 0:
-            intake.refuse(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
+            report.reject(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
             continue
         present.append(entry)
         sizes.append(size)
     if not present:
         raise DataError(f"{where}: expected images, got none")
-    labels, names, sound = number(
-        [entry[2] for entry in present], [entry[0] for entry in present], classes, intake
+    labels, names, sound = encode_labels(
+        [entry[2] for entry in present], [entry[0] for entry in present], classes, report
     )
     chosen = sound.numpy()
-    images = Paths(
+    images = ImagePaths(
         root,
         names=np.array([entry[1] for entry in present])[chosen],
         sizes=np.array(sizes)[chosen],
         origins=np.array([entry[0] for entry in present])[chosen],
     )
-    return Listing(images, labels, torch.tensor([e[3] for e in present])[sound], names, intake)
+    return Manifest(images, labels, torch.tensor([e[3] for e in present])[sound], names, report)
 
 
 def _folder(path: Path) -> Path:
@@ -619,14 +625,14 @@ def _images(folder: Path, root: Path, others: list[str]) -> Iterator[str]:
                 others.append(str(path))
 
 
-def _inside(root: Path, name: str, place: str, intake: Intake) -> str | None:
+def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
     """Return a path relative to the root, unless it is missing or leads out of it."""
     if not name or "\0" in name:
-        intake.refuse(place, "expected a path, got none" if not name else f"no path: {name!r}")
+        report.reject(place, "expected a path, got none" if not name else f"no path: {name!r}")
         return None
     path = (root / name).resolve()
     if not path.is_relative_to(root):
-        intake.refuse(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
+        report.reject(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
         return None
     return str(path.relative_to(root))
 
@@ -645,7 +651,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_csv(
-    path: Path, column: str, intake: Intake
+    path: Path, column: str, report: LoadReport
 ) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
     text = _read_text(path)
     header = text.partition("\n")[0]
@@ -659,15 +665,15 @@ def _read_csv(
     try:
         names = [name.strip() for name in next(rows, [])]
         numbered = []
-        for number_, row in enumerate(rows, start=2):
+        for position, row in enumerate(rows, start=2):
             if not row:
                 continue
             if len(row) != len(names):
-                intake.refuse(
-                    f"{path}: row {number_}", f"expected {len(names)} columns, got {len(row)}"
+                report.reject(
+                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
                 )
                 continue
-            numbered.append((number_, dict(zip(names, row, strict=True))))
+            numbered.append((position, dict(zip(names, row, strict=True))))
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
     return names, numbered
@@ -720,7 +726,7 @@ def _encoded(path: Path, column: str) -> Any:
     opened = _open(path)
     if path.suffix == ".arrow":
         return compute.struct_field(opened.column(column), "bytes")
-    return RowGroups(opened, column)
+    return ParquetRowGroups(opened, column)
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:

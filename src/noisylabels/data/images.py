@@ -27,7 +27,7 @@ LARGE = 224
 
 
 @dataclass(frozen=True)
-class Form:
+class ImageSpec:
     """What every image of a dataset is brought to.
 
     Args:
@@ -47,7 +47,7 @@ class Form:
 
 
 def decode(
-    encoded: bytes | None, form: Form | None = None, *, channels: int | None = None
+    encoded: bytes | None, spec: ImageSpec | None = None, *, channels: int | None = None
 ) -> tuple[Tensor, list[str]]:
     """Decode an image.
 
@@ -56,7 +56,7 @@ def decode(
 
     Args:
         encoded: The contents of an image file.
-        form: What the image is brought to: resized to cover it, then cropped at the centre. By
+        spec: What the image is brought to: resized to cover it, then cropped at the centre. By
             default it keeps its size, and is gray if it was.
         channels: 1 or 3, for an image that keeps its size.
 
@@ -79,11 +79,11 @@ def decode(
     try:
         with _quiet(), _open(encoded) as opened:
             image, done = _tidy(opened)
-            if form is not None or channels is not None:
-                image = _coloured(image, form.channels if form else channels or 0, done)
-            if form is not None and image.size != (form.width, form.height):
-                done.append(f"resized to {form.height}x{form.width}")
-                side = (form.width, form.height)
+            if spec is not None or channels is not None:
+                image = _coloured(image, spec.channels if spec else channels or 0, done)
+            if spec is not None and image.size != (spec.width, spec.height):
+                done.append(f"resized to {spec.height}x{spec.width}")
+                side = (spec.width, spec.height)
                 image = ImageOps.fit(image, side, Image.Resampling.BILINEAR)
             array = np.array(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -116,7 +116,7 @@ def peek(encoded: bytes | None) -> tuple[int, int, int] | None:
         return None
 
 
-def choose_form(headers: Sequence[tuple[int, int, int]], size: int | None) -> Form:
+def choose_image_spec(headers: Sequence[tuple[int, int, int]], size: int | None) -> ImageSpec:
     """Choose what images are brought to, from some of their headers.
 
     Args:
@@ -128,20 +128,20 @@ def choose_form(headers: Sequence[tuple[int, int, int]], size: int | None) -> Fo
         above 96, else 224 x 224.
 
     Example:
-        >>> choose_form([(3, 32, 32), (1, 32, 32), (3, 28, 32)], None).shape
+        >>> choose_image_spec([(3, 32, 32), (1, 32, 32), (3, 28, 32)], None).shape
         (3, 32, 32)
-        >>> choose_form([(3, 480, 640)], None).shape
+        >>> choose_image_spec([(3, 480, 640)], None).shape
         (3, 224, 224)
     """
     channels = 3 if any(header[0] == 3 for header in headers) else 1
     if size is not None:
-        return Form(channels, size, size)
+        return ImageSpec(channels, size, size)
     sizes = [header[1:] for header in headers]
     height, width = max(sorted(set(sizes)), key=sizes.count)
     return (
-        Form(channels, height, width)
+        ImageSpec(channels, height, width)
         if max(height, width) <= SMALL
-        else Form(channels, LARGE, LARGE)
+        else ImageSpec(channels, LARGE, LARGE)
     )
 
 

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisylabels.data.decoding import gather
+from noisylabels.data.decoding import decode_examples
 from noisylabels.data.examples import (
     Dataset,
-    Encoded,
+    EncodedImages,
     Examples,
-    Intake,
+    LoadReport,
     OnError,
-    Streamed,
+    StreamedImages,
     channel_statistics,
-    stratified,
+    stratified_split,
 )
-from noisylabels.data.images import SMALL, Form, choose_form, peek
+from noisylabels.data.images import SMALL, ImageSpec, choose_image_spec, peek
 from noisylabels.errors import ConfigError, DataError, check_range
 
 PEEKED = 100
@@ -35,7 +35,7 @@ SPARSE = 10
 Array = np.ndarray[Any, Any]
 
 
-class Suits(NamedTuple):
+class Facts(NamedTuple):
     """What suits a source where the configuration says ``"auto"``.
 
     Args:
@@ -83,7 +83,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits the source."""
 
     def digest(self) -> str:
@@ -121,22 +121,22 @@ class Own(Source):
 
 
 @dataclass(frozen=True)
-class Listing:
+class Manifest:
     """What a source of image files holds, before any image is decoded.
 
     Args:
-        images: Encoded images.
+        images: EncodedImages images.
         labels: int64, of shape (N).
         test: Which of them are test examples, bool, of shape (N).
         classes: The K class names.
-        intake: What was found so far.
+        report: What was found so far.
     """
 
-    images: Encoded
+    images: EncodedImages
     labels: Tensor
     test: Tensor
     classes: tuple[str, ...]
-    intake: Intake
+    report: LoadReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class ImageFiles(Own):
         """The folder or file that the source is, for messages."""
 
     @abstractmethod
-    def listing(self) -> Listing:
+    def listing(self) -> Manifest:
         """List the images and check their labels.
 
         Raises:
@@ -187,7 +187,7 @@ class ImageFiles(Own):
         """
 
     @cached_property
-    def _listing(self) -> Listing:
+    def _listing(self) -> Manifest:
         listing = self.listing()
         self._check_classes(listing)
         if bool(listing.test.any()):
@@ -197,79 +197,79 @@ class ImageFiles(Own):
                 f"{self.where}: expected examples of at least two classes, got only "
                 f"{listing.classes[int(listing.labels[0])]!r}"
             )
-        _, chosen = stratified(listing.labels, self.test_share, self.split_seed)
+        _, chosen = stratified_split(listing.labels, self.test_share, self.split_seed)
         test = torch.zeros(len(listing.labels), dtype=torch.bool)
         test[chosen] = True
-        listing.intake.note(
+        listing.report.note(
             f"no test set given: {len(chosen)} of {len(test)} examples became it "
             f"(stratified, split_seed {self.split_seed})"
         )
         return dataclasses.replace(listing, test=test)
 
     @cached_property
-    def _form(self) -> Form:
+    def _spec(self) -> ImageSpec:
         images = self._listing.images
         headers = [
             header
             for index in range(min(PEEKED, len(images)))
             if (header := peek(_readable(images, index))) is not None
         ]
-        return choose_form(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
+        return choose_image_spec(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
 
-    def suits(self) -> Suits:
+    def suits(self) -> Facts:
         """Return what suits images of this size."""
-        if max(self._form.height, self._form.width) <= SMALL:
-            return Suits("resnet18", "crop-flip")
-        return Suits("resnet50", "resized-crop")
+        if max(self._spec.height, self._spec.width) <= SMALL:
+            return Facts("resnet18", "crop-flip")
+        return Facts("resnet50", "resized-crop")
 
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
-        listing, form = self._listing, self._form
-        intake = listing.intake.copy()
-        size = len(listing.images) * int(np.prod(form.shape))
+        listing, spec = self._listing, self._spec
+        report = listing.report.copy()
+        size = len(listing.images) * int(np.prod(spec.shape))
         stream = self.storage == "stream" or (self.storage == "auto" and size > self.memory_budget)
         where = "stream from their files" if stream else "in memory"
-        channels, height, width = form.shape
-        intake.note(
+        channels, height, width = spec.shape
+        report.note(
             f"{len(listing.images)} images of {channels}x{height}x{width} {where} "
             f'(storage = "{self.storage}", {size / 2**20:.0f} MiB decoded)'
         )
         train, test = (
-            self._part(chosen.nonzero().squeeze(1), intake, stream, workers)
+            self._part(chosen.nonzero().squeeze(1), report, stream, workers)
             for chosen in (~listing.test, listing.test)
         )
-        self._check_parts(train, test, listing.classes, intake)
+        self._check_parts(train, test, listing.classes, report)
         return Dataset(
             train,
             test,
             listing.classes,
             *channel_statistics(_sample(train, workers)),
-            notes=intake.notes(),
-            skipped=tuple(intake.skipped),
+            notes=report.notes(),
+            skipped=tuple(report.skipped),
         )
 
-    def _part(self, index: Tensor, intake: Intake, stream: bool, workers: int) -> Examples:
+    def _part(self, index: Tensor, report: LoadReport, stream: bool, workers: int) -> Examples:
         images, labels = self._listing.images.take(index.numpy()), self._listing.labels[index]
         if stream:
             images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
-            return Examples(Streamed(images, self._form), labels, images.places())
-        return gather(images, labels, self._form, intake, stream=stream, workers=workers)
+            return Examples(StreamedImages(images, self._spec), labels, images.places())
+        return decode_examples(images, labels, self._spec, report, stream=stream, workers=workers)
 
-    def _check_classes(self, listing: Listing) -> None:
+    def _check_classes(self, listing: Manifest) -> None:
         if not len(listing.labels):
             raise DataError(f"{self.where}: expected examples, got none that is sound")
 
     def _check_parts(
-        self, train: Examples, test: Examples, classes: Sequence[str], intake: Intake
+        self, train: Examples, test: Examples, classes: Sequence[str], report: LoadReport
     ) -> None:
         for part, name in ((train, "training"), (test, "test")):
             if not len(part):
                 raise DataError(
                     f"{self.where}: expected {name} examples, got none that can be decoded"
                 )
-        note_empty(train.labels, classes, "training examples", intake)
+        note_empty(train.labels, classes, "training examples", report)
         if len(set(train.labels.tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected training examples of at least two classes, got "
@@ -286,8 +286,11 @@ class ImageFiles(Own):
         return total.hexdigest()
 
 
-def number(
-    values: Sequence[object], places: Sequence[str], classes: Sequence[str] | None, intake: Intake
+def encode_labels(
+    values: Sequence[object],
+    places: Sequence[str],
+    classes: Sequence[str] | None,
+    report: LoadReport,
 ) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """Turn labels as they stand in a file into class numbers.
 
@@ -297,7 +300,7 @@ def number(
         classes: Class names, if they are known: labels may be names or numbers then. By default the
             names in alphabetical order, or "0", "1", ... up to the greatest number, if most labels
             are numbers.
-        intake: Decides about labels that are missing or out of range.
+        report: Decides about labels that are missing or out of range.
 
     Returns:
         int64 labels of those that are sound, the class names, and which are sound (bool).
@@ -306,7 +309,7 @@ def number(
         DataError: A label is not sound, and bad rows are not to be skipped.
 
     Example:
-        >>> number(["bee", "ant", "bee"], ["a", "b", "c"], None, Intake("raise"))[:2]
+        >>> encode_labels(["bee", "ant", "bee"], ["a", "b", "c"], None, LoadReport("raise"))[:2]
         (tensor([1, 0, 1]), ('ant', 'bee'))
     """
     cleaned = [_cleaned(value) for value in values]
@@ -339,25 +342,25 @@ def number(
     for index, label in enumerate(found):
         if label is None:
             got = "none" if cleaned[index] is None else f"{values[index]!r:.80}"
-            intake.refuse(places[index], f"expected a label {expected}, got {got}")
+            report.reject(places[index], f"expected a label {expected}, got {got}")
             sound[index] = False
     return torch.tensor([label for label in found if label is not None]).long(), names, sound
 
 
-def note_empty(labels: Tensor, classes: Sequence[str], what: str, intake: Intake) -> None:
+def note_empty(labels: Tensor, classes: Sequence[str], what: str, report: LoadReport) -> None:
     """Say which classes have no example.
 
     Args:
         labels: int64 in [0, K), of shape (N).
         classes: The K class names.
         what: What the examples are, for the sentence.
-        intake: Remembers it.
+        report: Remembers it.
     """
     counts = torch.bincount(labels, minlength=len(classes))
     empty = [f"{i} ({classes[i]})" for i in (counts == 0).nonzero().squeeze(1).tolist()]
     if empty:
         shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
-        intake.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
+        report.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
 
 
 def _cleaned(value: object) -> object:
@@ -384,7 +387,7 @@ def _whole(value: object) -> int | None:
         return None
 
 
-def _readable(images: Encoded, index: int) -> bytes | None:
+def _readable(images: EncodedImages, index: int) -> bytes | None:
     try:
         return images.read(index)
     except DataError:
@@ -396,12 +399,12 @@ def _sample(train: Examples, workers: int) -> Tensor:
     if isinstance(train.inputs, Tensor):
         return train.inputs
     index = torch.linspace(0, len(train) - 1, min(SAMPLED, len(train))).long()
-    streamed: Streamed = train.inputs
-    return gather(
+    streamed: StreamedImages = train.inputs
+    return decode_examples(
         streamed.encoded.take(index.numpy()),
         train.labels[index],
-        streamed.form,
-        Intake("raise"),
+        streamed.spec,
+        LoadReport("raise"),
         stream=False,
         workers=workers,
     ).tensor()

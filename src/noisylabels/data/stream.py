@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as Indexed
 from noisylabels.data.augment import centre
 from noisylabels.data.batches import EVALUATION_BATCH, Batch, Batches, derive_seed
 from noisylabels.data.decoding import Decoder
-from noisylabels.data.examples import Dataset, Examples, Streamed
+from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.errors import DataError
 
 Transform = Callable[[Tensor], Tensor]
@@ -148,9 +148,9 @@ class _Images(Indexed[Tensor | str]):
     def __init__(
         self, examples: Examples, transform: Transform, seed: int | None = None, epoch: int = 0
     ) -> None:
-        assert isinstance(examples.inputs, Streamed), "what is in memory does not stream"
+        assert isinstance(examples.inputs, StreamedImages), "what is in memory does not stream"
         self._encoded = examples.inputs.encoded
-        self._decoder = Decoder(self._encoded, channels=examples.inputs.form.channels)
+        self._decoder = Decoder(self._encoded, channels=examples.inputs.spec.channels)
         self._transform = transform
         self._seed = seed
         self._epoch = epoch

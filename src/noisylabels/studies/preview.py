@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from noisylabels.data.decoding import gather
-from noisylabels.data.examples import Dataset, Examples, Intake, Streamed
+from noisylabels.data.decoding import decode_examples
+from noisylabels.data.examples import Dataset, Examples, LoadReport, StreamedImages
 from noisylabels.studies.pages import write_page
 
 SAMPLES = 8
@@ -101,9 +101,11 @@ def _samples(train: Examples, number: int, seed: int) -> list[Sample]:
         str(number) if chosen.places is None else str(chosen.places[position])
         for position, number in enumerate(index.tolist())
     ]
-    if isinstance(chosen.inputs, Streamed):
-        encoded, form = chosen.inputs.encoded, chosen.inputs.form
-        chosen = gather(encoded, chosen.labels, form, Intake("raise"), stream=False, workers=0)
+    if isinstance(chosen.inputs, StreamedImages):
+        encoded, spec = chosen.inputs.encoded, chosen.inputs.spec
+        chosen = decode_examples(
+            encoded, chosen.labels, spec, LoadReport("raise"), stream=False, workers=0
+        )
     inputs = chosen.tensor()
     if inputs.ndim == 2:
         return [
