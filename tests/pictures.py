@@ -1,4 +1,4 @@
-"""Encoded images, for the tests of everything that reads them."""
+"""Images, encoded and decoded, for the tests of everything that reads or changes them."""
 
 import io
 import json
@@ -9,11 +9,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 
 def pixels(seed: int, shape=(6, 5, 3)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth_images(count=64, channels=3, height=32, width=24, seed=1):
+    """Smooth coloured images with both flat black and flat white in them, and some noise."""
+    coarse = torch.rand(count, channels, 4, 4, generator=generator(seed)) * 1.4 - 0.2
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    smooth += 0.05 * torch.randn(smooth.shape, generator=generator(seed + 1))
+    return (smooth.clamp(0, 1) * 255).to(torch.uint8)
 
 
 def encode(array, kind="PNG", **options) -> bytes:

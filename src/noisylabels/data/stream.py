@@ -14,13 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Indexed
 
-from noisylabels.data.augment import centre
+from noisylabels.data.augment import Transform, centre
 from noisylabels.data.batches import EVALUATION_BATCH, Batch, Batches, derive_seed
 from noisylabels.data.decoding import Decoder
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.errors import DataError
-
-Transform = Callable[[Tensor], Tensor]
 
 
 class Stream(Batches):

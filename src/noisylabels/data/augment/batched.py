@@ -1,10 +1,7 @@
-"""Augmentation, twice under every name: of whole batches, and of one image at a time.
+"""Augmentation of whole batches, for images in memory.
 
-Images in memory are augmented a batch at a time (:data:`AUGMENTS`), every image by its own draw
-from a CPU generator, so the same state gives the same result on every device. Images that stream
-from files are augmented one by one in the loader's workers (:data:`STREAMED`), which draw from
-torch's global generator and also bring every image to one size. Both forms of a name take the
-same keyword-only parameters and refuse the same values.
+Every image has its own draw, from a CPU generator, so the same state gives the same result on
+every device.
 """
 
 import math
@@ -16,13 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noisylabels.data.augment.parameters import (
+    ADJUSTMENTS,
+    MAGNITUDES,
+    UNCHANGED,
+    Jitter,
+    check_colours,
+    check_crop_flip,
+    check_images,
+    check_jitter,
+    check_randaugment,
+    check_resized_crop,
+    height_and_width,
+)
 from noisylabels.errors import ConfigError, check_range, unknown
 
-Jitter = tuple[float, float, float, float]
-"""Strengths of brightness, contrast, saturation and hue."""
-UNCHANGED: Jitter = (0.0, 0.0, 0.0, 0.0)
-MAGNITUDES = 31
-"""Levels of strength of RandAugment, from 0 to 30."""
 ATTEMPTS = 10
 """Boxes that a random resized crop tries before it takes the middle of the image."""
 SLICE = 2**19
@@ -81,8 +86,8 @@ def crop_flip(
                 [14, 13, 12,  0],
                 [ 0,  0,  0,  0]], dtype=torch.uint8)
     """
-    _check_images(images)
-    _check_crop_flip(_size(images), padding, mode, cutout, jitter)
+    check_images(images)
+    check_crop_flip(height_and_width(images), padding, mode, cutout, jitter)
     crops = _crop_flip(images, generator, padding, mode, flip)
     return cut_out(jitter_colours(crops, generator, jitter), generator, cutout)
 
@@ -134,13 +139,13 @@ def randaugment(
         its 31 levels, on which the paper's magnitude runs from 0 to 30; areas that come into view
         are black; pixels are sampled from the nearest.
     """
-    _check_images(images)
-    _check_randaugment(num_ops, magnitude)
-    _check_crop_flip(_size(images), padding, mode, cutout, jitter)
+    check_images(images)
+    check_randaugment(num_ops, magnitude)
+    check_crop_flip(height_and_width(images), padding, mode, cutout, jitter)
     if num_ops:
-        _check_colours(images)
+        check_colours(images)
     crops = jitter_colours(_crop_flip(images, generator, padding, mode, flip), generator, jitter)
-    operations = _operations(magnitude, *_size(images))
+    operations = _operations(magnitude, *height_and_width(images))
     for _ in range(num_ops):
         chosen = torch.randint(len(operations), (len(crops),), generator=generator)
         # One call per operation, not per image: every image that drew it goes through at once.
@@ -194,9 +199,9 @@ def resized_crop(
         As in torchvision, a box that does not fit is drawn again up to ten times, after which the
         largest central box of a valid shape is taken.
     """
-    _check_images(images)
-    _check_resized_crop(scale, ratio, jitter)
-    height, width = _size(images)
+    check_images(images)
+    check_resized_crop(scale, ratio, jitter)
+    height, width = height_and_width(images)
     count = len(images)
     boxes = _boxes(count, (height, width), scale, ratio, generator)
     flipped = torch.zeros(count, dtype=torch.bool)
@@ -219,175 +224,6 @@ def resized_crop(
         sampled = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         crops[part] = sampled.round_()
     return jitter_colours(crops, generator, jitter)
-
-
-def centre(size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    """Bring images of any size to one, without a draw: the form for evaluation.
-
-    An image is resized, keeping its shape, until it just covers 256/224 of ``size``, and its
-    middle is cut out. An image that has the size already stays as it is.
-
-    Args:
-        size: Height and width of the result, at least 1.
-
-    Returns:
-        A function ``uint8 image (channels, h, w) -> uint8 image (channels, *size)``, which raises
-        ConfigError for an image of another shape or dtype.
-
-    Raises:
-        ConfigError: ``size`` is out of its range.
-
-    Example:
-        >>> centre((32, 32))(torch.zeros(3, 375, 500, dtype=torch.uint8)).shape
-        torch.Size([3, 32, 32])
-    """
-    _check_size(size)
-    return partial(_centre, size)
-
-
-def stream_crop_flip(
-    size: tuple[int, int],
-    *,
-    padding: int = 4,
-    mode: Literal["constant", "reflect"] = "constant",
-    flip: bool = True,
-    cutout: int = 0,
-    jitter: Jitter = UNCHANGED,
-) -> Callable[[Tensor], Tensor]:
-    """Make the form of :func:`crop_flip` for one image of any size.
-
-    An image of another size goes through :func:`centre` first.
-
-    Args:
-        size: Height and width of the result, at least 1.
-        padding: As for :func:`crop_flip`.
-        mode: As for :func:`crop_flip`.
-        flip: As for :func:`crop_flip`.
-        cutout: As for :func:`crop_flip`.
-        jitter: As for :func:`crop_flip`; the order of the four is every image's own.
-
-    Returns:
-        A function ``uint8 image (channels, h, w) -> uint8 image (channels, *size)`` that draws
-        from torch's global generator.
-
-    Raises:
-        ConfigError: A parameter is out of its range.
-
-    Example:
-        >>> augment = stream_crop_flip((32, 32), padding=4, cutout=8)
-        >>> augment(torch.zeros(3, 40, 50, dtype=torch.uint8)).shape
-        torch.Size([3, 32, 32])
-    """
-    _check_size(size)
-    _check_crop_flip(size, padding, mode, cutout, jitter)
-    return _in_turn(
-        centre(size),
-        *_streamed_crop(size, padding, mode),
-        *_streamed_flip(flip),
-        *_streamed_jitter(jitter),
-        *_streamed_cutout(cutout),
-    )
-
-
-def stream_randaugment(
-    size: tuple[int, int],
-    *,
-    num_ops: int = 1,
-    magnitude: int = 3,
-    padding: int = 4,
-    mode: Literal["constant", "reflect"] = "constant",
-    flip: bool = True,
-    cutout: int = 16,
-    jitter: Jitter = UNCHANGED,
-) -> Callable[[Tensor], Tensor]:
-    """Make the form of :func:`randaugment` for one image of any size.
-
-    An image of another size goes through :func:`centre` first.
-
-    Args:
-        size: Height and width of the result, at least 1.
-        num_ops: As for :func:`randaugment`.
-        magnitude: As for :func:`randaugment`.
-        padding: As for :func:`crop_flip`.
-        mode: As for :func:`crop_flip`.
-        flip: As for :func:`crop_flip`.
-        cutout: As for :func:`randaugment`.
-        jitter: As for :func:`randaugment`; the order of the four is every image's own.
-
-    Returns:
-        A function ``uint8 image (1 or 3, h, w) -> uint8 image (1 or 3, *size)`` that draws from
-        torch's global generator.
-
-    Raises:
-        ConfigError: A parameter is out of its range.
-
-    Example:
-        >>> stream_randaugment((32, 32))(torch.zeros(3, 40, 50, dtype=torch.uint8)).shape
-        torch.Size([3, 32, 32])
-
-    References:
-        See :func:`randaugment`.
-    """
-    from torchvision.transforms import v2
-
-    _check_size(size)
-    _check_randaugment(num_ops, magnitude)
-    _check_crop_flip(size, padding, mode, cutout, jitter)
-    colours = [_checked_colours] if num_ops else []
-    return _in_turn(
-        *colours,
-        centre(size),
-        *_streamed_crop(size, padding, mode),
-        *_streamed_flip(flip),
-        *_streamed_jitter(jitter),
-        v2.RandAugment(num_ops, magnitude, MAGNITUDES),
-        *_streamed_cutout(cutout),
-    )
-
-
-def stream_resized_crop(
-    size: tuple[int, int],
-    *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip: bool = True,
-    jitter: Jitter = UNCHANGED,
-) -> Callable[[Tensor], Tensor]:
-    """Make the form of :func:`resized_crop` for one image of any size.
-
-    The box is cut from the image as it is, so it may be made smaller, with anti-aliasing.
-
-    Args:
-        size: Height and width of the result, at least 1.
-        scale: As for :func:`resized_crop`.
-        ratio: As for :func:`resized_crop`.
-        flip: As for :func:`resized_crop`.
-        jitter: As for :func:`crop_flip`; the order of the four is every image's own.
-
-    Returns:
-        A function ``uint8 image (channels, h, w) -> uint8 image (channels, *size)`` that draws
-        from torch's global generator.
-
-    Raises:
-        ConfigError: A parameter is out of its range.
-
-    Example:
-        >>> stream_resized_crop((32, 32))(torch.zeros(3, 40, 50, dtype=torch.uint8)).shape
-        torch.Size([3, 32, 32])
-
-    References:
-        See :func:`resized_crop`.
-    """
-    from torchvision.transforms import v2
-
-    _check_size(size)
-    _check_resized_crop(scale, ratio, jitter)
-    return _in_turn(
-        _checked_image,
-        v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True),
-        *_streamed_flip(flip),
-        *_streamed_jitter(jitter),
-    )
 
 
 def cut_out(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
@@ -419,11 +255,11 @@ def cut_out(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
         Networks with Cutout. 2017. We blacken before the images are normalised, where the paper
         blackens to the mean; an odd side is exact, where the authors' own rounds it down to even.
     """
-    _check_images(images)
+    check_images(images)
     check_range("cutout", side)
     if not side:
         return images
-    height, width = _size(images)
+    height, width = height_and_width(images)
     inside = []
     for length in (height, width):
         middle = torch.randint(length, (len(images), 1), generator=generator)
@@ -455,14 +291,14 @@ def jitter_colours(images: Tensor, generator: torch.Generator, strengths: Jitter
         >>> jitter_colours(images, torch.Generator().manual_seed(0), (0.5, 0, 0, 0))[:, 0, 0, 0]
         tensor([63, 81], dtype=torch.uint8)
     """
-    _check_images(images)
-    _check_jitter(strengths)
+    check_images(images)
+    check_jitter(strengths)
     if not any(strengths):
         return images
     amounts = {}
     for number in torch.randperm(len(ADJUSTMENTS), generator=generator).tolist():
         if strength := strengths[number]:
-            name = list(ADJUSTMENTS)[number]
+            name = ADJUSTMENTS[number]
             low, high = max(0.0, 1 - strength), 1 + strength
             if name == "hue":
                 low, high = -strength, strength
@@ -499,13 +335,13 @@ def adjust_colours(images: Tensor, amounts: Mapping[str, Tensor]) -> Tensor:
         Alvy Ray Smith. Color gamut transform pairs. 1978. We never form the saturation: a change
         of hue keeps the greatest and the least of the three values.
     """
-    _check_images(images)
-    _check_colours(images)
+    check_images(images)
+    check_colours(images)
     for name in amounts:
         if name not in ADJUSTMENTS:
             raise ConfigError(unknown("adjustment", name, ADJUSTMENTS))
     steps = [
-        (ADJUSTMENTS[name], amount.to(images.device)[:, None, None, None])
+        (ADJUST[name], amount.to(images.device)[:, None, None, None])
         for name, amount in amounts.items()
     ]
     adjusted = torch.empty_like(images)
@@ -555,13 +391,13 @@ def _hue(pixels: Tensor, shift: Tensor) -> Tensor:
     return high - chroma * fall
 
 
-ADJUSTMENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+ADJUST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "brightness": _brightness,
     "contrast": _contrast,
     "saturation": _saturation,
     "hue": _hue,
 }
-"""What :func:`adjust_colours` can change, in the order of :data:`Jitter`."""
+"""How :func:`adjust_colours` makes each change: ``(float32 pixels, amount) -> pixels``."""
 
 
 def _gray(pixels: Tensor) -> Tensor:
@@ -683,150 +519,6 @@ def _sample_points(start: Tensor, length: Tensor, full: int) -> Tensor:
     return point * (2 / full) - 1
 
 
-def _checked_image(image: Tensor) -> Tensor:
-    if image.ndim != 3 or image.dtype is not torch.uint8:
-        raise ConfigError(
-            f"image must be uint8 of shape (channels, height, width), got {image.dtype} of shape "
-            f"{tuple(image.shape)}"
-        )
-    return image
-
-
-def _checked_colours(image: Tensor) -> Tensor:
-    _check_colours(_checked_image(image)[None])
-    return image
-
-
-def _centre(size: tuple[int, int], image: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    height, width = _size(_checked_image(image))
-    if (height, width) == tuple(size):
-        return image
-    tall, wide = (round(side * 256 / 224) for side in size)
-    if tall * width >= wide * height:
-        resized = [tall, width * tall // height]
-    else:
-        resized = [height * wide // width, wide]
-    covering = functional.resize(image, resized, antialias=True)
-    middle: Tensor = functional.center_crop(covering, list(size))
-    return middle
-
-
-def _in_turn(*steps: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return partial(_apply, steps)
-
-
-def _apply(steps: tuple[Callable[[Tensor], Tensor], ...], image: Tensor) -> Tensor:
-    for step in steps:
-        image = step(image)
-    return image
-
-
-def _streamed_crop(
-    size: tuple[int, int], padding: int, mode: str
-) -> list[Callable[[Tensor], Tensor]]:
-    from torchvision.transforms import v2
-
-    return [v2.RandomCrop(size, padding=padding, padding_mode=mode)] if padding else []
-
-
-def _streamed_flip(flip: bool) -> list[Callable[[Tensor], Tensor]]:
-    from torchvision.transforms import v2
-
-    return [v2.RandomHorizontalFlip()] if flip else []
-
-
-def _streamed_jitter(strengths: Jitter) -> list[Callable[[Tensor], Tensor]]:
-    from torchvision.transforms import v2
-
-    return [_checked_colours, v2.ColorJitter(*strengths)] if any(strengths) else []
-
-
-def _streamed_cutout(side: int) -> list[Callable[[Tensor], Tensor]]:
-    return [partial(_cut_out_one, side)] if side else []
-
-
-def _cut_out_one(side: int, image: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
-    return cut_out(image[None], generator, side)[0]
-
-
 def _slices(images: Tensor) -> list[slice]:
     step = max(1, SLICE // max(1, images.shape[1:].numel()))
     return [slice(start, start + step) for start in range(0, len(images), step)]
-
-
-def _size(images: Tensor) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]
-
-
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or images.dtype is not torch.uint8:
-        raise ConfigError(
-            f"images must be uint8 of shape (N, channels, height, width), got {images.dtype} of "
-            f"shape {tuple(images.shape)}"
-        )
-
-
-def _check_colours(images: Tensor) -> None:
-    if images.shape[1] not in (1, 3):
-        raise ConfigError(f"images must have 1 or 3 channels, got {images.shape[1]}")
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    if len(size) != 2:
-        raise ConfigError(f"size must be a height and a width, got {size!r}")
-    check_range("size[0]", size[0], low=1)
-    check_range("size[1]", size[1], low=1)
-
-
-def _check_crop_flip(
-    size: tuple[int, int], padding: int, mode: str, cutout: int, jitter: Jitter
-) -> None:
-    if mode not in ("constant", "reflect"):
-        raise ConfigError(unknown("mode", mode, ("constant", "reflect")))
-    check_range("padding", padding, high=max(size) if mode == "constant" else min(size) - 1)
-    check_range("cutout", cutout)
-    _check_jitter(jitter)
-
-
-def _check_randaugment(num_ops: int, magnitude: int) -> None:
-    check_range("num_ops", num_ops)
-    check_range("magnitude", magnitude, high=MAGNITUDES - 1)
-
-
-def _check_resized_crop(
-    scale: tuple[float, float], ratio: tuple[float, float], jitter: Jitter
-) -> None:
-    check_range("scale[0]", scale[0], high=1.0, open=True)
-    check_range("scale[1]", scale[1], low=scale[0], high=1.0)
-    check_range("ratio[0]", ratio[0], open=True)
-    check_range("ratio[1]", ratio[1], low=ratio[0])
-    _check_jitter(jitter)
-
-
-def _check_jitter(strengths: Jitter) -> None:
-    if len(strengths) != len(ADJUSTMENTS):
-        raise ConfigError(
-            f"jitter must be the four strengths of {', '.join(ADJUSTMENTS)}, got {strengths!r}"
-        )
-    for name, strength in zip(ADJUSTMENTS, strengths, strict=True):
-        check_range(f"jitter: {name}", strength, high=0.5 if name == "hue" else float("inf"))
-
-
-AUGMENTS: dict[str, Callable[..., Tensor]] = {
-    "none": none,
-    "crop-flip": crop_flip,
-    "randaugment": randaugment,
-    "resized-crop": resized_crop,
-}
-"""Of whole batches: ``(uint8 images, generator, *, parameters) -> uint8 images``."""
-
-STREAMED: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {
-    "none": centre,
-    "crop-flip": stream_crop_flip,
-    "randaugment": stream_randaugment,
-    "resized-crop": stream_resized_crop,
-}
-"""Of one image: ``(size, *, parameters) -> (uint8 image -> uint8 image)``."""
