@@ -63,3 +63,10 @@ def table(images, labels, *, names=None, label="label", image="img") -> pa.Table
 
 def write(path: Path, images, labels, **options) -> None:
     pq.write_table(table(images, labels, **options), path)
+
+
+def change_one_byte(path: Path) -> None:
+    """Change a file's middle byte in place; its size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
