@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels.data.datasets import SOURCES, feature_statistics
+from noisylabels.data.datasets import ALIASES, SOURCES, feature_statistics
 from noisylabels.data.examples import channel_statistics, first, hold_out
 from noisylabels.errors import ConfigError, DataError
-from pictures import pixels
+from pictures import change_one_byte, pixels
 
 
 def test_digits_are_the_published_ones_split_by_class():
@@ -23,6 +23,7 @@ def test_digits_are_the_published_ones_split_by_class():
     assert (shares - 0.2).abs().max() < 0.01
     again = SOURCES["digits"]().load()
     assert torch.equal(again.test.inputs, data.test.inputs)
+    assert SOURCES["digits"]().facts() == (data.train.shape, True, "digits")
 
 
 def test_limit_keeps_the_first():
@@ -122,7 +123,7 @@ def test_arrays_of_features_are_split_and_standardised(tmp_path):
     assert std[2] == 1
     torch.testing.assert_close(std[0], data.train.inputs[:, 0].std(correction=0))
     assert "no test set given: 40 of 200" in data.notes[0]
-    assert source.suits().model == "mlp"
+    assert source.facts() == ((4,), False, None)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (3, 6, 5), (6, 5, 1)])
@@ -135,7 +136,7 @@ def test_arrays_of_images(tmp_path, shape):
     assert data.train.shape == expected
     assert data.classes == ("ant", "bee", "cow")
     assert data.test.labels.tolist() == [1, 0, 2]
-    assert source.suits().model == "resnet18"
+    assert source.facts() == (expected, True, None)
     plain = torch.from_numpy(x)
     plain = plain.permute(0, 3, 1, 2) if shape[-1] in (1, 3) and len(shape) == 3 else plain
     assert torch.equal(data.train.inputs, plain.reshape(12, *expected))
@@ -250,4 +251,44 @@ def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
     assert data.classes == tuple(names)
     assert torch.equal(data.train.inputs, torch.from_numpy(x[:15].reshape(15, 3, 32, 32)))
     assert data.test.labels.tolist() == [15, 16, 17, 18, 19]
-    assert source.suits() == ("resnet18", "crop-flip", "cifar100")
+    assert source.facts() == ((3, 32, 32), True, "cifar100")
+
+
+def test_other_names_stand_for_sources():
+    assert ALIASES == {"hf": "parquet"}
+    assert set(ALIASES.values()) <= set(SOURCES)
+    assert not set(ALIASES) & set(SOURCES)
+
+
+def test_what_is_published_needs_no_digest(tmp_path):
+    for name in ("cifar10", "cifar100"):
+        source = SOURCES[name](root=tmp_path / "not there yet")
+        assert (source.identity(), source.digest()) == ({}, "")
+    assert SOURCES["digits"](limit=5).identity() == {"limit": 5}
+    assert SOURCES["digits"]().digest() == ""
+
+
+def test_the_identity_of_arrays_is_how_they_were_split(tmp_path):
+    source = arrays(tmp_path, x=X, y=Y)
+    assert source.identity() == {"test_share": 0.2, "split_seed": 0}
+    path = tmp_path / "a.npz"
+    explicit = SOURCES["arrays"](path=path, test_share=0.2, split_seed=0, on_error="skip")
+    assert explicit.identity() == source.identity()
+    assert SOURCES["arrays"](path=path, split_seed=1).identity()["split_seed"] == 1
+    assert arrays(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y).identity() == {}
+
+
+@pytest.mark.parametrize("change", [{"test_share": 0.2}, {"split_seed": 0}])
+def test_options_of_a_split_are_refused_where_arrays_have_a_test_set(tmp_path, change):
+    arrays(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y)
+    source = SOURCES["arrays"](path=tmp_path / "a.npz", **change)
+    for use in (source.load, source.facts, source.identity):
+        with pytest.raises(ConfigError, match=f"expected no {next(iter(change))}, for the data h"):
+            use()
+
+
+def test_the_digest_of_arrays_follows_every_byte(tmp_path):
+    source = arrays(tmp_path, x=X, y=Y)
+    before = source.digest()
+    change_one_byte(source.path)
+    assert source.digest() != before

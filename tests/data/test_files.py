@@ -1,3 +1,5 @@
+import inspect
+import json
 import os
 import shutil
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from noisylabels.data import digests
 from noisylabels.data.datasets import SOURCES
 from noisylabels.data.examples import StreamedImages
-from noisylabels.errors import DataError
-from pictures import bomb, encode, pixels, save, table, write
+from noisylabels.errors import ConfigError, DataError
+from pictures import bomb, change_one_byte, encode, pixels, save, table, write
 
 
 def tensor(seed, shape=(6, 5, 3)):
@@ -196,28 +199,104 @@ def test_size_and_storage_are_chosen_and_said(folder):
     assert isinstance(data.train.inputs, StreamedImages)
     assert data.train.shape == (3, 16, 16)
     assert "stream from their files" in data.notes[1]
-    assert isinstance(
-        load(root=folder, storage="memory", memory_budget=0).train.inputs, torch.Tensor
-    )
+    assert isinstance(load(root=folder, storage="memory").train.inputs, torch.Tensor)
     with pytest.raises(DataError, match="stream from their files: this needs them in memory"):
         data.train.tensor()
 
 
-def test_large_pictures_suit_other_networks(tmp_path):
+def test_large_pictures_are_reduced_and_the_facts_say_so(tmp_path):
     for number in range(4):
         save(tmp_path / "ab"[number % 2] / f"{number}.png", pixels(number, (97, 120, 3)))
     source = SOURCES["folder"](root=tmp_path)
-    assert source.suits()[:2] == ("resnet50", "resized-crop")
-    assert SOURCES["folder"](root=tmp_path, size=64).suits()[:2] == ("resnet18", "crop-flip")
+    assert source.facts() == ((3, 224, 224), True, None)
+    assert SOURCES["folder"](root=tmp_path, size=64).facts() == ((3, 64, 64), True, None)
 
 
-def test_the_digest_follows_names_and_labels(folder, tmp_path):
+def test_one_set_under_two_roots_has_one_digest(folder, tmp_path):
     digest = SOURCES["folder"](root=folder).digest()
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     assert SOURCES["folder"](root=moved).digest() == digest
     (moved / "ant" / "00.png").rename(moved / "bee" / "00.png")
     assert SOURCES["folder"](root=moved).digest() != digest
+
+
+def test_the_digest_follows_the_bytes_of_images_and_not_their_times(folder):
+    digest = SOURCES["folder"](root=folder).digest()
+    path = folder / "ant" / "00.png"
+    os.utime(path, ns=(1, 1))
+    assert SOURCES["folder"](root=folder).digest() == digest
+    content = path.read_bytes()
+    change_one_byte(path)
+    # As a copy that keeps times would.
+    os.utime(path, ns=(1, 1))
+    assert SOURCES["folder"](root=folder).digest() != digest
+    path.write_bytes(content)
+    assert SOURCES["folder"](root=folder).digest() == digest
+
+
+def test_the_digest_follows_the_split(folder):
+    source, other = SOURCES["folder"](root=folder), SOURCES["folder"](root=folder, split_seed=1)
+    assert source.digest() != other.digest()
+
+
+def test_a_file_that_cannot_be_read_is_left_to_loading(folder, monkeypatch):
+    """Whoever runs the tests may be root, who reads every file."""
+    before = SOURCES["folder"](root=folder, on_error="skip").digest()
+    path, found = str(folder / "ant" / "00.png"), digests._hash
+    monkeypatch.setattr(
+        digests, "_hash", lambda name: PermissionError() if name == path else found(name)
+    )
+    assert SOURCES["folder"](root=folder, on_error="skip").digest() != before
+
+
+def test_the_identity_is_what_options_come_to(folder, tmp_path):
+    found = SOURCES["folder"](root=folder).identity()
+    split = {"test_share": 0.2, "split_seed": 0}
+    spec = {"channels": 3, "height": 6, "width": 5}
+    assert found == {**split, **spec, "storage": "memory"}
+    assert json.loads(json.dumps(found)) == found
+    same = {"storage": "memory", "on_error": "skip", "test_share": 0.2, "split_seed": 0}
+    assert SOURCES["folder"](root=folder, **same).identity() == found
+    assert SOURCES["folder"](root=folder, memory_budget=10**9).identity() == found
+    streams = SOURCES["folder"](root=folder, memory_budget=0).identity()
+    assert streams == SOURCES["folder"](root=folder, storage="stream").identity() != found
+    changed = SOURCES["folder"](root=folder, size=8, split_seed=3, limit=9).identity()
+    assert changed == {
+        "limit": 9,
+        "test_share": 0.2,
+        "split_seed": 3,
+        "channels": 3,
+        "height": 8,
+        "width": 8,
+        "storage": "memory",
+    }
+    both = tmp_path / "both"
+    for part in ("train", "test"):
+        shutil.copytree(folder, both / part)
+    assert SOURCES["folder"](root=both).identity() == {**spec, "storage": "memory"}
+
+
+@pytest.mark.parametrize("change", [{"test_share": 0.2}, {"split_seed": 0}])
+def test_options_of_a_split_are_refused_where_folders_give_a_test_set(folder, tmp_path, change):
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / part)
+    source = SOURCES["folder"](root=tmp_path / "both", **change)
+    for use in (source.load, source.facts, source.identity, source.digest):
+        with pytest.raises(ConfigError, match=f"expected no {next(iter(change))}, for the data h"):
+            use()
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_a_budget_that_nobody_looks_at_is_refused(tmp_path, storage):
+    with pytest.raises(ConfigError, match=f"expected no memory_budget with storage = '{storage}'"):
+        SOURCES["folder"](root=tmp_path, storage=storage, memory_budget=1)
+
+
+@pytest.mark.parametrize("name", ["animal10n", "webvision"])
+@pytest.mark.parametrize("option", ["test_share", "split_seed"])
+def test_published_sets_have_no_options_of_a_split(name, option):
+    assert option not in inspect.signature(SOURCES[name]).parameters
 
 
 def test_streaming_with_skip_decodes_once_and_leaves_out(folder):
@@ -276,6 +355,35 @@ def test_a_parquet_table_with_other_columns_and_root(tmp_path):
         label_column="species",
     )
     assert data.classes == ("ant", "bee")
+
+
+def test_a_column_of_splits_that_is_named_must_be_there(tmp_path):
+    rows = [(*row, "test" if n > 6 else "train") for n, row in enumerate(ROWS)]
+    path = csv(tmp_path, rows, header="path,label,part")
+    assert len(load("table", path=path, split_column="part").test) == 3
+    with pytest.raises(DataError, match="expected a column 'split', got 'path', 'label', 'part'"):
+        load("table", path=path, split_column="split")
+
+
+def test_the_identity_of_a_table_has_its_columns(tmp_path):
+    rows = [(*row, "test" if n > 6 else "train") for n, row in enumerate(ROWS)]
+    path = csv(tmp_path, rows, header="path,label,split")
+    found = SOURCES["table"](path=path, root=tmp_path).identity()
+    assert found == {"channels": 3, "height": 6, "width": 5, "storage": "memory"}
+    assert SOURCES["table"](path=path, split_column="split").identity() == found
+    other = csv(tmp_path, rows, header="path,species,part", name="other.csv")
+    source = SOURCES["table"](path=other, label_column="species", split_column="part")
+    assert source.identity() == {**found, "label_column": "species", "split_column": "part"}
+
+
+def test_the_digest_of_a_table_follows_every_byte_of_it_and_of_its_images(tmp_path):
+    path = csv(tmp_path, [*ROWS[:-1], ("img/9.png", "antt")])
+    seen = {SOURCES["table"](path=path).digest()}
+    change_one_byte(tmp_path / "img" / "3.png")
+    seen.add(SOURCES["table"](path=path).digest())
+    path.write_text(path.read_text().replace("antt", "anti"))
+    seen.add(SOURCES["table"](path=path).digest())
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(
@@ -432,14 +540,24 @@ def test_parquet_in_folder_data_and_gray_and_named_columns(tmp_path):
     assert data.classes == ("0", "1")
 
 
-def test_digest_follows_the_contents(root, tmp_path_factory):
+def test_the_digest_of_parquet_follows_the_contents(root, tmp_path_factory):
     digest = SOURCES["parquet"](root=root).digest()
     moved = tmp_path_factory.mktemp("moved")
     for path in root.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
     assert SOURCES["parquet"](root=moved).digest() == digest
-    write(moved / "test.parquet", [encode(pixels(4)), encode(pixels(6))], [2, 0])
+    # Within an image: the rest of the file is found by its ends.
+    content = (moved / "test.parquet").read_bytes()
+    at = content.index(b"IDAT") + 8
+    (moved / "test.parquet").write_bytes(content[:at] + b"?" + content[at + 1 :])
     assert SOURCES["parquet"](root=moved).digest() != digest
+
+
+def test_the_identity_of_parquet_has_its_columns(root):
+    found = SOURCES["parquet"](root=root).identity()
+    spec = {"channels": 3, "height": 6, "width": 5}
+    assert found == {**spec, "storage": "memory", "image": "img", "label": "label"}
+    assert SOURCES["parquet"](root=root, image="img", label="label").identity() == found
 
 
 @pytest.mark.parametrize(
@@ -491,8 +609,7 @@ def test_rows_of_other_sizes_are_brought_to_the_commonest(root):
     assert "resized to 6x5: 1" in data.notes
 
 
-@pytest.mark.parametrize("name", ["parquet", "hf"])
-def test_what_datasets_saves_to_disk(tmp_path, name):
+def test_what_datasets_saves_to_disk(tmp_path):
     parts = {"train": [0, 1, 2, 1], "validation": [2, 0]}
     for part, labels in parts.items():
         images = [encode(pixels(n + len(labels))) for n in range(len(labels))]
@@ -501,7 +618,7 @@ def test_what_datasets_saves_to_disk(tmp_path, name):
         path = str(tmp_path / part / "data-00000-of-00001.arrow")
         with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
             stream.write_table(made, max_chunksize=2)
-    data = load(name, root=tmp_path)
+    data = load_parquet(tmp_path)
     assert data.classes == ("ant", "bee", "cow")
     assert data.train.labels.tolist() == [0, 1, 2, 1]
     assert data.test.labels.tolist() == [2, 0]
@@ -538,7 +655,7 @@ def test_files_must_agree_on_class_names(root):
 
 
 def test_the_map_of_asymmetric_noise_needs_the_names_of_cifar(root):
-    assert SOURCES["parquet"](root=root).suits().map is None
+    assert SOURCES["parquet"](root=root).facts().class_map is None
     names = ["airplane", *"abcdefgh", "truck"]
     for path in root.glob("*.parquet"):
         path.unlink()
@@ -548,7 +665,7 @@ def test_the_map_of_asymmetric_noise_needs_the_names_of_cifar(root):
         list(range(10)) * 2,
         names=names,
     )
-    assert SOURCES["parquet"](root=root).suits().map == "cifar10"
+    assert SOURCES["parquet"](root=root).facts().class_map == "cifar10"
 
 
 def test_bad_rows_of_parquet_are_skipped(root):
@@ -630,19 +747,13 @@ def test_webvision_check_counts_and_names_the_mini(webvision, monkeypatch):
     [(65_944, '"mini" of the file list'), (61_234, '"mini" of the resized archive')],
 )
 def test_webvision_check_knows_both_minis(tmp_path, count, which):
-    """Real files, empty: only that they are there counts."""
-    (tmp_path / "info").mkdir()
-    for folder in ("google", "val_images_256"):
-        (tmp_path / folder).mkdir()
-    train = [(f"google/{n}.jpg", n % 50) for n in range(count)]
-    test = [(f"{n}.jpg", n % 50) for n in range(2_500)]
-    for name, rows in (("train_filelist_google.txt", train), ("val_filelist.txt", test)):
-        lines = "\n".join(f"{path} {label}" for path, label in rows)
+    """One empty file that is listed again and again: only that each is there counts."""
+    lists = {"train_filelist_google.txt": count, "val_filelist.txt": 2_500}
+    for path in ("info/x", "google/x.jpg", "val_images_256/google/x.jpg"):
+        save(tmp_path / path, b"")
+    for name, rows in lists.items():
+        lines = "\n".join(f"google/x.jpg {n % 50}" for n in range(rows))
         (tmp_path / "info" / name).write_text(lines)
-    for path, _ in train:
-        os.mknod(tmp_path / path)
-    for path, _ in test:
-        os.mknod(tmp_path / "val_images_256" / path)
     assert which in SOURCES["webvision"](root=tmp_path).check()[-1]
 
 

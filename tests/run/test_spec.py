@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,29 @@ from noisylabels.errors import ConfigError
 from noisylabels.run import spec
 from noisylabels.run.config import Component
 from pictures import pixels, save
+
+MY_SOURCES = """
+from dataclasses import dataclass
+from noisylabels.data.source import Source
+
+class Undecorated(Source):
+    def __init__(self, *, colour: str = "red"):
+        pass
+    def load(self, workers=0): ...
+    def facts(self): ...
+
+class Foreign:
+    def load(self, workers=0): ...
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Source):
+    def load(self, workers=0):
+        return "data"
+    def facts(self): ...
+
+def made():
+    return Mine()
+"""
 
 
 def test_names_places_and_parameters():
@@ -18,6 +42,7 @@ def test_names_places_and_parameters():
         "on_error": "skip",
     }
     assert spec.parse("arrays:x.npz") == Component("arrays", {"path": "x.npz"})
+    assert spec.parse("hf:a/b,size=8") == spec.parse("parquet:a/b,size=8")
 
 
 def test_what_is_there_says_what_it_is(tmp_path):
@@ -67,6 +92,24 @@ def test_what_is_there_says_what_it_is(tmp_path):
 def test_specs_that_say_nothing(text, message):
     with pytest.raises(ConfigError, match=message):
         spec.source(spec.parse(text))
+
+
+def test_another_name_is_resolved(tmp_path):
+    made = spec.source(Component("hf", {"root": str(tmp_path)}))
+    assert made == spec.source(Component("parquet", {"root": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("name", ["Undecorated", "Foreign", "made"])
+def test_a_source_of_the_users_must_be_one(tmp_path, monkeypatch, name):
+    (tmp_path / "my_sources.py").write_text(MY_SOURCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_sources", raising=False)
+    component = Component(f"my_sources:{name}")
+    if name == "made":
+        assert spec.source(component).load() == "data"
+        return
+    with pytest.raises(ConfigError, match=f"expected 'my_sources:{name}' to be a subclass of"):
+        spec.source(component)
 
 
 def test_a_source_is_made(tmp_path):

@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import (
     Dataset,
     Examples,
     LoadReport,
     channel_statistics,
-    file_digest,
-    stratified_split,
 )
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
-from noisylabels.data.images import SMALL
-from noisylabels.data.source import Facts, Own, Source, encode_labels, note_empty
+from noisylabels.data.label_encoding import encode_labels, note_empty
+from noisylabels.data.source import Facts, Source, SplittableSource
 from noisylabels.errors import DataError
 
 DIGITS_TEST_SHARE = 0.2
@@ -47,9 +46,9 @@ class Digits(Source):
 
     clean: ClassVar[bool] = True
 
-    def suits(self) -> Facts:
-        """Return what suits digits."""
-        return Facts("mlp", "none", "digits")
+    def facts(self) -> Facts:
+        """Return the digits' shape and class map."""
+        return Facts((1, 8, 8), images=True, class_map="digits")
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
@@ -91,10 +90,15 @@ class Cifar10(Source):
 
     clean: ClassVar[bool] = True
     _torchvision: ClassVar[str] = "CIFAR10"
+    _class_map: ClassVar[str] = "cifar10"
 
-    def suits(self) -> Facts:
-        """Return what suits CIFAR-10."""
-        return Facts("resnet18", "crop-flip", "cifar10")
+    def facts(self) -> Facts:
+        """Return the images' shape and class map."""
+        return Facts((3, 32, 32), images=True, class_map=self._class_map)
+
+    def digest(self) -> str:
+        """Return "": torchvision reads files with the published checksums only."""
+        return ""
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples, downloading them if they are not there.
@@ -149,14 +153,11 @@ class Cifar100(Cifar10):
     """
 
     _torchvision: ClassVar[str] = "CIFAR100"
-
-    def suits(self) -> Facts:
-        """Return what suits CIFAR-100."""
-        return Facts("resnet18", "crop-flip", "cifar100")
+    _class_map: ClassVar[str] = "cifar100"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrays(Own):
+class Arrays(SplittableSource):
     """NumPy arrays in one ``.npz`` file: images, or any other features.
 
     It holds ``x`` and ``y``, of which a part becomes the test set, or ``x_train``, ``y_train``,
@@ -169,22 +170,32 @@ class Arrays(Own):
         path: The file. Nothing in it is unpickled.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
     """
 
     path: Path
 
-    def suits(self) -> Facts:
-        """Return what suits inputs of this shape."""
+    @property
+    def where(self) -> Path:
+        """The file."""
+        return self.path
+
+    @property
+    def has_test_set(self) -> bool:
+        """Whether the file holds ``x_test``."""
+        return "_test" in self._parts
+
+    def facts(self) -> Facts:
+        """Return the shape of the inputs."""
+        self.check_split()
         inputs = next(iter(self._parts.values()))[0]
-        if inputs.ndim == 2:
-            return Facts("mlp", "none")
-        small = max(inputs.shape[2:]) <= SMALL
-        return Facts("resnet18", "crop-flip") if small else Facts("resnet50", "resized-crop")
+        return Facts(tuple(inputs.shape[1:]), images=inputs.ndim == 4)
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
+        self.check_split()
         report = LoadReport(self.on_error)
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
@@ -200,13 +211,8 @@ class Arrays(Own):
         whole = torch.cat(inputs)[sound]
         kept = finite[sound]
         whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
-        if not is_test.any() and "" in self._parts:
-            _, chosen = stratified_split(numbers, self.test_share, self.split_seed)
-            is_test[chosen] = True
-            report.note(
-                f"no test set given: {len(chosen)} of {len(whole)} examples became it "
-                f"(stratified, split_seed {self.split_seed})"
-            )
+        if not self.has_test_set:
+            is_test = self.split_test_set(numbers, report)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
         if len(set(train.labels.tolist())) < 2 or not len(tests):
             raise DataError(
@@ -331,6 +337,8 @@ SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
     "table": Table,
     "parquet": Parquet,
-    "hf": Parquet,
     "arrays": Arrays,
 }
+
+ALIASES = {"hf": "parquet"}
+"""Other names of sources: what they stand for is one source with one identity."""

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noisylabels.data.digests import file_digest, file_digests
 from noisylabels.data.images import ImageSpec
 from noisylabels.errors import DataError
 
@@ -63,13 +65,11 @@ class ImagePaths(EncodedImages):
     Args:
         root: The folder.
         names: Their paths relative to it, an array of strings.
-        sizes: Their sizes in bytes, int64.
         origins: Where each is listed, an array of strings: itself, or a table's row.
     """
 
     root: Path
     names: np.ndarray[Any, Any]
-    sizes: np.ndarray[Any, Any]
     origins: np.ndarray[Any, Any]
 
     def __len__(self) -> int:
@@ -97,14 +97,19 @@ class ImagePaths(EncodedImages):
         return dataclasses.replace(
             self,
             names=self.names[index],
-            sizes=self.sizes[index],
             origins=self.origins[index],
         )
 
     def digest(self) -> str:
-        """Return a hash of the files' names and sizes: reading them all would take minutes."""
-        total = hashlib.sha256("\n".join(self.names.tolist()).encode())
-        total.update(self.sizes.tobytes())
+        """Return a hash of the files' names and contents.
+
+        A file that cannot be read counts as such: reading it says so with its place, or skips it.
+        """
+        digests = file_digests([f"{self.root}{os.sep}{name}" for name in self.names])
+        total = hashlib.sha256()
+        for name, digest in zip(self.names, digests, strict=True):
+            content = digest if isinstance(digest, str) else "cannot be read"
+            total.update(f"{name.replace(os.sep, '/')!a} {content}\n".encode())
         return total.hexdigest()
 
 
@@ -377,19 +382,6 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         moments.append((mean, (share * (values - mean) ** 2).sum().sqrt()))
     mean, std = torch.tensor(moments, dtype=torch.float32).T
     return mean.clone(), std.masked_fill(std == 0, 1)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:

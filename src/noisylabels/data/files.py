@@ -13,14 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisylabels.data.examples import (
-    ArrowImages,
-    ImagePaths,
-    LoadReport,
-    ParquetRowGroups,
-    file_digest,
-)
-from noisylabels.data.source import Facts, ImageFiles, Manifest, encode_labels
+from noisylabels.data.digests import file_digest
+from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
+from noisylabels.data.label_encoding import encode_labels
+from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
 from noisylabels.errors import DataError, MissingExtraError
 
 EXTENSIONS = frozenset(
@@ -54,6 +50,8 @@ ANIMALS = (
     "hamster",
     "guinea pig",
 )
+SPLIT = "split"
+"""Column of splits of a table, where nobody says."""
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev")
 
@@ -62,7 +60,7 @@ Entry = tuple[str, str, object, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(ImageFiles):
+class Folder(SplittableImageSource):
     """A folder of images, one folder per class.
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
@@ -75,12 +73,14 @@ class Folder(ImageFiles):
         root: The folder.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     root: Path
@@ -90,7 +90,7 @@ class Folder(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """List the images of every class folder."""
         report = LoadReport(self.on_error)
         parts = self._parts(report)
@@ -118,7 +118,7 @@ class Folder(ImageFiles):
         present = {label for _, _, label, _ in entries}
         kept = [name for name in classes if name in present]
         numbered = [(*entry[:2], kept.index(str(entry[2])), entry[3]) for entry in entries]
-        return _listing(self.root, numbered, kept, report)
+        return _make_manifest(self.root, numbered, kept, report)
 
     def _parts(self, report: LoadReport) -> dict[str, Path]:
         """Return the folders that hold class folders: one, or those of the splits."""
@@ -149,7 +149,7 @@ class Folder(ImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(ImageFiles):
+class Table(SplittableImageSource):
     """A CSV or Parquet file with the columns ``path``, ``label`` and, if there is one, ``split``.
 
     ImagePaths are relative to the file. Labels are class numbers 0, 1, ... or names. The split is
@@ -166,26 +166,28 @@ class Table(ImageFiles):
         split_column: ArrowImages of splits; it may be missing.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     path: Path
     root: Path | None = None
     path_column: str = "path"
     label_column: str = "label"
-    split_column: str = "split"
+    split_column: str | None = None
 
     @property
     def where(self) -> Path:
         """The file."""
         return self.path
 
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """Read the table."""
         report = LoadReport(self.on_error)
         root = (self.root or self.path.parent).resolve()
@@ -223,10 +225,17 @@ class Table(ImageFiles):
             report.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
             report.note(f"rows of another split than train and {test}, left out: {other}")
-        return _listing(root, entries, None, report, self.path)
+        return _make_manifest(root, entries, None, report, self.path)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values."""
+        identity = super().identity()
+        if self.split_column == SPLIT:
+            del identity["split_column"]
+        return identity
 
     def digest(self) -> str:
-        """Return a hash of the table and of the images' names and sizes."""
+        """Return a hash of the table and of all images."""
         return file_digest(self.path) + super().digest()
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
@@ -236,13 +245,13 @@ class Table(ImageFiles):
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         else:
             names, numbered = _read_csv(self.path, self.path_column, report)
-        for column in (self.path_column, self.label_column):
-            if column not in names:
+        for column in (self.path_column, self.label_column, self.split_column):
+            if column is not None and column not in names:
                 raise DataError(
                     f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))}"
                 )
         for row, values in numbered:
-            label, split = values[self.label_column], values.get(self.split_column)
+            label, split = values[self.label_column], values.get(self.split_column or SPLIT)
             yield (
                 f"{self.path}: row {row}",
                 str(values[self.path_column] or "").strip(),
@@ -252,7 +261,7 @@ class Table(ImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(ImageFiles):
+class Parquet(SplittableImageSource):
     """Images in the layout of Hugging Face image datasets, in files or a ``datasets`` folder.
 
     ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
@@ -267,12 +276,14 @@ class Parquet(ImageFiles):
         label: Label column; by default ``label`` or ``fine_label``, whichever there is.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
-        test_share: Share that becomes the test set where none is given, in (0, 1).
-        split_seed: Seed of that split, at least 0.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
+            where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     root: Path
@@ -284,7 +295,7 @@ class Parquet(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """Read the tables; images stay encoded."""
         report = LoadReport(self.on_error)
         files = self._files(("train",), required=True)
@@ -312,11 +323,21 @@ class Parquet(ImageFiles):
         test = torch.from_numpy(kept.rows[:, 0] >= train)
         return Manifest(kept, labels, test, names, report)
 
-    def suits(self) -> Facts:
-        """Return what suits images of this size."""
-        ends = self._listing.classes[0].lower(), self._listing.classes[-1].lower()
+    def facts(self) -> Facts:
+        """Return the shape that images are brought to, and the class map of CIFAR if it is that."""
+        ends = self._manifest.classes[0].lower(), self._manifest.classes[-1].lower()
         known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
-        return super().suits()._replace(map=known.get(ends))
+        return super().facts()._replace(class_map=known.get(ends))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        A column that was found and the same column as an option are one.
+        """
+        path = self._files(("train",), required=True)[0]
+        schema = _schema(path)
+        image, label = self._image_column(path, schema), self._label_column(path, schema)
+        return super().identity() | {"image": image, "label": label}
 
     def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
         if not self.root.is_dir():
@@ -370,7 +391,7 @@ class Parquet(ImageFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animal10N(ImageFiles):
+class Animal10N(ImageSource):
     """ANIMAL-10N: 50,000 and 5,000 images of 64x64 pixels, about 8 % of the labels wrong.
 
     ``root/training`` and ``root/testing`` as published: files ``<label>_<number>.jpg``.
@@ -379,11 +400,10 @@ class Animal10N(ImageFiles):
         limit: Train on the first ``limit`` training examples only; all by default.
         root: The folder.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
-        test_share: Not used: the test set is given.
-        split_seed: Not used.
         size: Side in pixels; their own by default.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
 
     References:
         Song, Kim, Lee, "SELFIE: Refurbishing Unclean Samples for Robust Deep Learning", 2019.
@@ -396,7 +416,7 @@ class Animal10N(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """List the published files."""
         report = LoadReport(self.on_error)
         entries: list[Entry] = []
@@ -407,11 +427,11 @@ class Animal10N(ImageFiles):
             for name in found:
                 label = Path(name).name.partition("_")[0]
                 entries.append((str(self.root / name), name, label, part == "testing"))
-        return _listing(self.root, entries, ANIMALS, report)
+        return _make_manifest(self.root, entries, ANIMALS, report)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WebVision(ImageFiles):
+class WebVision(ImageSource):
     """WebVision 1.0 "mini": its first 50 classes, about 20 % of the labels wrong.
 
     ``root`` as published: ``info/train_filelist_google.txt`` and ``info/val_filelist.txt`` (a path
@@ -423,11 +443,10 @@ class WebVision(ImageFiles):
         root: The folder.
         num_classes: How many of the first classes, in 2..1000.
         on_error: ``"raise"`` stops at the first bad file; ``"skip"`` leaves bad ones out.
-        test_share: Not used: the test set is given.
-        split_seed: Not used.
         size: Side in pixels; 224 by default.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
-        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
 
     References:
         Li, Wang, Li, Agustsson, Van Gool, "WebVision Database: Visual Learning and Understanding
@@ -442,7 +461,7 @@ class WebVision(ImageFiles):
         """The folder."""
         return self.root
 
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """Read the file lists."""
         report = LoadReport(self.on_error)
         entries: list[Entry] = []
@@ -453,7 +472,7 @@ class WebVision(ImageFiles):
                     continue
                 relative = image if split == "train" else f"{self._validation_folder()}/{image}"
                 entries.append((f"{path}: row {row}", relative, label, split == "test"))
-        return _listing(self.root, entries, self.class_names(), report)
+        return _make_manifest(self.root, entries, self.class_names(), report)
 
     def class_names(self) -> tuple[str, ...]:
         """Read the names of the classes, or number them where there is no list of names."""
@@ -553,7 +572,7 @@ class _Places(Sequence[str]):
         return self._images.place(index)
 
 
-def _listing(
+def _make_manifest(
     root: Path,
     entries: Sequence[Entry],
     classes: Sequence[str] | None,
@@ -562,7 +581,7 @@ def _listing(
 ) -> Manifest:
     """Check that every file is there, and number the labels."""
     where = where or root
-    present, sizes = [], []
+    present = []
     for entry in entries:
         try:
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
@@ -573,12 +592,10 @@ def _listing(
         if stat.S_ISDIR(found.st_mode):
             report.reject(entry[0], f"expected an image file, got a folder: {entry[1]!r}")
             continue
-        size = found.st_size
-        if size == 0:
+        if found.st_size == 0:
             report.reject(entry[0], f"expected an image, got a file of 0 bytes: {entry[1]!r}")
             continue
         present.append(entry)
-        sizes.append(size)
     if not present:
         raise DataError(f"{where}: expected images, got none")
     labels, names, sound = encode_labels(
@@ -588,7 +605,6 @@ def _listing(
     images = ImagePaths(
         root,
         names=np.array([entry[1] for entry in present])[chosen],
-        sizes=np.array(sizes)[chosen],
         origins=np.array([entry[0] for entry in present])[chosen],
     )
     return Manifest(images, labels, torch.tensor([e[3] for e in present])[sound], names, report)

@@ -28,7 +28,7 @@ LARGE = 224
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What every image of a dataset is brought to.
+    """The shape that every image of a dataset is resized and converted to.
 
     Args:
         channels: 1 or 3.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from noisylabels.data.decoding import decode_examples
+from noisylabels.data.digests import tree_digest
 from noisylabels.data.examples import (
     Dataset,
     EncodedImages,
@@ -25,33 +26,39 @@ from noisylabels.data.examples import (
     stratified_split,
 )
 from noisylabels.data.images import SMALL, ImageSpec, choose_image_spec, peek
+from noisylabels.data.label_encoding import note_empty
 from noisylabels.errors import ConfigError, DataError, check_range
 
 PEEKED = 100
 SAMPLED = 1024
-SPARSE = 10
-"""How many times as great as there are different labels a number may be and still be a class."""
-
-Array = np.ndarray[Any, Any]
+TEST_SHARE = 0.2
+"""Share of the examples that become the test set where nobody says."""
+MEMORY_BUDGET = 2**31
+"""Bytes of decoded images that are held in memory where nobody says."""
 
 
 class Facts(NamedTuple):
-    """What suits a source where the configuration says ``"auto"``.
+    """What is known of a source before any example is read.
 
     Args:
-        model: Key of ``MODELS``.
-        augment: Key of ``AUGMENTS``.
-        map: The class map of asymmetric noise; None where only the user can know it.
+        shape: Shape of one input: (channels, height, width) of images, (D,) of features.
+        images: Whether inputs are images.
+        class_map: The class map of asymmetric noise, see ``noisylabels.noise``; None where only the
+            user can know it.
     """
 
-    model: str
-    augment: str
-    map: str | None = None
+    shape: tuple[int, ...]
+    images: bool
+    class_map: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Where a dataset comes from.
+    """Where a dataset comes from: a frozen dataclass whose fields are the user's options.
+
+    A source of your own is a subclass, and a dataclass too, with :meth:`load` and :meth:`facts`.
+    What a run's results depend on is taken from its fields, unless it says better:
+    :meth:`identity` from those that are no paths, :meth:`digest` from what the paths hold.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -83,30 +90,100 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def suits(self) -> Facts:
-        """Return what suits the source."""
+    def facts(self) -> Facts:
+        """Return what is known of the inputs and classes without reading every example."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        Where the data lies is no part of it, and what it holds is :meth:`digest`'s.
+
+        Returns:
+            The fields that differ from their defaults, without paths.
+        """
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if not isinstance(value := getattr(self, field.name), Path) and value != _default(field)
+        }
 
     def digest(self) -> str:
-        """Return a hash of the contents, or "" where the name alone fixes them."""
-        return ""
+        """Return a hash of the contents, the same wherever they lie.
+
+        Returns:
+            The hash of what the fields that are paths lead to, files or whole folders; "" if there
+            are none, for then the name of the source alone fixes its contents.
+
+        Raises:
+            DataError: Something there is missing or cannot be read.
+        """
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return "\n".join(
+            f"{name} {tree_digest(value)}" for name, value in values if isinstance(value, Path)
+        )
+
+
+def check_source(made: object, name: str) -> Source:
+    """Return what a component's name has made if it is a source, else raise.
+
+    Args:
+        made: What was made.
+        name: The name, such as ``"my_module:MySource"``.
+
+    Raises:
+        ConfigError: It is no :class:`Source`, or its class is not a dataclass itself: the base
+            class's fields would hide its own.
+    """
+    if isinstance(made, Source) and "__dataclass_fields__" in vars(type(made)):
+        return made
+    raise ConfigError(
+        f"data: expected {name!r} to be a subclass of noisylabels.data.source.Source with "
+        f"@dataclass(frozen=True, kw_only=True), got {type(made).__name__}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own(Source):
-    """A source of the user's own data.
+class FileSource(Source):
+    """A source of files that can have bad rows.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share of the examples that become the test set where none is given, in (0, 1);
-            stratified by label.
-        split_seed: Seed of that split, at least 0.
     """
 
     on_error: OnError = "raise"
-    test_share: float = 0.2
-    split_seed: int = 0
+
+    @property
+    @abstractmethod
+    def where(self) -> Path:
+        """The folder or file that the source is, for messages."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        ``on_error`` does not: a run that stops at bad rows and has finished had none.
+        """
+        identity = super().identity()
+        identity.pop("on_error", None)
+        return identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplittableSource(FileSource):
+    """A source whose files may lack a test set, which is then split off the training examples.
+
+    Args:
+        limit: Train on the first ``limit`` training examples only; all by default.
+        on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
+            them and lists them in the run folder.
+        test_share: Share of the examples that become the test set, in (0, 1), stratified by label;
+            0.2 by default. Only where no test set is given.
+        split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
+    """
+
+    test_share: float | None = None
+    split_seed: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -115,9 +192,61 @@ class Own(Source):
             ConfigError: A value is out of its range.
         """
         super().__post_init__()
-        if not 0 < self.test_share < 1:
+        if self.test_share is not None and not 0 < self.test_share < 1:
             raise ConfigError(f"test_share must be in (0, 1), got {self.test_share!r}")
-        check_range("split_seed", self.split_seed, high=2**63 - 1)
+        if self.split_seed is not None:
+            check_range("split_seed", self.split_seed, high=2**63 - 1)
+
+    @property
+    @abstractmethod
+    def has_test_set(self) -> bool:
+        """Whether a test set is given."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        How the test set was split off is among them where it was.
+        """
+        self.check_split()
+        split = {} if self.has_test_set else self._split_options()
+        return super().identity() | split
+
+    def check_split(self) -> None:
+        """Refuse options of a split that is not made.
+
+        Raises:
+            ConfigError: A test set is given, and so is an option of splitting one off.
+        """
+        for name in ("test_share", "split_seed"):
+            value = getattr(self, name)
+            if self.has_test_set and value is not None:
+                raise ConfigError(
+                    f"{self.where}: expected no {name}, for the data has a test set, got {value!r}"
+                )
+
+    def split_test_set(self, labels: Tensor, report: LoadReport) -> Tensor:
+        """Choose the test examples.
+
+        Args:
+            labels: int64 in [0, K), of shape (N).
+            report: Remembers the split for the user.
+
+        Returns:
+            Which examples are test examples, bool, of shape (N).
+        """
+        options = self._split_options()
+        _, chosen = stratified_split(labels, options["test_share"], options["split_seed"])
+        test = torch.zeros(len(labels), dtype=torch.bool)
+        test[chosen] = True
+        report.note(
+            f"no test set given: {len(chosen)} of {len(test)} examples became it "
+            f"(stratified, split_seed {options['split_seed']})"
+        )
+        return test
+
+    def _split_options(self) -> dict[str, Any]:
+        share = TEST_SHARE if self.test_share is None else self.test_share
+        return {"test_share": share, "split_seed": self.split_seed or 0}
 
 
 @dataclass(frozen=True)
@@ -125,7 +254,7 @@ class Manifest:
     """What a source of image files holds, before any image is decoded.
 
     Args:
-        images: EncodedImages images.
+        images: Encoded images.
         labels: int64, of shape (N).
         test: Which of them are test examples, bool, of shape (N).
         classes: The K class names.
@@ -140,46 +269,46 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFiles(Own):
+class ImageSource(FileSource):
     """A source of encoded images.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
-        test_share: Share of the examples that become the test set where none is given, in (0, 1);
-            stratified by label.
-        split_seed: Seed of that split, at least 0.
-        size: Side in pixels that images are brought to, at least 1. By default the commonest size
+        size: Side in pixels that images are resized to, at least 1. By default the commonest size
             of the first 100 if no side of it is above 96, else 224.
         storage: ``"memory"`` decodes all images once into one tensor; ``"stream"`` decodes them
             anew in every epoch, by worker processes; ``"auto"`` takes memory where they fit into
             ``memory_budget``.
-        memory_budget: Bytes of decoded images, at least 0.
+        memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
+            default.
     """
 
     size: int | None = None
     storage: Literal["auto", "memory", "stream"] = "auto"
-    memory_budget: int = 2**31
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            ConfigError: A value is out of its range.
+            ConfigError: A value is out of its range, or would be ignored.
         """
         super().__post_init__()
-        check_range("memory_budget", self.memory_budget)
         if self.size is not None:
             check_range("size", self.size, low=1, high=2**14)
+        if self.memory_budget is None:
+            return
+        check_range("memory_budget", self.memory_budget)
+        if self.storage != "auto":
+            raise ConfigError(
+                f"expected no memory_budget with storage = {self.storage!r}, for only 'auto' "
+                f"looks at it, got {self.memory_budget}"
+            )
 
-    @property
     @abstractmethod
-    def where(self) -> Path:
-        """The folder or file that the source is, for messages."""
-
-    @abstractmethod
-    def listing(self) -> Manifest:
+    def read_manifest(self) -> Manifest:
         """List the images and check their labels.
 
         Raises:
@@ -187,28 +316,20 @@ class ImageFiles(Own):
         """
 
     @cached_property
-    def _listing(self) -> Manifest:
-        listing = self.listing()
-        self._check_classes(listing)
-        if bool(listing.test.any()):
-            return listing
-        if len(set(listing.labels.tolist())) < 2:
-            raise DataError(
-                f"{self.where}: expected examples of at least two classes, got only "
-                f"{listing.classes[int(listing.labels[0])]!r}"
-            )
-        _, chosen = stratified_split(listing.labels, self.test_share, self.split_seed)
-        test = torch.zeros(len(listing.labels), dtype=torch.bool)
-        test[chosen] = True
-        listing.report.note(
-            f"no test set given: {len(chosen)} of {len(test)} examples became it "
-            f"(stratified, split_seed {self.split_seed})"
-        )
-        return dataclasses.replace(listing, test=test)
+    def _manifest(self) -> Manifest:
+        """What is there, and which of it is for testing."""
+        return self._listed
 
     @cached_property
-    def _spec(self) -> ImageSpec:
-        images = self._listing.images
+    def _listed(self) -> Manifest:
+        manifest = self.read_manifest()
+        if not len(manifest.labels):
+            raise DataError(f"{self.where}: expected examples, got none that is sound")
+        return manifest
+
+    @cached_property
+    def _image_spec(self) -> ImageSpec:
+        images = self._manifest.images
         headers = [
             header
             for index in range(min(PEEKED, len(images)))
@@ -216,50 +337,75 @@ class ImageFiles(Own):
         ]
         return choose_image_spec(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
 
-    def suits(self) -> Facts:
-        """Return what suits images of this size."""
-        if max(self._spec.height, self._spec.width) <= SMALL:
-            return Facts("resnet18", "crop-flip")
-        return Facts("resnet50", "resized-crop")
+    @property
+    def _decoded_size(self) -> int:
+        return len(self._manifest.images) * math.prod(self._image_spec.shape)
+
+    @property
+    def _streams(self) -> bool:
+        budget = MEMORY_BUDGET if self.memory_budget is None else self.memory_budget
+        return self.storage == "stream" or (self.storage == "auto" and self._decoded_size > budget)
+
+    def facts(self) -> Facts:
+        """Return the shape that images are brought to."""
+        return Facts(self._image_spec.shape, images=True)
 
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
-        listing, spec = self._listing, self._spec
-        report = listing.report.copy()
-        size = len(listing.images) * int(np.prod(spec.shape))
-        stream = self.storage == "stream" or (self.storage == "auto" and size > self.memory_budget)
-        where = "stream from their files" if stream else "in memory"
-        channels, height, width = spec.shape
+        manifest = self._manifest
+        report = manifest.report.copy()
+        channels, height, width = self._image_spec.shape
         report.note(
-            f"{len(listing.images)} images of {channels}x{height}x{width} {where} "
-            f'(storage = "{self.storage}", {size / 2**20:.0f} MiB decoded)'
+            f"{len(manifest.images)} images of {channels}x{height}x{width} "
+            f"{'stream from their files' if self._streams else 'in memory'} "
+            f'(storage = "{self.storage}", {self._decoded_size / 2**20:.0f} MiB decoded)'
         )
         train, test = (
-            self._part(chosen.nonzero().squeeze(1), report, stream, workers)
-            for chosen in (~listing.test, listing.test)
+            self._part(chosen.nonzero().squeeze(1), report, workers)
+            for chosen in (~manifest.test, manifest.test)
         )
-        self._check_parts(train, test, listing.classes, report)
+        self._check_parts(train, test, manifest.classes, report)
         return Dataset(
             train,
             test,
-            listing.classes,
+            manifest.classes,
             *channel_statistics(_sample(train, workers)),
             notes=report.notes(),
             skipped=tuple(report.skipped),
         )
 
-    def _part(self, index: Tensor, report: LoadReport, stream: bool, workers: int) -> Examples:
-        images, labels = self._listing.images.take(index.numpy()), self._listing.labels[index]
+    def identity(self) -> dict[str, Any]:
+        """Return the options that affect the examples, as plain values.
+
+        Those of the images' size and storage are what they come to: a size that was found and the
+        same size as an option are one.
+        """
+        identity = super().identity()
+        for name in ("size", "storage", "memory_budget"):
+            identity.pop(name, None)
+        storage = "stream" if self._streams else "memory"
+        return identity | {"storage": storage} | dataclasses.asdict(self._image_spec)
+
+    def digest(self) -> str:
+        """Return a hash of the names, bytes and labels of all images."""
+        manifest = self._manifest
+        total = hashlib.sha256(manifest.images.digest().encode())
+        total.update(manifest.labels.numpy().tobytes())
+        total.update(manifest.test.numpy().tobytes())
+        total.update("\n".join(manifest.classes).encode())
+        return total.hexdigest()
+
+    def _part(self, index: Tensor, report: LoadReport, workers: int) -> Examples:
+        stream = self._streams
+        images, labels = self._manifest.images.take(index.numpy()), self._manifest.labels[index]
         if stream:
             images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
-            return Examples(StreamedImages(images, self._spec), labels, images.places())
-        return decode_examples(images, labels, self._spec, report, stream=stream, workers=workers)
-
-    def _check_classes(self, listing: Manifest) -> None:
-        if not len(listing.labels):
-            raise DataError(f"{self.where}: expected examples, got none that is sound")
+            return Examples(StreamedImages(images, self._image_spec), labels, images.places())
+        return decode_examples(
+            images, labels, self._image_spec, report, stream=stream, workers=workers
+        )
 
     def _check_parts(
         self, train: Examples, test: Examples, classes: Sequence[str], report: LoadReport
@@ -276,115 +422,46 @@ class ImageFiles(Own):
                 f"{len(train)} of {classes[int(train.labels[0])]!r} only"
             )
 
-    def digest(self) -> str:
-        """Return a hash of the names, sizes and labels of all images."""
-        listing = self._listing
-        total = hashlib.sha256(listing.images.digest().encode())
-        total.update(listing.labels.numpy().tobytes())
-        total.update(listing.test.numpy().tobytes())
-        total.update("\n".join(listing.classes).encode())
-        return total.hexdigest()
 
-
-def encode_labels(
-    values: Sequence[object],
-    places: Sequence[str],
-    classes: Sequence[str] | None,
-    report: LoadReport,
-) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """Turn labels as they stand in a file into class numbers.
+@dataclass(frozen=True, kw_only=True)
+class SplittableImageSource(SplittableSource, ImageSource):
+    """A source of encoded images that may lack a test set.
 
     Args:
-        values: Numbers, strings of numbers, or names; None, "" or NaN where one is missing.
-        places: Where each stands, for the message.
-        classes: Class names, if they are known: labels may be names or numbers then. By default the
-            names in alphabetical order, or "0", "1", ... up to the greatest number, if most labels
-            are numbers.
-        report: Decides about labels that are missing or out of range.
-
-    Returns:
-        int64 labels of those that are sound, the class names, and which are sound (bool).
-
-    Raises:
-        DataError: A label is not sound, and bad rows are not to be skipped.
-
-    Example:
-        >>> encode_labels(["bee", "ant", "bee"], ["a", "b", "c"], None, LoadReport("raise"))[:2]
-        (tensor([1, 0, 1]), ('ant', 'bee'))
+        limit: Train on the first ``limit`` training examples only; all by default.
+        on_error: As for :class:`ImageSource`.
+        test_share: As for :class:`SplittableSource`.
+        split_seed: As for :class:`SplittableSource`.
+        size: As for :class:`ImageSource`.
+        storage: As for :class:`ImageSource`.
+        memory_budget: As for :class:`ImageSource`.
     """
-    cleaned = [_cleaned(value) for value in values]
-    known = [value for value in cleaned if value is not None]
-    wholes = [_whole(value) for value in cleaned]
-    ids = {name: index for index, name in enumerate(classes or ())}
-    # A typing error among numbers is an error, not a class called "l".
-    numbers = 2 * sum(whole is not None for whole in wholes) > len(known)
-    if classes is None and not numbers:
-        classes = sorted({str(value) for value in known})
-        ids = {name: index for index, name in enumerate(classes)}
-    # Nor must a mistyped number make thousands of classes.
-    limit = len(classes) if classes else SPARSE * max(1, len(set(known)))
-    found = [
-        # What a file has as a number is one; a string may be the name of a class.
-        ids[value]
-        if isinstance(value, str) and value in ids
-        else whole
-        if whole is not None and 0 <= whole < limit
-        else None
-        for value, whole in zip(cleaned, wholes, strict=True)
-    ]
-    if classes and not numbers:
-        expected = f"among {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
-    else:
-        expected = f"in 0..{limit - 1}" if classes else f"in 0, 1, ... (at most {limit - 1} here)"
-    greatest = max((label for label in found if label is not None), default=0)
-    names = tuple(classes or (str(index) for index in range(greatest + 1)))
-    sound = torch.ones(len(values), dtype=torch.bool)
-    for index, label in enumerate(found):
-        if label is None:
-            got = "none" if cleaned[index] is None else f"{values[index]!r:.80}"
-            report.reject(places[index], f"expected a label {expected}, got {got}")
-            sound[index] = False
-    return torch.tensor([label for label in found if label is not None]).long(), names, sound
+
+    @property
+    def has_test_set(self) -> bool:
+        """Whether some of the images are listed as test examples."""
+        return bool(self._listed.test.any())
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        self.check_split()
+        listed = self._listed
+        if self.has_test_set:
+            return listed
+        if len(set(listed.labels.tolist())) < 2:
+            raise DataError(
+                f"{self.where}: expected examples of at least two classes, got only "
+                f"{listed.classes[int(listed.labels[0])]!r}"
+            )
+        report = listed.report.copy()
+        test = self.split_test_set(listed.labels, report)
+        return dataclasses.replace(listed, test=test, report=report)
 
 
-def note_empty(labels: Tensor, classes: Sequence[str], what: str, report: LoadReport) -> None:
-    """Say which classes have no example.
-
-    Args:
-        labels: int64 in [0, K), of shape (N).
-        classes: The K class names.
-        what: What the examples are, for the sentence.
-        report: Remembers it.
-    """
-    counts = torch.bincount(labels, minlength=len(classes))
-    empty = [f"{i} ({classes[i]})" for i in (counts == 0).nonzero().squeeze(1).tolist()]
-    if empty:
-        shown = ", ".join(empty[:8]) + (", ..." if len(empty) > 8 else "")
-        report.note(f"classes without {what}: {len(empty)} of {len(classes)}: {shown}")
-
-
-def _cleaned(value: object) -> object:
-    """Return a label without what file formats add: spaces, the .0 of whole numbers, NaN."""
-    if isinstance(value, str):
-        value = value.strip()
-        if not value or value.lower() == "nan":
-            return None
-        head, dot, tail = value.partition(".")
-        return head if dot and head.isdigit() and not tail.strip("0") else value
-    if isinstance(value, float):
-        return None if value != value else int(value) if value.is_integer() else value
-    return value
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    try:
-        return int(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+def _default(field: dataclasses.Field[Any]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _readable(images: EncodedImages, index: int) -> bytes | None:

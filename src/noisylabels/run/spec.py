@@ -4,8 +4,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from noisylabels.data.datasets import SOURCES
-from noisylabels.data.source import Source
+from noisylabels.data.datasets import ALIASES, SOURCES
+from noisylabels.data.source import Source, check_source
 from noisylabels.errors import ConfigError
 from noisylabels.run import config
 from noisylabels.run.config import Component
@@ -38,10 +38,11 @@ def parse(spec: str) -> Component:
     if path.suffix == ".toml":
         return config.load(path).data
     word, *settings = [spec] if path.exists() else spec.split(",")
-    if Path(word).exists() and word not in SOURCES:
+    if Path(word).exists() and word not in {*SOURCES, *ALIASES}:
         name = _kind(Path(word))
         word = f"{name}:{word}"
     name, colon, where = word.partition(":")
+    name = ALIASES.get(name, name)
     # "module:attr" names the user's own source.
     if colon and name not in SOURCES:
         name, where = word, ""
@@ -61,9 +62,9 @@ def source(component: Component) -> Source:
     Raises:
         ConfigError: There is none, or a parameter does not fit.
     """
-    target = config.find(component.name, SOURCES, "data")
-    made: Source = target(**config.bind(component, target, "data"))
-    return made
+    name = ALIASES.get(component.name, component.name)
+    target = config.find(name, SOURCES, "data")
+    return check_source(target(**config.bind(component, target, "data")), name)
 
 
 def _kind(path: Path) -> str:
