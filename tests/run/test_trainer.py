@@ -760,7 +760,7 @@ def test_what_was_left_out_is_listed_in_the_run_folder(photos, tmp_path):
     assert all(f"/{n}/" in place for n, place in zip(names, labels["places"], strict=True))
     photos["data"]["on_error"] = "raise"
     with pytest.raises(DataError, match="bad.png: expected an encoded image"):
-        train(parse(photos), tmp_path)
+        train(parse(photos), tmp_path / "strict")
 
 
 def test_an_image_that_breaks_while_it_streams_ends_the_run_with_its_name(photos, tmp_path):

@@ -47,10 +47,12 @@ import noisylabels
 from noisylabels.atomic import replacing, write_json
 from noisylabels.data.augment import AUGMENTS, STREAMED, centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
-from noisylabels.data.datasets import SOURCES
+from noisylabels.data.datasets import ALIASES, SOURCES
 from noisylabels.data.decoding import default_workers
-from noisylabels.data.examples import Dataset, Streamed, file_digest, first, hold_out
-from noisylabels.data.source import Source
+from noisylabels.data.digests import file_digest
+from noisylabels.data.examples import Dataset, StreamedImages, first, hold_out
+from noisylabels.data.images import SMALL
+from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import Stream, batch_of_one
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError, check_range
 from noisylabels.losses import LOSSES, GeneralizedJensenShannonLoss, Loss
@@ -74,6 +76,7 @@ T = TypeVar("T")
 LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
 WIDTH_OF_A_KERNEL = 16
+DIGIT = 16
 PATIENCE = 30
 """Seconds in which the other processes of a run that failed may end by themselves."""
 # What a run needs to get on, and its result does not depend on.
@@ -141,20 +144,21 @@ def plan(run: RunConfig) -> Plan:
         ConfigError: A component or parameter is unknown, or a value is out of its range.
         DataError: A file that the configuration names is missing.
     """
-    source_class, data = _bind(run.data, SOURCES, "data")
-    source: Source = _call(lambda: source_class(**data), "data")
-    suits = source.suits()
+    named = Component(ALIASES.get(run.data.name, run.data.name), run.data.parameters)
+    source_class, data = _bind(named, SOURCES, "data")
+    source = check_source(_call(lambda: source_class(**data), "data"), named.name)
+    facts = source.facts()
     parts: dict[str, tuple[Component, Mapping[str, Any], tuple[str, ...]]] = {
-        "noise": (_mapped(run.noise, suits.map), NOISES, NOISE_RESERVED),
-        "model": (_named(run.model, suits.model), MODELS, ()),
+        "noise": (_mapped(run.noise, facts.class_map), NOISES, NOISE_RESERVED),
+        "model": (_named(run.model, _choose_model(facts)), MODELS, ()),
         "method": (run.method, METHODS, ()),
         "loss": (run.loss, LOSSES, LOSS_RESERVED),
         "optimizer": (run.optimizer, OPTIMIZERS, ()),
         "lr_schedule": (run.lr_schedule, SCHEDULES, ()),
         "momentum_schedule": (run.momentum_schedule, SCHEDULES, ()),
-        "augment": (_named(run.augment, suits.augment), AUGMENTS, ()),
+        "augment": (_named(run.augment, _choose_augment(facts)), AUGMENTS, ()),
     }
-    components = {"data": Component(run.data.name, data)}
+    components = {"data": Component(named.name, data)}
     found: dict[str, Callable[..., Any]] = {}
     contents = {"data": source.digest()}
     for what, (part, registry, reserved) in parts.items():
@@ -186,6 +190,7 @@ def plan(run: RunConfig) -> Plan:
         for name, part in vars(made.config).items()
         if name in config.FIELDS and name not in EFFORT
     }
+    settings["data"] = {"name": named.name, **source.identity()}
     return dataclasses.replace(made, run_id=config.run_id(settings, contents))
 
 
@@ -464,6 +469,18 @@ def choose_memory_format(network: nn.Module, precision: str) -> torch.memory_for
     return torch.channels_last if fast else torch.contiguous_format
 
 
+def _choose_model(facts: Facts) -> str:
+    if not facts.images or max(facts.shape[1:]) < DIGIT:
+        return "mlp"
+    return "resnet18" if max(facts.shape[1:]) <= SMALL else "resnet50"
+
+
+def _choose_augment(facts: Facts) -> str:
+    return {"mlp": "none", "resnet18": "crop-flip", "resnet50": "resized-crop"}[
+        _choose_model(facts)
+    ]
+
+
 def _named(part: Component, suits: str) -> Component:
     return Component(suits, part.parameters) if part.name == "auto" else part
 
@@ -707,8 +724,8 @@ def assemble(
     }
     inputs = dataset.train.inputs
     batches: Batches
-    if isinstance(inputs, Streamed):
-        size = (inputs.form.height, inputs.form.width)
+    if isinstance(inputs, StreamedImages):
+        size = (inputs.spec.height, inputs.spec.width)
         augment = _call(lambda: made.stream(size), "augment")
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
