@@ -266,8 +266,9 @@ class Dataset:
         train: Training examples, with the labels as the source has them.
         test: Test examples.
         classes: The K class names.
-        mean: What is subtracted from each channel's pixel values, or from each feature.
-        std: What each channel or feature is divided by then.
+        mean: What is subtracted from each channel's pixel values, or from each feature, float32. A
+            saved model is of no use without it and ``std``: its inputs are scaled by both.
+        std: What each channel or feature is divided by then, float32.
         validation: Examples held out of the training set, with their given labels.
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.

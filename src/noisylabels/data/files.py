@@ -138,14 +138,16 @@ class Folder(SplittableImageSource):
 
     def _links(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the files and class folders that are links to somewhere outside the root."""
-        root, seen = self.root.resolve(), dict[str, bool]()
+        root, seen = self.root.resolve(), set[str]()
         for name in names:
-            for part in (str(Path(name).parent), name):
-                if part not in seen:
-                    path = self.root / part
-                    seen[part] = path.is_symlink() and not path.resolve().is_relative_to(root)
-                    if seen[part]:
-                        yield part
+            for part in (name.rpartition(os.sep)[0], name):
+                if part in seen:
+                    continue
+                seen.add(part)
+                path = f"{self.root}{os.sep}{part}"
+                link = os.path.islink(path)  # noqa: PTH114 - a path object for each takes far longer
+                if link and not Path(path).resolve().is_relative_to(root):
+                    yield part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -631,14 +633,15 @@ def _images(folder: Path, root: Path, others: list[str]) -> Iterator[str]:
     """Yield the images below a folder, relative to the root, in alphabetical order."""
     for top, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
+        # One path object per folder: one per file would take as long as hashing all of them.
+        relative = str(Path(top).relative_to(root))
         for name in sorted(files):
-            path = Path(top, name)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() in EXTENSIONS:
-                yield str(path.relative_to(root))
+            if os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+                yield f"{relative}{os.sep}{name}"
             else:
-                others.append(str(path))
+                others.append(f"{top}{os.sep}{name}")
 
 
 def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
