@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from noisylabels.data.datasets import ALIASES, SOURCES, feature_statistics
-from noisylabels.data.examples import channel_statistics, first, hold_out
 from noisylabels.errors import ConfigError, DataError
 from pictures import change_one_byte, pixels
 
@@ -24,27 +23,6 @@ def test_digits_are_the_published_ones_split_by_class():
     again = SOURCES["digits"]().load()
     assert torch.equal(again.test.inputs, data.test.inputs)
     assert SOURCES["digits"]().facts() == (data.train.shape, True, "digits")
-
-
-def test_limit_keeps_the_first():
-    data = SOURCES["digits"]().load()
-    assert first(data, None) is data
-    assert torch.equal(first(data, 3).train.inputs, data.train.inputs[:3])
-    assert torch.equal(first(data, 3).train.labels, data.train.labels[:3])
-    assert len(first(data, 3).test) == 360
-    with pytest.raises(DataError, match="limit 1438: the dataset has 1437 training examples"):
-        first(data, 1438)
-    with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
-        SOURCES["digits"](limit=0)
-
-
-def test_statistics_are_per_channel():
-    images = torch.randint(0, 256, (50, 2, 7, 3), dtype=torch.uint8)
-    images[:, 1] = 9
-    mean, std = channel_statistics(images)
-    torch.testing.assert_close(mean, images.float().mean((0, 2, 3)))
-    assert std[0].item() == pytest.approx(images[:, 0].float().std(correction=0).item(), rel=1e-5)
-    assert std[1] == 1
 
 
 def test_cifar10_without_files_or_network_leaves_nothing(tmp_path, monkeypatch):
@@ -88,21 +66,6 @@ def test_cifar10_is_the_same_from_both_layouts(shared, tmp_path):
     torch.testing.assert_close(
         published.std / 255, torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-4, rtol=0
     )
-
-
-def test_the_hold_out_is_stratified_by_given_labels_and_leaves_the_test_set():
-    data = SOURCES["digits"]().load()
-    reduced, kept = hold_out(data, 0.1, seed=3)
-    assert len(reduced.validation) == 144
-    assert len(reduced.train) == len(kept) == 1437 - 144
-    assert torch.equal(reduced.train.inputs, data.train.inputs[kept])
-    shares = torch.bincount(reduced.validation.labels) / torch.bincount(data.train.labels)
-    assert (shares - 0.1).abs().max() < 0.01
-    assert reduced.test is data.test
-    assert torch.equal(hold_out(data, 0.1, seed=3)[1], kept)
-    assert not torch.equal(hold_out(data, 0.1, seed=4)[1], kept)
-    with pytest.raises(DataError, match=r"validation 0.0003: of 1437 training examples that is n"):
-        hold_out(data, 0.0003, seed=3)
 
 
 def arrays(tmp_path, **parts):
@@ -283,7 +246,7 @@ def test_options_of_a_split_are_refused_where_arrays_have_a_test_set(tmp_path, c
     arrays(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=Y)
     source = SOURCES["arrays"](path=tmp_path / "a.npz", **change)
     for use in (source.load, source.facts, source.identity):
-        with pytest.raises(ConfigError, match=f"expected no {next(iter(change))}, for the data h"):
+        with pytest.raises(ConfigError, match=f"{next(iter(change))} must be left out because the"):
             use()
 
 

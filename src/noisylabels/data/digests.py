@@ -2,8 +2,8 @@
 
 A run is known by what its data files hold, not by where they lie, so every file has to be hashed.
 For 50,000 small files that takes seconds, so digests are kept in a small database and looked up by
-a file's absolute path, size and times. The database is a convenience only: a damaged one is
-replaced, one that cannot be written is done without, and deleting it is always safe.
+a file's absolute path, size and times. The database is a cache only: a damaged one is replaced,
+one that cannot be written is ignored, and deleting it is always safe.
 """
 
 import hashlib
@@ -181,8 +181,8 @@ def _hash(name: str) -> str | OSError:
     return total.hexdigest()
 
 
-def _ask(question: Callable[[sqlite3.Connection], T], default: T) -> T:
-    """Put a question to the database; return the default where that is impossible."""
+def _ask(query: Callable[[sqlite3.Connection], T], default: T) -> T:
+    """Run a query in the database; return the default if that is impossible."""
     try:
         path = cache_folder() / DATABASE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def _ask(question: Callable[[sqlite3.Connection], T], default: T) -> T:
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE)) as database, database:
             database.execute(TABLE)
-            return question(database)
+            return query(database)
     except sqlite3.Error as error:
         # The lowest byte is the kind of error, the others are details.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:

@@ -1,4 +1,4 @@
-"""Examples: inputs in memory or in files, their labels, and what was found on the way in."""
+"""Examples: inputs in memory or in files, their labels, and a report of how they were loaded."""
 
 import copy
 import dataclasses
@@ -103,7 +103,7 @@ class ImagePaths(EncodedImages):
     def digest(self) -> str:
         """Return a hash of the files' names and contents.
 
-        A file that cannot be read counts as such: reading it says so with its place, or skips it.
+        An unreadable file does not raise here: loading it reports its place, or skips it.
         """
         digests = file_digests([f"{self.root}{os.sep}{name}" for name in self.names])
         total = hashlib.sha256()
@@ -285,7 +285,7 @@ class Dataset:
 
 
 class LoadReport:
-    """Decides about bad rows, and remembers what was done with all others.
+    """Collects what happens while data is loaded, and raises at bad rows or skips them.
 
     Args:
         on_error: ``"raise"`` stops at the first bad row, ``"skip"`` leaves bad rows out.
@@ -298,7 +298,7 @@ class LoadReport:
         self.skipped: list[tuple[str, str]] = []
 
     def copy(self) -> "LoadReport":
-        """Return an report that remembers the same so far."""
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def reject(self, place: str, reason: str) -> None:

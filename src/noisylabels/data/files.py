@@ -51,7 +51,7 @@ ANIMALS = (
     "guinea pig",
 )
 SPLIT = "split"
-"""Column of splits of a table, where nobody says."""
+"""Default column of splits of a table."""
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev")
 
@@ -114,7 +114,7 @@ class Folder(SplittableImageSource):
         if links:
             report.note(f"links that lead out of {self.root}, followed: {_some(links)}")
         if others:
-            report.note(f"left out, for want of an image's extension: {_some(others)}")
+            report.note(f"files without an image extension, ignored: {_some(others)}")
         present = {label for _, _, label, _ in entries}
         kept = [name for name in classes if name in present]
         numbered = [(*entry[:2], kept.index(str(entry[2])), entry[3]) for entry in entries]
@@ -326,7 +326,7 @@ class Parquet(SplittableImageSource):
         return Manifest(kept, labels, test, names, report)
 
     def facts(self) -> Facts:
-        """Return the shape that images are brought to, and the class map of CIFAR if it is that."""
+        """Return the shape that images are resized to, and the class map if this is CIFAR."""
         ends = self._manifest.classes[0].lower(), self._manifest.classes[-1].lower()
         known = {("airplane", "truck"): "cifar10", ("apple", "worm"): "cifar100"}
         return super().facts()._replace(class_map=known.get(ends))
@@ -334,7 +334,8 @@ class Parquet(SplittableImageSource):
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values.
 
-        A column that was found and the same column as an option are one.
+        Columns are given as resolved: a detected column and the same one set as an option are the
+        same.
         """
         path = self._files(("train",), required=True)[0]
         schema = _schema(path)

@@ -32,9 +32,9 @@ from noisylabels.errors import ConfigError, DataError, check_range
 PEEKED = 100
 SAMPLED = 1024
 TEST_SHARE = 0.2
-"""Share of the examples that become the test set where nobody says."""
+"""Default share of the examples that become the test set."""
 MEMORY_BUDGET = 2**31
-"""Bytes of decoded images that are held in memory where nobody says."""
+"""Default limit, in bytes, on decoded images held in memory."""
 
 
 class Facts(NamedTuple):
@@ -96,7 +96,8 @@ class Source(ABC):
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values.
 
-        Where the data lies is no part of it, and what it holds is :meth:`digest`'s.
+        Paths are left out: where the data lies does not matter, and :meth:`digest` covers what it
+        holds.
 
         Returns:
             The fields that differ from their defaults, without paths.
@@ -124,11 +125,11 @@ class Source(ABC):
 
 
 def check_source(made: object, name: str) -> Source:
-    """Return what a component's name has made if it is a source, else raise.
+    """Return what a component of the configuration made if it is a source, else raise.
 
     Args:
-        made: What was made.
-        name: The name, such as ``"my_module:MySource"``.
+        made: What calling the component's target returned.
+        name: The component's name, such as ``"my_module:MySource"``.
 
     Raises:
         ConfigError: It is no :class:`Source`, or its class is not a dataclass itself: the base
@@ -221,7 +222,8 @@ class SplittableSource(FileSource):
             value = getattr(self, name)
             if self.has_test_set and value is not None:
                 raise ConfigError(
-                    f"{self.where}: expected no {name}, for the data has a test set, got {value!r}"
+                    f"{self.where}: {name} must be left out because the data has a test set, "
+                    f"got {value!r}"
                 )
 
     def split_test_set(self, labels: Tensor, report: LoadReport) -> Tensor:
@@ -239,7 +241,7 @@ class SplittableSource(FileSource):
         test = torch.zeros(len(labels), dtype=torch.bool)
         test[chosen] = True
         report.note(
-            f"no test set given: {len(chosen)} of {len(test)} examples became it "
+            f"no test set given: {len(chosen)} of {len(test)} examples were split off "
             f"(stratified, split_seed {options['split_seed']})"
         )
         return test
@@ -251,14 +253,14 @@ class SplittableSource(FileSource):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a source of image files holds, before any image is decoded.
+    """The images of a source with their labels, before any image is decoded.
 
     Args:
         images: Encoded images.
         labels: int64, of shape (N).
         test: Which of them are test examples, bool, of shape (N).
         classes: The K class names.
-        report: What was found so far.
+        report: What was found while listing them.
     """
 
     images: EncodedImages
@@ -303,8 +305,8 @@ class ImageSource(FileSource):
         check_range("memory_budget", self.memory_budget)
         if self.storage != "auto":
             raise ConfigError(
-                f"expected no memory_budget with storage = {self.storage!r}, for only 'auto' "
-                f"looks at it, got {self.memory_budget}"
+                f"memory_budget must be left out unless storage is 'auto', got "
+                f"{self.memory_budget} with storage = {self.storage!r}"
             )
 
     @abstractmethod
@@ -317,7 +319,7 @@ class ImageSource(FileSource):
 
     @cached_property
     def _manifest(self) -> Manifest:
-        """What is there, and which of it is for testing."""
+        """The manifest with its final split into training and test examples."""
         return self._listed
 
     @cached_property
@@ -347,7 +349,7 @@ class ImageSource(FileSource):
         return self.storage == "stream" or (self.storage == "auto" and self._decoded_size > budget)
 
     def facts(self) -> Facts:
-        """Return the shape that images are brought to."""
+        """Return the shape that images are resized to."""
         return Facts(self._image_spec.shape, images=True)
 
     def load(self, workers: int = 0) -> Dataset:
@@ -377,8 +379,8 @@ class ImageSource(FileSource):
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values.
 
-        Those of the images' size and storage are what they come to: a size that was found and the
-        same size as an option are one.
+        Size and storage are given as resolved: a size that was detected and the same size set as an
+        option are the same.
         """
         identity = super().identity()
         for name in ("size", "storage", "memory_budget"):

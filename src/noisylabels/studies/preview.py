@@ -98,8 +98,8 @@ def _samples(train: Examples, number: int, seed: int) -> list[Sample]:
     index = of_class[order.sort().values]
     chosen = train.take(index)
     places = [
-        str(number) if chosen.places is None else str(chosen.places[position])
-        for position, number in enumerate(index.tolist())
+        str(example) if chosen.places is None else str(chosen.places[position])
+        for position, example in enumerate(index.tolist())
     ]
     if isinstance(chosen.inputs, StreamedImages):
         encoded, spec = chosen.inputs.encoded, chosen.inputs.spec
