@@ -181,8 +181,11 @@ def test_a_folder_is_its_names_and_contents(tmp_path, folder):
     for root in ("one", "two"):
         write(tmp_path / root / "a")
         write(tmp_path / root / "deep" / "er" / "b", b"x")
-        (tmp_path / root / "round").symlink_to(tmp_path / root)
     digest = tree_digest(tmp_path / "one")
+    assert tree_digest(tmp_path / "two") == digest
+    # Links that go round lead to nothing new.
+    (tmp_path / "two" / "round").symlink_to(tmp_path / "two")
+    (tmp_path / "two" / "deep" / "er" / "back").symlink_to(tmp_path / "two" / "deep")
     assert tree_digest(tmp_path / "two") == digest
     change_one_byte(tmp_path / "two" / "deep" / "er" / "b")
     changed = tree_digest(tmp_path / "two")

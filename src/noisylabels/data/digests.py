@@ -135,12 +135,14 @@ def _files_below(folder: Path) -> Iterator[str]:
     """Yield the paths of all files below a folder, relative to it, with slashes."""
     seen = {folder.resolve()}
     for top, below, files in os.walk(folder, followlinks=True):
-        for name in list(below):
-            real = Path(top, name).resolve()
-            # A link may lead back to where it came from.
-            if real in seen:
-                below.remove(name)
-            seen.add(real)
+        folders = {name: Path(top, name).resolve() for name in sorted(below)}
+        # A link may lead back to where it came from. In order, or one of two links to the same
+        # folder would be taken today and the other tomorrow.
+        below.clear()
+        for name, real in folders.items():
+            if real not in seen:
+                seen.add(real)
+                below.append(name)
         for name in files:
             yield Path(top, name).relative_to(folder).as_posix()
 
