@@ -108,4 +108,7 @@ class Decoder(Dataset[Decoded]):
         except DataError as error:
             # An exception would come out of a worker with its traceback for a message.
             return index, str(error), []
+        except MemoryError as error:
+            error.add_note(f"while decoding {self._encoded.place(index)}")
+            raise
         return index, pixels, done
