@@ -25,7 +25,7 @@ from noisylabels.data.examples import (
     channel_statistics,
     stratified,
 )
-from noisylabels.data.images import SMALL, ImageSpec, choose_image_spec, peek
+from noisylabels.data.images import SMALL, Header, ImageSpec, choose_image_spec, peek
 from noisylabels.errors import ConfigError, DataError, check_range
 
 DEFAULT_TEST_SHARE = 0.2
@@ -287,7 +287,7 @@ class ImageFiles(UserSource):
             for index in range(min(PEEKED, len(images)))
             if (header := peek(_readable(images, index))) is not None
         ]
-        return choose_image_spec(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
+        return choose_image_spec(headers or [Header(3, SMALL + 1, SMALL + 1)], self.size)
 
     @property
     def _streams(self) -> bool:
