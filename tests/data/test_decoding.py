@@ -22,6 +22,15 @@ def test_a_damaged_image_is_answered_with_a_reason(tmp_path):
     assert reason.startswith("expected an encoded image")
 
 
+def test_images_that_keep_their_size_share_channels_and_depth(tmp_path):
+    array = pixels(0, (4, 7)).astype(np.uint16)
+    save(tmp_path / "deep.png", array)
+    paths = np.array(["deep.png"])
+    images = ImagePaths(tmp_path, paths, paths)
+    _, found, _ = Decoder(images, ImageSpec(3, 9, 9, depth=8), resize=False)[0]
+    assert found.tolist() == [array.tolist()] * 3
+
+
 def test_no_memory_stops_and_names_the_image(tmp_path, monkeypatch):
     def exhausted(*args, **options):
         raise MemoryError
