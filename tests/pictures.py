@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+ICC = bytes(range(200)) * 2
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a>picture</a></x:xmpmeta>'
 
 
 def pixels(seed: int, shape=(6, 5, 3)) -> np.ndarray:
@@ -34,6 +39,48 @@ def encode(array, kind="PNG", **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def exif(orientation: int = 6) -> Image.Exif:
+    """Orientation, and a tag of every type that cameras write."""
+    made = Image.Exif()
+    made[0x0112] = orientation
+    made[0x010F] = "maker"
+    made[0x011A] = 72.5
+    made[0x9286] = b"ASCII\0\0\0hello"
+    made.get_ifd(0x8769)[0x829A] = 0.01
+    made.get_ifd(0x8825)[2] = (1.0, 2.0, 3.0)
+    return made
+
+
+def with_metadata(kind: str, orientation: int = 6) -> bytes:
+    """A lossless picture of 20 x 24 pixels, if the format can, with all metadata that it has."""
+    text = PngInfo()
+    text.add_text("short", "b" * 30)
+    text.add_text("packed", "d" * 300, zip=True)
+    text.add_itxt("international", "f" * 30)
+    options = {"exif": exif(orientation), "icc_profile": ICC, "xmp": XMP, "dpi": (72, 72)}
+    options |= {"comment": b"hello", "pnginfo": text, "lossless": True, "quality": 100}
+    image = Image.fromarray(pixels(3, (20, 24, 3)))
+    if kind in ("APNG", "MPO"):
+        options |= {"save_all": True, "append_images": [image.transpose(Image.Transpose(1))]}
+    if kind == "ICNS":
+        # Pillow writes every size up to 1024.
+        inner = encode(image.resize((128, 128)))
+        entry = b"ic07" + struct.pack(">I", 8 + len(inner)) + inner
+        return b"icns" + struct.pack(">I", 8 + len(entry)) + entry
+    if kind == "ICO":
+        return encode(image.resize((32, 32)), kind, sizes=[(32, 32)])
+    if kind in ("PPM", "SPIDER", "IM"):
+        options = {}
+    if kind == "TIFF":
+        options = {name: options[name] for name in ("exif", "icc_profile", "dpi")}
+        options["description"] = "picture" * 9
+    mode = "1" if kind in ("MSP", "XBM") else "P" if kind in ("BLP", "GIF") else "RGB"
+    with warnings.catch_warnings():
+        # Pillow will not write IM for ever.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return encode(image.convert(mode), "PNG" if kind == "APNG" else kind, **options)
 
 
 def bomb(side: int = 20_000) -> bytes:

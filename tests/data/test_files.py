@@ -189,7 +189,7 @@ def test_mixed_pictures_are_brought_to_one_form_and_counted(folder):
         "gray shown as RGB: 2",
         "transparency laid on white: 1",
         "CMYK converted to RGB: 1",
-        "16-bit values reduced to 8 bits: 1",
+        "16-bit values of 0..4095 reduced to 8 bits: 1",
     ):
         assert phrase in counted
 

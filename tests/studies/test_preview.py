@@ -1,14 +1,20 @@
+import html
+import json
 import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from noisylabels.__main__ import main
+from noisylabels.data.examples import Dataset, Examples
+from noisylabels.studies.preview import write
 from pictures import save
 
+WIDTHS = (390, 1000, 1400)
 COLOURS = {"ant": (230, 30, 40), "bee": (20, 200, 60), "<b>cow</b>": (40, 60, 220)}
 
 
@@ -40,8 +46,7 @@ def test_the_page_holds_classes_counts_and_samples(page):
     assert "http" not in text
 
 
-@pytest.mark.slow
-def test_a_browser_shows_every_class_in_its_colours(page, tmp_path):
+def browse(folder, *arguments):
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
@@ -50,17 +55,26 @@ def test_a_browser_shows_every_class_in_its_colours(page, tmp_path):
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--disable-quic",
         "--no-first-run",
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={folder / 'profile'}",
+        *arguments,
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_class_in_its_colours(page, tmp_path):
+    browse(
+        tmp_path,
         "--window-size=1200,900",
         "--hide-scrollbars",
         f"--screenshot={tmp_path / 'page.png'}",
         page.as_uri(),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    )
     shot = np.array(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
     places = []
     for colour in COLOURS.values():
@@ -72,6 +86,68 @@ def test_a_browser_shows_every_class_in_its_colours(page, tmp_path):
     assert places[2] < places[0] < places[1]
     bars = np.abs(shot - (0, 0x72, 0xB2)).max(2) <= 3
     assert bars.any(1).sum() >= 3 * 8
+
+
+# Frames are as wide as asked, where a browser's window has a least width of its own.
+MEASURE = """<!doctype html><body><script>
+addEventListener("load", () => {
+  const found = [...document.querySelectorAll("iframe")].map((frame) => {
+    const page = frame.contentDocument, root = page.documentElement;
+    for (const details of page.querySelectorAll("details")) details.open = true;
+    const all = [...page.body.querySelectorAll("*")];
+    const images = [...page.images].map((image) => image.getBoundingClientRect().width);
+    return {
+      frame: frame.contentWindow.innerWidth, shown: root.clientWidth, needed: root.scrollWidth,
+      right: Math.max(...all.map((element) => element.getBoundingClientRect().right)),
+      font: Math.min(...all.map((each) => parseFloat(getComputedStyle(each).fontSize))),
+      heading: Math.min(...[...page.querySelectorAll("h2")].map((each) => each.clientWidth)),
+      image: Math.min(...images, 96),
+    };
+  });
+  document.body.innerHTML = "<pre>" + JSON.stringify(found) + "</pre>";
+});
+</script>"""
+
+
+def dataset_of(names, shape):
+    labels = torch.arange(2 * len(names)) % len(names)
+    if len(shape) == 1:
+        inputs = torch.full((len(labels), *shape), -1.2345e-12)
+    else:
+        inputs = torch.zeros(len(labels), *shape, dtype=torch.uint8)
+    places = np.array([f"/data/{'deep/' * 9}{'p' * 150}{i}.png" for i in range(len(labels))])
+    examples = Examples(inputs, labels, places)
+    skipped = ((f"/data/{'s' * 200}", "expected an encoded image " + "x" * 99),)
+    notes = ("left out: 1 (the first: " + "n" * 300 + ")",)
+    return Dataset(
+        examples, examples, tuple(names), torch.zeros(1), torch.ones(1), None, notes, skipped
+    )
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_phone_or_a_window(tmp_path):
+    datasets = {
+        "long": dataset_of(["c" * 200, "a name of several words " * 9, "dog"], (3, 8, 8)),
+        "many": dataset_of([f"class{i}" for i in range(300)], (1, 28, 28)),
+        "features": dataset_of(["a", "b"], (40,)),
+    }
+    frames = ""
+    for name, dataset in datasets.items():
+        write(tmp_path / f"{name}.html", f"folder:/data/{'t' * 150}", dataset)
+        text = html.escape((tmp_path / f"{name}.html").read_text(encoding="utf-8"))
+        for width in WIDTHS:
+            style = f"width: {width}px; height: 800px; border: 0"
+            frames += f'<iframe style="{style}" srcdoc="{text}"></iframe>'
+    (tmp_path / "frames.html").write_text(MEASURE + frames, encoding="utf-8")
+    shown = browse(tmp_path, "--dump-dom", (tmp_path / "frames.html").as_uri())
+    found = json.loads(re.search("<pre>(.*)</pre>", shown)[1])
+    assert [each["frame"] for each in found] == list(WIDTHS) * len(datasets)
+    for each in found:
+        assert each["needed"] <= each["shown"]
+        assert each["right"] <= each["shown"]
+        assert each["font"] >= 13
+        assert each["heading"] >= 200
+        assert each["image"] == 96
 
 
 def test_features_are_shown_as_numbers(tmp_path):

@@ -86,16 +86,14 @@ class Decoder(Dataset[Decoded]):
 
     Args:
         encoded: The images.
-        spec: What each is brought to; without it, it keeps its size.
-        channels: 1 or 3, for images that keep their size.
+        spec: What each is brought to.
+        resize: Whether ``spec`` is for the size too; else each keeps its own.
     """
 
-    def __init__(
-        self, encoded: EncodedImages, spec: ImageSpec | None = None, *, channels: int | None = None
-    ) -> None:
+    def __init__(self, encoded: EncodedImages, spec: ImageSpec, *, resize: bool = True) -> None:
         self._encoded = encoded
         self._spec = spec
-        self._channels = channels
+        self._resize = resize
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -104,8 +102,11 @@ class Decoder(Dataset[Decoded]):
     def __getitem__(self, index: int) -> Decoded:
         """Decode one image; a reason in its place says why that cannot be."""
         try:
-            pixels, done = decode(self._encoded.read(index), self._spec, channels=self._channels)
+            pixels, done = decode(self._encoded.read(index), self._spec, resize=self._resize)
         except DataError as error:
             # An exception would come out of a worker with its traceback for a message.
             return index, str(error), []
+        except MemoryError as error:
+            error.add_note(f"while decoding {self._encoded.place(index)}")
+            raise
         return index, pixels, done

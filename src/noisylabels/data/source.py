@@ -25,7 +25,7 @@ from noisylabels.data.examples import (
     channel_statistics,
     stratified_split,
 )
-from noisylabels.data.images import SMALL, ImageSpec, choose_image_spec, peek
+from noisylabels.data.images import SMALL, Header, ImageSpec, choose_image_spec, peek
 from noisylabels.data.label_encoding import note_empty
 from noisylabels.errors import ConfigError, DataError, check_range
 
@@ -330,7 +330,7 @@ class ImageSource(FileSource):
             for index in range(min(PEEKED, len(images)))
             if (header := peek(_readable(images, index))) is not None
         ]
-        return choose_image_spec(headers or [(3, SMALL + 1, SMALL + 1)], self.size)
+        return choose_image_spec(headers or [Header(3, SMALL + 1, SMALL + 1)], self.size)
 
     @property
     def _decoded_size(self) -> int:
@@ -380,7 +380,10 @@ class ImageSource(FileSource):
         for name in ("size", "storage", "memory_budget"):
             identity.pop(name, None)
         storage = "stream" if self._streams else "memory"
-        return identity | {"storage": storage} | dataclasses.asdict(self._image_spec)
+        channels, height, width = self._image_spec.shape
+        # How deep 16-bit images are, too, follows from the contents.
+        resolved = {"storage": storage, "channels": channels, "height": height, "width": width}
+        return identity | resolved
 
     def digest(self) -> str:
         """Return a hash of the names, bytes and labels of all images."""

@@ -148,7 +148,7 @@ class _Images(Indexed[Tensor | str]):
     ) -> None:
         assert isinstance(examples.inputs, StreamedImages), "what is in memory does not stream"
         self._encoded = examples.inputs.encoded
-        self._decoder = Decoder(self._encoded, channels=examples.inputs.spec.channels)
+        self._decoder = Decoder(self._encoded, examples.inputs.spec, resize=False)
         self._transform = transform
         self._seed = seed
         self._epoch = epoch
