@@ -12,6 +12,7 @@ import torch
 
 import noisylabels
 from noisylabels.__main__ import main
+from pictures import save
 
 RUN = """
 epochs = 2
@@ -351,6 +352,7 @@ def test_every_kind_of_noise_is_listed(capsys):
             "seed: expected a value greater than or equal to 0, got -1",
         ),
         (["data", "show", "digit"], "unknown data 'digit': did you mean 'digits'?"),
+        (["data", "show", "photos2"], "unknown data 'photos2' (known: "),
         (["data", "show", "folder:nowhere"], "nowhere: expected a folder"),
         (["data", "check", "cifar10", "."], "unknown dataset to check 'cifar10'"),
         (["data", "check", "webvision", "."], "info/train_filelist_google.txt: cannot be read"),
@@ -372,3 +374,38 @@ def test_bad_words_of_noise_and_data(run, capsys, words, message):
     assert shown.err.startswith(f"noisylabels: {message}")
     assert shown.err.count("\n") == 1
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_page_table_and_run_of_a_file_whose_name_is_no_text(run, capsys):
+    odd = os.fsdecode(b"caf\xe9")
+    for number in range(12):
+        array = np.full((8, 8, 3), 20 * number, dtype=np.uint8)
+        name = f"{odd if number < 2 else ''}{number}.png"
+        try:
+            save(Path("photos", ("dark", "light")[number > 5], name), array)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    assert main(["data", "show", "photos", "--out", "page.html"]) == 0
+    assert "caf\\udce9" in Path("page.html").read_text(encoding="utf-8")
+    Path("run.toml").write_text(
+        'epochs = 1\ndata = { name = "folder", root = "photos" }\n'
+        'model = { name = "mlp", hidden = [4] }\n'
+    )
+    assert main(["train", "run.toml"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    places = np.load(folder / "labels.npz")
+    names = [Path(place).name for key in ("places", "test_places") for place in places[key]]
+    assert sum(name.startswith(odd) for name in names) == 2
+    assert main(["report", "runs"]) == 0
+    assert main(["status", "runs"]) == 0
+    lines = ["path,label"]
+    for path in sorted(Path("photos").glob("*/*.png")):
+        lines.append(f"{path},{path.parent.name}")
+    Path("table.csv").write_bytes(os.fsencode("\n".join(lines)))
+    assert main(["data", "show", "table.csv", "--out", "table.html"]) == 0
+    assert "12 images" in capsys.readouterr().out
+    broken = b"path,label\n" + os.fsencode(lines[1]).replace(b"dark", b"d\xe4rk") + b"\n"
+    Path("latin.csv").write_bytes(broken)
+    assert main(["data", "show", "latin.csv"]) == 2
+    assert "latin.csv: row 2: expected UTF-8 text" in capsys.readouterr().err

@@ -5,13 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from noisylabels.errors import NoisyLabelsError
+from noisylabels.errors import CheckpointError, NoisyLabelsError
 from noisylabels.run.config import parse
 from noisylabels.run.launch import ending_others, is_global_zero
 
 
 @pytest.mark.parametrize(
-    ("error", "saves"), [(NoisyLabelsError("not finite"), True), (OSError("disk full"), False)]
+    ("error", "saves"),
+    [
+        (NoisyLabelsError("not finite"), True),
+        (CheckpointError("disk full"), False),
+        (OSError("of a callback"), False),
+    ],
 )
 def test_other_processes_may_save_only_where_all_fail_alike(tmp_path, error, saves):
     code = "import sys, time; print(flush=True); time.sleep(1); open(sys.argv[1], 'w')"

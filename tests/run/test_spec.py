@@ -74,7 +74,7 @@ def test_what_is_there_says_what_it_is(tmp_path):
     assert with_more == Component("folder", {"root": str(tmp_path / "photos"), "size": 8})
     assert spec.parse(str(tmp_path / "run.toml")) == Component("digits", {"limit": 3})
     (tmp_path / "a.doc").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"a.doc: expected a .csv, .parquet, .npz or .toml"):
+    with pytest.raises(ConfigError, match=r"a.doc: expected a .csv, .txt, .parquet"):
         spec.parse(str(tmp_path / "a.doc"))
 
 
@@ -117,3 +117,14 @@ def test_a_source_is_made(tmp_path):
     made = spec.source(spec.parse(f"arrays:{tmp_path / 'a.npz'},test_share=0.5"))
     assert made.path == Path(tmp_path / "a.npz")
     assert len(made.load().test) == 2
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"unknown data 'photos2' .*nor is photos2 a file or fol"):
+        spec.parse("photos2")
+
+
+def test_a_list_is_a_table(tmp_path):
+    (tmp_path / "clean_train_kv.txt").write_text("a.png 1\n")
+    assert spec.parse(str(tmp_path / "clean_train_kv.txt")).name == "table"

@@ -234,6 +234,9 @@ class Table(SplittableImageSource):
             relative = _inside(root, name, place, report)
             if relative is None:
                 continue
+            named = _is_text(name) or (root / relative).exists()
+            if not (named and _is_text(str(label))):
+                raise DataError(f"{place}: expected UTF-8 text, save it as that")
             if relative in seen:
                 before, label_before, test_before = seen[relative]
                 if (label_before, test_before) == (label, split == test):
@@ -733,13 +736,18 @@ def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None
     return str(path.relative_to(root))
 
 
+def _is_text(value: str) -> bool:
+    """Return whether a string has no bytes in it that are no UTF-8."""
+    return not any("\udc80" <= character <= "\udcff" for character in value)
+
+
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, errors: str = "strict") -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -749,7 +757,8 @@ def _read_text(path: Path) -> str:
 def _read_csv(
     path: Path, column: str, report: LoadReport
 ) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    text = _read_text(path)
+    # Names of files are not always text; what else there is must be.
+    text = _read_text(path, errors="surrogateescape")
     header = text.partition("\n")[0]
     # Spreadsheets of half the world write semicolons.
     delimiter = ","

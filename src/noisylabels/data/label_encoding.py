@@ -81,8 +81,10 @@ def encode_labels(
     sound = torch.ones(len(values), dtype=torch.bool)
     for index, label in enumerate(found):
         if label is None:
-            got = "none" if _is_missing(values[index]) else f"{values[index]!r:.80}"
-            report.reject(places[index], f"expected a label {expected}, got {got}")
+            value = values[index]
+            wanted = expected if texts[index] or not isinstance(value, bytes) else "in UTF-8"
+            got = "none" if _is_missing(value) else f"{value!r:.80}"
+            report.reject(places[index], f"expected a label {wanted}, got {got}")
             sound[index] = False
     encoded = torch.tensor([label for label in found if label is not None]).long()
     greatest = int(encoded.max()) if len(encoded) else 0

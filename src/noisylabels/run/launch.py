@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from noisylabels.errors import ConfigError, NoisyLabelsError
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
 from noisylabels.methods.engine import Engine
 from noisylabels.run.config import RunConfig
 
@@ -103,7 +103,9 @@ def ending_others(engine: Engine) -> Iterator[None]:
         started = list(watched)
         # Or whoever watches them would kill this one, before it has said why.
         watched.clear()
-        patience = PATIENCE if isinstance(error, NoisyLabelsError) else 0
+        # Only the first process writes: what it cannot write, it alone knows of.
+        alike = isinstance(error, NoisyLabelsError) and not isinstance(error, CheckpointError)
+        patience = PATIENCE if alike else 0
         end = time.monotonic() + patience
         for process in started:
             with suppress(subprocess.TimeoutExpired):

@@ -20,7 +20,7 @@ from noisylabels.data.digests import file_digest
 from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import batch_of_one
-from noisylabels.errors import ConfigError, NoisyLabelsError, check_range
+from noisylabels.errors import ConfigError, NoisyLabelsError, check_range, unknown
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
 from noisylabels.methods.optimizers import OPTIMIZERS
@@ -218,6 +218,10 @@ def find(what: str, component: Component) -> Found:
         ConfigError: There is no such thing, or a parameter is unknown or of the wrong type.
         DataError: A file that a parameter names cannot be read.
     """
+    if what == "data" and component.name not in SOURCES and ":" not in component.name:
+        folder = f'data = {{name = "folder", root = "{component.name}"}}'
+        known = unknown(what, component.name, [*SOURCES, *ALIASES])
+        raise ConfigError(f"{known}; if it is a folder of images: {folder}")
     target = config.find(component.name, REGISTRIES[what], what)
     optional = ("seed",) if what == "noise" else ()
     parameters = config.bind(

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from noisylabels.data.datasets import ALIASES, SOURCES
+from noisylabels.data.files import LISTS
 from noisylabels.data.source import Source, check_source
-from noisylabels.errors import ConfigError
+from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import Component
 
@@ -46,6 +47,8 @@ def parse(spec: str) -> Component:
     # "module:attr" names the user's own source.
     if colon and name not in SOURCES:
         name, where = word, ""
+    if name not in SOURCES and ":" not in name:
+        raise ConfigError(f"{unknown('data', name, SOURCES)}; nor is {name} a file or folder here")
     target = config.find(name, SOURCES, "data")
     parameters: dict[str, object] = {_place(target): where} if where else {}
     for setting in settings:
@@ -69,10 +72,14 @@ def source(component: Component) -> Source:
 
 def _kind(path: Path) -> str:
     if path.is_file():
-        kinds = {".npz": "arrays", ".csv": "table", ".tsv": "table", ".parquet": "table"}
-        if path.suffix.lower() in kinds:
-            return kinds[path.suffix.lower()]
-        raise ConfigError(f"{path}: expected a .csv, .parquet, .npz or .toml file, or a folder")
+        suffix = path.suffix.lower()
+        if suffix in (".csv", ".tsv", ".parquet", *LISTS):
+            return "table"
+        if suffix == ".npz":
+            return "arrays"
+        raise ConfigError(
+            f"{path}: expected a .csv, .txt, .parquet, .npz or .toml file, or a folder"
+        )
     patterns = ("*.parquet", "data/*.parquet", "train/*.parquet", "*.arrow", "train/*.arrow")
     if any(True for pattern in patterns for _ in path.glob(pattern)):
         return "parquet"
