@@ -1,32 +1,15 @@
 """What several tests share."""
 
-import os
-
-# Tests run side by side, and so do the processes that some of them start: threads of several would
-# wait for each other.
-os.environ["OMP_NUM_THREADS"] = "1"
-
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
-torch.set_num_threads(1)
 # A busy machine is no reason to fail, and every draw comes again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 SHARED = Path(__file__).parents[2] / "shared"
-
-
-@pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave the user's own cache alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NOISYLABELS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
