@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from noisylabels.run import loop
 from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
 from waiting import wait_for
 
@@ -159,15 +161,16 @@ METHODS = {
         *(pytest.param(name, marks=pytest.mark.long) for name in ("gjs", "jocor")),
     ],
 )
-def test_two_processes_remember_and_choose_as_one(images, tmp_path, name):
+def test_two_processes_remember_and_choose_as_one(images, tmp_path, name, monkeypatch):
     """Memories, choices and estimates are those of the whole batch."""
     run = images | MLP | {"epochs": 5} | METHODS[name]
     script = tmp_path / "keeping.py"
     script.write_text(KEEPING)
-    keeping = {"launcher": (), "script": script}
-    single = finish(start(write(tmp_path / "one.toml", run), tmp_path / "one", **keeping))
     path = write(tmp_path / "two.toml", run | {"devices": 2})
-    folder = finish(start(path, tmp_path / "two", **keeping))
+    folder = finish(start(path, tmp_path / "two", launcher=(), script=script))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(RunFolder, "discard_checkpoints", lambda folder: None)
+    single = train(parse(run), tmp_path / "one")
     for ours, theirs in zip(lines(folder), lines(single), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours.get("forget", 0) == pytest.approx(theirs.get("forget", 0), rel=1e-5)
