@@ -40,10 +40,10 @@ class Mine(Source):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "planned_source.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    return tmp_path / "mine.py"
+    monkeypatch.delitem(sys.modules, "planned_source", raising=False)
+    return tmp_path / "planned_source.py"
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def run_id(tables):
 
 
 def test_an_edited_source_of_the_users_own_is_another_run(mine):
-    data = {"data": {"name": "mine:Mine"}}
+    data = {"data": {"name": "planned_source:Mine"}}
     first = run_id(data)
-    assert run_id({"data": {"name": "mine:Mine", "scale": 1.0}}) == first
-    assert run_id({"data": {"name": "mine:Mine", "scale": 2.0}}) != first
+    assert run_id({"data": {"name": "planned_source:Mine", "scale": 1.0}}) == first
+    assert run_id({"data": {"name": "planned_source:Mine", "scale": 2.0}}) != first
     mine.write_text(SOURCE.replace("COUNT = 12", "COUNT = 14"))
     assert run_id(data) != first
 
