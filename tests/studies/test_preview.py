@@ -1,14 +1,13 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from browser import browse
 from noisylabels.__main__ import main
 from noisylabels.data.examples import Dataset, Examples
 from noisylabels.studies.preview import write
@@ -44,26 +43,6 @@ def test_the_page_holds_classes_counts_and_samples(page):
     assert text.count("<img") == 24
     assert "1 rows left out" in text
     assert "http" not in text
-
-
-def browse(folder, *arguments):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={folder / 'profile'}",
-        *arguments,
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
 
 
 @pytest.mark.slow

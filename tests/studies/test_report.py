@@ -4,11 +4,11 @@ import html.parser
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
+from browser import browse
 from noisylabels.errors import DataError
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
@@ -275,9 +275,6 @@ WIDTHS = (390, 1000, 1400)
 
 def measure(page, folder):
     """Lay a page out in windows of several widths, and return what a browser says of each."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
     # A window of its own would be no narrower than 500 pixels.
     source = html.escape(page.read_text(encoding="utf-8"))
     style = "height: 900px; border: 0"
@@ -285,22 +282,8 @@ def measure(page, folder):
         f'<iframe style="width: {width}px; {style}" srcdoc="{source}"></iframe>' for width in WIDTHS
     ]
     (folder / "frames.html").write_text(MEASURE % "".join(frames), encoding="utf-8")
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={folder / 'profile'}",
-        "--dump-dom",
-        (folder / "frames.html").as_uri(),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
-    return json.loads(html.unescape(re.search(r"<body>(\[.*\])", done.stdout)[1]))
+    shown = browse(folder, "--dump-dom", (folder / "frames.html").as_uri())
+    return json.loads(html.unescape(re.search(r"<body>(\[.*\])", shown)[1]))
 
 
 @pytest.mark.slow
