@@ -277,3 +277,9 @@ def test_arrays_under_the_names_of_medmnist_and_keras_are_read(tmp_path):
     assert arrays(tmp_path, x=X, y=column).load().test_is_given
     with pytest.raises(DataError, match=r"y: expected 6 class numbers .* got shape \(6, 2\)"):
         arrays(tmp_path, x=X, y=np.stack([Y, Y], 1)).load()
+
+
+def test_whole_numbers_are_said_to_be_features(tmp_path):
+    said = "inputs are whole numbers: they are standardised as features"
+    assert any(said in note for note in arrays(tmp_path, x=X.astype(int), y=Y).load().notes)
+    assert not any(said in note for note in arrays(tmp_path, x=X, y=Y).load().notes)

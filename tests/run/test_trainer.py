@@ -590,6 +590,34 @@ def test_users_own_components(digits, tmp_path, own):
         plan(parse(digits | {"model": {"name": "own:positional", "width": 4}}))
 
 
+def test_a_network_that_does_not_fit_the_data_is_named_before_it_trains(digits, tmp_path, own):
+    own.write_text(
+        OWN
+        + "def ids(shape, num_classes):\n    return nn.Embedding(9, num_classes)\n"
+        + "def wide(shape, num_classes):\n"
+        + "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 1))\n"
+    )
+    given = r"two float32 inputs of shape \(1, 8, 8\)"
+    with pytest.raises(ConfigError, match=rf"model: 'own:ids' fails on {given} \(RuntimeError: "):
+        train(parse(digits | {"model": "own:ids"}), tmp_path / "runs")
+    expected = rf"model: 'own:wide': expected logits of shape \(2, 10\) for {given}, got \(2, 11\)"
+    with pytest.raises(ConfigError, match=expected):
+        train(parse(digits | {"model": "own:wide"}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_callback_raises_is_its_own(digits, tmp_path):
+    """Not an error of the run folder, which it would be called by its kind."""
+
+    class Failing(Callback):
+        def on_epoch(self, metrics):
+            raise OSError("the user's disk")
+
+    with pytest.raises(OSError, match="the user's disk") as error:
+        train(parse(digits), tmp_path, [Failing()])
+    assert not isinstance(error.value, NoisyLabelsError)
+
+
 def test_random_layers_do_not_notice_a_cut(digits, tmp_path, own):
     run = parse(digits | {"model": "own:dropout"})
     whole = train(run, tmp_path / "whole")

@@ -208,6 +208,12 @@ class Arrays(SplittableSource):
             inputs.append(array)
             labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
             test += [part == "_test"] * len(array)
+        tables = [array for name, array in self._arrays.items() if name.startswith("x")]
+        if any(array.dtype.kind in "iu" and array.ndim == 2 for array in tables):
+            report.note(
+                "inputs are whole numbers: they are standardised as features, not taken as ids of "
+                "tokens or categories"
+            )
         unread = sorted({*self._arrays} - {*PUBLISHED, *NAMES})
         if unread:
             report.note(f"arrays that are not read: {', '.join(unread)}")

@@ -32,6 +32,6 @@ def on_short_training(run: RunConfig, examples: int) -> str | None:
         return None
     return (
         f"short training: {steps} steps at a learning rate of {rates['lr']:g} may be too few for "
-        f"dal with q_start {q_start:g}, which on digits needed about {least / travel:.1f} times as "
-        f"many; a lower q_start (0.0) needs fewer, see docs/losses/dal.md"
+        f"dal with q_start {q_start:g}, which on digits needed {round(steps * least / travel)}; a "
+        f"lower q_start (0.0) needs fewer, see docs/losses/dal.md"
     )

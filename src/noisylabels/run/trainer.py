@@ -26,7 +26,7 @@ from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
 from noisylabels.run.advice import on_short_training
 from noisylabels.run.callbacks import Callback, Callbacks, Start
-from noisylabels.run.config import RunConfig
+from noisylabels.run.config import Component, RunConfig
 from noisylabels.run.device import (
     Setup,
     allow_tf32,
@@ -314,6 +314,7 @@ def assemble(
     example = network(0)
     device = default_device()
     _check_batch_norm(example, run)
+    _try_network(example, run.model, shape, len(dataset.classes))
     precision: str = run.precision
     if precision == "auto":
         kept = before.get("precision") if before.get("device") == device.type else None
@@ -399,6 +400,27 @@ def assemble(
         device=device,
     )
     return state, setup
+
+
+def _try_network(
+    network: nn.Module, model: Component, shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Refuse a network that does not fit the data, before anything is trained."""
+    given = f"two float32 inputs of shape {shape}"
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(2, *shape))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"model: {model.name!r} fails on {given} ({reason})") from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != (2, num_classes):
+        raise ConfigError(
+            f"model: {model.name!r}: expected logits of shape (2, {num_classes}) for {given}, got "
+            f"{found}"
+        )
+    network.train()
 
 
 def _check_batch_norm(network: nn.Module, run: RunConfig) -> None:
