@@ -3,9 +3,9 @@
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from noisylabels.errors import ConfigError, MissingExtraError, unknown
 
@@ -14,34 +14,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("tyro", "train") from error
 
-OPTIONS = {
-    "demo": ("--seeds", "--out", "--report"),
-    "train": ("--out",),
-    "report": ("--out",),
-    "status": (),
-    "losses": (),
-    "noise": (),
-    "noise list": (),
-    "noise make": ("--rate", "--seed", "--out"),
-    "noise inspect": ("--key", "--clean", "--data", "--json", "--out"),
-    "data": (),
-    "data show": ("--out",),
-    "data check": (),
-}
-"""The options of each command."""
-COMMANDS = {
-    name: [other.partition(" ")[2] for other in OPTIONS if other.startswith(f"{name} ")]
-    for name in OPTIONS
-    if " " not in name
-}
-"""The commands, and those that each has below it."""
-
 
 @dataclass(frozen=True)
 class Demo:
     """Train on digits with 40 % label noise: CE, GCE and DAL, several seeds each; show the table.
 
-    Real handwritten digits, nothing to download, one to three minutes on two cores. Running it
+    Real handwritten digits, nothing to download, little more than a minute on two cores. Running it
     again continues what is not finished.
     """
 
@@ -192,6 +170,42 @@ Command = (
 )
 
 
+CLASSES: dict[str, type] = {
+    "demo": Demo,
+    "train": Train,
+    "report": Report,
+    "status": Status,
+    "losses": Losses,
+    "noise": Noise,
+    "noise list": NoiseList,
+    "noise make": NoiseMake,
+    "noise inspect": NoiseInspect,
+    "data": Data,
+    "data show": DataShow,
+    "data check": DataCheck,
+}
+"""What each command takes."""
+COMMANDS = {
+    name: [other.partition(" ")[2] for other in CLASSES if other.startswith(f"{name} ")]
+    for name in CLASSES
+    if " " not in name
+}
+"""The commands, and those that each has below it."""
+
+
+def options(command: type) -> list[str]:
+    """Return the options of a command: all that it takes but its positional words.
+
+    Example:
+        >>> options(Report)
+        ['--out']
+    """
+    positional = get_args(tyro.conf.Positional[int])[1]
+    return [
+        f"--{field.name}" for field in fields(command) if positional not in get_args(field.type)
+    ]
+
+
 def run(words: Sequence[str]) -> None:
     """Run a command.
 
@@ -266,7 +280,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
-            raise ConfigError(unknown(f"option of {name}", option, OPTIONS[name]))
+            raise ConfigError(unknown(f"option of {name}", option, options(CLASSES[name])))
     if spare and not prefix:
         raise ConfigError(f"{name}: unexpected {' '.join(spare)!r}")
     return list(spare)

@@ -202,7 +202,9 @@ class Loss(nn.Module, ABC):
         """Tell the stateful schedules what has been measured.
 
         Args:
-            metrics: For example ``{"validation_accuracy": 0.91}``.
+            metrics: In a loop of one's own whatever the schedules ask for, such as
+                ``{"validation_accuracy": 0.91}``; in a run see
+                :class:`~noisylabels.schedules.StatefulSchedule`.
         """
         for schedule in self._stateful().values():
             schedule.update(metrics)
@@ -289,8 +291,8 @@ class Loss(nn.Module, ABC):
             warnings.warn(
                 f"{type(self).__name__}: for whole batches the network predicts class "
                 f"{int(predicted[0])} alone. A loss that is robust before the network has learnt "
-                f"anything can end so: train longer, or start nearer to cross entropy, with DAL by "
-                f"q_start=0.0",
+                f"anything can end so: train longer, or start nearer to cross entropy"
+                + (", by q_start=0.0" if hasattr(self, "q_start") else ""),
                 stacklevel=6,
             )
 

@@ -7,6 +7,7 @@ A schedule that follows more than the clock is a :class:`StatefulSchedule`.
 """
 
 import functools
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -26,7 +27,11 @@ GRID = tuple(step / 1000 for step in range(1001))
 
 @runtime_checkable
 class StatefulSchedule(Protocol):
-    """A schedule that follows how training goes, for example the accuracy on a hold-out.
+    """A schedule that follows how training goes.
+
+    In a run :meth:`update` is called after each epoch with its number, mean training loss, learning
+    rate, the loss's hyper-parameters and what the method has to say: ``epoch``, ``loss``, ``lr``,
+    ``q``, ... Not with accuracies, for a result must not depend on how often a run is evaluated.
 
     A call only reads the state; :meth:`update` is all that changes it. What ``state_dict``
     returns becomes part of a checkpoint: keep to numbers, strings, lists and dictionaries.
@@ -222,8 +227,8 @@ def parse(name: str, value: Hyperparameter) -> float | Schedule:
 
     Args:
         name: The hyper-parameter's name, for the message.
-        value: A number, a schedule, or a table: a key of ``SCHEDULES`` under ``"schedule"`` and
-            that schedule's keyword arguments.
+        value: A number, a schedule, or a table: under ``"schedule"`` a key of ``SCHEDULES``, or
+            ``"module:attr"`` for a function or class of the user's own, and its keyword arguments.
 
     Returns:
         A float or a schedule.
@@ -261,6 +266,8 @@ def _of_table(name: str, table: Mapping[str, Any]) -> Schedule:
             f'{name}: expected a table such as {{schedule = "linear", start = 0.6, end = 1.5}}, '
             f"got {table!r}"
         )
+    if ":" in key:
+        return _own(name, key, arguments)
     if key not in SCHEDULES:
         raise ConfigError(f"{name}: {unknown('schedule', key, SCHEDULES)}")
     parameters = list(inspect.signature(SCHEDULES[key]).parameters.values())
@@ -276,6 +283,24 @@ def _of_table(name: str, table: Mapping[str, Any]) -> Schedule:
             for number in value:
                 check_number(f"{name}: {argument}", number)
     return functools.partial(SCHEDULES[key], **arguments)
+
+
+def _own(name: str, key: str, arguments: Mapping[str, Any]) -> Schedule:
+    """Make the user's own schedule: an instance of a class, or a function with its arguments."""
+    module, _, attribute = key.partition(":")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+        made = target(**arguments) if isinstance(target, type) else target
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: schedule {key!r} cannot be made: {error}") from error
+    if not callable(made):
+        raise ConfigError(f"{name}: expected {key!r} to be a schedule, got {made!r:.80}")
+    if made is target:
+        return functools.partial(target, **arguments)
+    # One with a state must be whole.
+    parse(name, made)
+    schedule: Schedule = made
+    return schedule
 
 
 def foresee(value: float | Schedule) -> dict[float, float]:

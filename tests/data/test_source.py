@@ -70,6 +70,8 @@ def test_only_dataclasses_are_sources(mine):
         """Its own fields would not be seen."""
 
     assert check_source(mine, "my:Mine") is mine
-    for made, kind in ((Hidden(table=mine.table, year=1), "Hidden"), (7, "int"), (Mine, "ABCMeta")):
+    with pytest.raises(ConfigError, match="on the class 'my:x' itself, not only on the one that"):
+        check_source(Hidden(table=mine.table, year=1), "my:x")
+    for made, kind in ((7, "int"), (Mine, "ABCMeta")):
         with pytest.raises(ConfigError, match=f"expected 'my:x' to be a subclass .* got {kind}"):
             check_source(made, "my:x")

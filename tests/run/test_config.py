@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 import pytest
 
 from noisylabels.errors import ConfigError
+from noisylabels.losses import LOSSES
 from noisylabels.run.config import Component, bind, find, load, parse
 from noisylabels.schedules import Hyperparameter
 
@@ -83,6 +84,13 @@ def test_a_parameter_of_a_schedule_can_be_changed(tmp_path):
     assert load(path, ["--loss.q.end", "1.2"]).loss == Component("gce", {"q": q})
     constant = {"schedule": "constant"}
     assert load(path, ["--loss.q.schedule", "constant"]).loss == Component("gce", {"q": constant})
+
+
+def test_a_schedule_is_a_table_on_the_command_line_too(file):
+    q = {"schedule": "linear", "start": 0.6, "end": 1.5}
+    text = '{schedule = "linear", start = 0.6, end = 1.5}'
+    loss = load(file, ["--loss.name", "gce", "--loss.q", text]).loss
+    assert bind(loss, LOSSES["gce"], "loss") == {"q": {**q, "begin": 0.0}}
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,38 @@ def test_an_edited_source_of_the_users_own_is_another_run(mine):
     assert run_id(data) != first
 
 
+def test_code_beside_it_that_a_component_uses_counts_too(digits, tmp_path, monkeypatch):
+    """A base class, and a function that it calls, each in a file of its own."""
+    files = {
+        "planned_helper.py": "def scale():\n    return 1.0\n",
+        "planned_base.py": (
+            "from torch import nn\n\nimport planned_helper\n\n"
+            "class Base(nn.Module):\n"
+            "    def __init__(self, shape, num_classes):\n"
+            "        super().__init__()\n"
+            "        self.linear = nn.Linear(64, num_classes)\n"
+            "    def forward(self, input):\n"
+            "        return planned_helper.scale() * self.linear(input.flatten(1))\n"
+        ),
+        "planned_model.py": "from planned_base import Base\n\nclass Mine(Base):\n    pass\n",
+        "planned_stranger.py": "value = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    tables = digits | {"model": "planned_model:Mine"}
+    seen = [run_id(tables)]
+    for name in ("planned_model.py", "planned_base.py", "planned_helper.py"):
+        (tmp_path / name).write_text(files[name] + "# changed\n")
+        seen.append(run_id(tables))
+    assert len(set(seen)) == 4
+    (tmp_path / "planned_stranger.py").write_text("value = 2\n")
+    assert run_id(tables) == seen[-1]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert run_id(tables) == seen[0]
+
+
 def test_images_replaced_by_others_of_the_same_size_are_another_run(photos, tmp_path):
     first = run_id(photos)
     path = tmp_path / "photos/cat/0.bmp"

@@ -390,14 +390,16 @@ def test_a_service_that_fails_later_does_not_end_the_run(monkeypatch):
         service.on_epoch(line(epoch))
     service.on_end()
     assert said == ["wandb gets no more metrics: ConnectionError('no network')"]
-    assert client.calls == ["on_start", "on_epoch"]
+    assert client.calls == ["on_start", "on_epoch", "on_end"], "closed once, when it fails"
     client, service = failing(monkeypatch, "on_end", said.append)
     service.on_start(start(Path("runs/abc")))
     service.on_end()
     assert client.calls == ["on_start", "on_end"]
 
 
-def test_a_service_that_cannot_start_is_named(monkeypatch):
-    _, service = failing(monkeypatch, "on_start", print)
+def test_a_service_that_cannot_start_is_named_and_closed(monkeypatch):
+    client, service = failing(monkeypatch, "on_start", print)
     with pytest.raises(NoisyLabelsError, match="trackers: wandb cannot be started: no network"):
         service.on_start(start(Path("runs/abc")))
+    service.on_end()
+    assert client.calls == ["on_start", "on_end"]

@@ -135,8 +135,13 @@ def check_source(made: object, name: str) -> Source:
         ConfigError: It is no :class:`Source`, or its class is not a dataclass itself: the base
             class's fields would hide its own.
     """
-    if isinstance(made, Source) and "__dataclass_fields__" in vars(type(made)):
-        return made
+    if isinstance(made, Source):
+        if "__dataclass_fields__" in vars(type(made)):
+            return made
+        raise ConfigError(
+            f"data: expected @dataclass(frozen=True, kw_only=True) on the class {name!r} itself, "
+            f"not only on the one that it is a subclass of"
+        )
     raise ConfigError(
         f"data: expected {name!r} to be a subclass of noisylabels.data.source.Source with "
         f"@dataclass(frozen=True, kw_only=True), got {type(made).__name__}"

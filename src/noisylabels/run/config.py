@@ -379,6 +379,8 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
     if annotation is inspect.Parameter.empty or annotation is Any:
         return value.read() if isinstance(value, Word) else value
     if annotation == Hyperparameter:
+        if isinstance(value, Word) and isinstance(value.read(), Mapping):
+            value = value.read()
         if isinstance(value, Mapping):
             return _typed_schedule(value, place)
         annotation = float
@@ -406,10 +408,12 @@ def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
             f"{place}: expected a number or a table such as "
             f'{{schedule = "linear", start = 0.6, end = 1.5}}, got {dict(table)!r}'
         )
-    if name not in SCHEDULES:
-        raise ConfigError(f"{place}: {unknown('schedule', name, SCHEDULES)}")
+    try:
+        target = find(name, SCHEDULES, "schedule")
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
     arguments = {key: value for key, value in table.items() if key != "schedule"}
-    return {"schedule": name, **bind(Component(name, arguments), SCHEDULES[name], place)}
+    return {"schedule": name, **bind(Component(name, arguments), target, place)}
 
 
 def override_tables(words: Sequence[str]) -> dict[str, Any]:

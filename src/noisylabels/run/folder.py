@@ -314,7 +314,8 @@ class RunFolder:
                 for number, network in enumerate(weights)
                 for name, tensor in network.items()
             }
-            metadata = {"format": "pt", "noisylabels": json.dumps(model)}
+            # One entry, for several come in any order, and the same run is to give the same bytes.
+            metadata = {"noisylabels": json.dumps(model)}
             path = self.path / "model.safetensors"
             with writing(path), replacing(path) as temporary:
                 # Not save_file, which lets only its owner read the file.

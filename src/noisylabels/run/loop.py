@@ -182,7 +182,7 @@ class Loop:
         evaluated = self._evaluate()
         own = state.method.metrics()
         # Without what evaluation found: no schedule may follow it, and it can be rarer.
-        state.loss.update(trained | hyperparameters | own)
+        self._update_schedules(trained | hyperparameters | own)
         metrics = trained | evaluated | hyperparameters | own
         if skipped := state.method.skipped:
             metrics["skipped_steps"] = skipped
@@ -191,6 +191,15 @@ class Loop:
             )
         self.history.append(metrics)
         return metrics
+
+    def _update_schedules(self, metrics: dict[str, float]) -> None:
+        try:
+            self._state.loss.update(metrics)
+        except Exception as error:  # the user's own schedule can fail in any way
+            raise NoisyLabelsError(
+                f"loss: a schedule's update failed ({error!r:.200}); it is given "
+                f"{', '.join(metrics)}"
+            ) from error
 
     def _steps(self) -> Iterator[Batch]:
         """Yield the epoch's batches; between two of them the method is whole and can be saved."""
@@ -275,8 +284,9 @@ class Loop:
             self._callbacks.on_message(
                 f"after epoch {self._epoch} of {self._state.config.epochs} every training example "
                 f"is predicted as class {self._state.dataset.classes[only]!r}: the network has "
-                f"learnt nothing yet, or has forgotten it. Train longer, with a smaller learning "
-                f"rate, or with a loss that starts nearer to cross entropy (dal with q_start 0.0)"
+                f"learnt nothing yet, or has forgotten it. Train longer, with another learning "
+                f"rate, or with a loss that starts nearer to cross entropy"
+                + (" (q_start 0.0)" if self._state.config.loss.name == "dal" else "")
             )
 
     def _predict(self) -> Predictions:

@@ -4,10 +4,11 @@ import functools
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -234,14 +235,58 @@ def find(what: str, component: Component) -> Found:
         for name, value in named.items()
         if isinstance(value, Path)
     }
-    if ":" in component.name:
-        with suppress(TypeError):
-            contents[f"{what} {component.name}"] = file_digest(Path(inspect.getfile(target)))
+    schedules = [
+        (value["schedule"], config.find(value["schedule"], SCHEDULES, "schedule"))
+        for value in named.values()
+        if isinstance(value, Mapping) and ":" in str(value.get("schedule"))
+    ]
+    for name, own in [(component.name, target), *schedules]:
+        if ":" in name:
+            contents[f"{what} {name}"] = source_digest(own)
     # What all losses take stands in few signatures, and is said only where it is set.
     shared = config.defaults(Loss) if what == "loss" else {}
     parameters = {k: v for k, v in parameters.items() if k not in shared or v != shared[k]}
     defaults = shared | config.defaults(target)
     return Found(Component(component.name, parameters), target, defaults, contents)
+
+
+def source_digest(target: Callable[..., Any]) -> str:
+    """Hash the source that a user's own component is written in.
+
+    Args:
+        target: The function or class.
+
+    Returns:
+        A hash of the file that it is in, and of all modules beside that file or below that it uses;
+        "" for what has no source, such as a function of a compiled library.
+    """
+    module = inspect.getmodule(target)
+    if module is None or getattr(module, "__file__", None) is None:
+        return ""
+    folder = Path(module.__file__ or "").parent
+    files: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        current = waiting.pop()
+        file = Path(getattr(current, "__file__", None) or "/")
+        # Of a library only the file itself, for its version is what counts.
+        beside = file.is_relative_to(folder) and "site-packages" not in file.parts
+        if current.__name__ in files or not (beside or current is module):
+            continue
+        files[current.__name__] = file
+        for value in vars(current).values():
+            name = value.__name__ if isinstance(value, ModuleType) else _module_of(value)
+            if name in sys.modules:
+                waiting.append(sys.modules[name])
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name} {file_digest(files[name])}\n".encode())
+    return total.hexdigest()
+
+
+def _module_of(value: object) -> str:
+    name = getattr(value, "__module__", None)
+    return name if isinstance(name, str) else ""
 
 
 def identify(

@@ -233,6 +233,7 @@ class Service(Callback):
             try:
                 self._client.on_start(start)
             except Exception as error:  # a service can fail in any way
+                self._give_up()
                 raise NoisyLabelsError(
                     f"trackers: {self._name} cannot be started: {error}"
                 ) from error
@@ -243,15 +244,20 @@ class Service(Callback):
             try:
                 self._client.on_epoch(metrics)
             except Exception as error:  # a service can fail in any way
-                self._client = None
+                self._give_up()
                 self._say(f"{self._name} gets no more metrics: {error!r:.200}")
 
     def on_end(self) -> None:
         """Send what is left, unless it has failed before."""
-        if self._client:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Close the service's run, once: another run of this process must not land in it."""
+        client, self._client = self._client, None
+        if client:
             # What it has got it has got; the run is whole without it.
             with suppress(Exception):
-                self._client.on_end()
+                client.on_end()
 
 
 def _numbers(metrics: Metrics) -> tuple[int, dict[str, float]]:

@@ -44,7 +44,7 @@ from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
 
 
 def train(
-    run: RunConfig | Plan, out: Path = Path("runs"), callbacks: Iterable[Callback] = ()
+    run: RunConfig | Plan, out: Path | str = Path("runs"), callbacks: Iterable[Callback] = ()
 ) -> Path:
     """Make a run, continue it, or find it finished.
 
@@ -77,22 +77,25 @@ def train(
     made = run if isinstance(run, Plan) else plan(run)
     first_process = is_global_zero(made.config)
     followers = list(callbacks) if first_process else []
-    folder = RunFolder(out / made.run_id)
+    folder = RunFolder(Path(out) / made.run_id)
     if folder.finished:
         # A process that died just after it had finished the run may have left them.
         folder.discard_checkpoints()
         _tell_finished(made, folder, Callbacks(followers))
         return folder.path
-    check_writable(out)
+    check_writable(folder.path.parent)
     with folder.held() if first_process else nullcontext():
         _make(made, folder, followers)
     return folder.path
 
 
 def _tell_finished(made: Plan, folder: RunFolder, callbacks: Callback) -> None:
-    epochs = made.config.epochs
-    callbacks.on_start(Start(made.name, folder.path, epochs, epochs, made.config.tables(), ()))
-    callbacks.on_end()
+    epochs, history = made.config.epochs, folder.metrics()
+    settings = made.config.tables()
+    try:
+        callbacks.on_start(Start(made.name, folder.path, epochs, epochs, settings, history))
+    finally:
+        callbacks.on_end()
 
 
 def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
@@ -251,7 +254,8 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
     Raises:
         DataError: The data is missing or damaged, or the noise needs what it does not have.
     """
-    dataset = made.source.load(made.workers)
+    load = functools.partial(made.source.load, made.workers)
+    dataset = build(load, "data", made.config.data)
     train = dataset.train
     features = train.inputs if isinstance(train.inputs, Tensor) else None
     if features is None and made.config.noise.name == "instance":
