@@ -1058,8 +1058,8 @@ class TestCollapse:
         return logits, torch.arange(16) % classes
 
     @staticmethod
-    def call(loss, logits, target):
-        for _ in range(100):
+    def call(loss, logits, target, times=100):
+        for _ in range(times):
             loss(logits, target)
 
     def test_it_is_said_once(self):
@@ -1074,6 +1074,21 @@ class TestCollapse:
         logits, target = self.batch()
         with pytest.warns(UserWarning, match="q_start=0.0"):
             self.call(loss, logits.requires_grad_(), target)
+
+    def test_it_is_said_of_soft_targets_too(self):
+        logits, target = self.batch()
+        with pytest.warns(UserWarning, match="predicts class 1 alone"):
+            self.call(build("gce"), logits, nn.functional.one_hot(target, 4).float())
+
+    def test_it_is_said_where_only_the_last_calls_of_a_short_training_are_so(self):
+        loss = build("dal")
+        logits, target = self.batch()
+        several = torch.eye(4).repeat(4, 1)
+        for call in range(60):
+            loss.progress = call / 60
+            loss(several, target)
+        with pytest.warns(UserWarning, match="predicts class 1 alone"):
+            self.call(loss, logits, target, times=8)
 
     @pytest.mark.parametrize("case", ["evaluation", "mostly that class", "off"])
     def test_it_is_not_said_where_nothing_is_wrong(self, case):

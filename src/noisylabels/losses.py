@@ -273,18 +273,21 @@ class Loss(nn.Module, ABC):
                 f"start; write `loss.progress = epoch / epochs` at the start of every epoch",
                 stacklevel=5,
             )
-        # Other devices would have to be waited for.
-        if self._collapsed < LOOKS and self._calls % (10 if input.is_cpu else 100) == 0:
+        # Other devices would have to be waited for. Late in training there are few calls left, and
+        # no network predicts one class any more only because it has just begun.
+        interval = (10 if input.is_cpu else 100) // (5 if self._progress >= 0.5 else 1)
+        if self._collapsed < LOOKS and self._calls % interval == 0:
             self._look(input, target)
 
     def _look(self, input: Tensor, target: Tensor) -> None:
         """Warn where one class is predicted for whole batches that are mostly of other classes."""
-        if input.ndim != 2 or len(input) < FEWEST_EXAMPLES or target.shape != input.shape[:1]:
+        if input.ndim != 2 or len(input) < FEWEST_EXAMPLES or target.ndim not in (1, 2):
             return
         if torch._C._are_functorch_transforms_active():
             return
         predicted = input.detach().argmax(1)
-        others = (target != predicted[0]).double().mean()
+        labels = target if target.ndim == 1 else target.argmax(1)
+        others = (labels != predicted[0]).double().mean()
         collapsed = (predicted == predicted[0]).all() & (others > 0.5)
         self._collapsed = self._collapsed + 1 if bool(collapsed) else 0
         if self._collapsed == LOOKS:

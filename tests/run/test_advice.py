@@ -20,6 +20,7 @@ def test_short_training_is_said_where_it_was_measured_to_fail(q_start, epochs, s
     if said:
         assert f"q_start {q_start:g}" in said
         assert "docs/losses/dal.md" in said
+        assert ("a lower q_start (0.0)" in said) is (q_start > 0)
 
 
 def test_what_counts_is_the_steps_and_their_size():

@@ -491,7 +491,10 @@ def digits_folder(tmp_path_factory):
         ({"noise": {"name": "none", "rate": 0.4}}, "a kind such as 'symmetric' has a rate"),
         ({"augment": {"name": "crop-flip", "padding": 10**5}}, "augment: padding must be in"),
         ({"lr_schedule": {"name": "constant", "value": math.nan}}, "lr_schedule: factor must be"),
-        ({"loss": "torch.nn:CrossEntropyLoss"}, "loss: expected a subclass of noisylabels.losses"),
+        (
+            {"loss": "torch.nn:CrossEntropyLoss"},
+            "CrossEntropyLoss' to make a noisylabels Loss",
+        ),
         ({"loss": "math:pi"}, "loss: expected a function or class behind 'math:pi'"),
     ],
 )
@@ -603,6 +606,41 @@ def test_a_network_that_does_not_fit_the_data_is_named_before_it_trains(digits, 
     expected = rf"model: 'own:wide': expected logits of shape \(2, 10\) for {given}, got \(2, 11\)"
     with pytest.raises(ConfigError, match=expected):
         train(parse(digits | {"model": "own:wide"}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("model", "torch Module"),
+        ("optimizer", "torch Optimizer"),
+        ("augment", "torch Tensor"),
+        ("noise", "torch Tensor"),
+        ("method", "noisylabels Method"),
+        ("loss", "noisylabels Loss"),
+    ],
+)
+def test_what_a_users_function_gives_back_is_checked(digits, tmp_path, own, what, kind):
+    own.write_text("def five(*given, **named):\n    return 5\n")
+    with pytest.raises(ConfigError, match=f"{what}: expected 'own:five' to make a {kind}, got 5"):
+        train(parse(digits | {what: "own:five"}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("labels[1:]", r"expected torch.int64 labels of shape \(1437,\), got .* \(1436,\)"),
+        ("labels.float()", "got torch.float32 of shape"),
+        ("labels + 1", "expected labels from 0 to 9, got 10 for example"),
+        ("labels / 0", "got torch.float32 of shape"),
+        ("labels.missing", "'own:noisy' failed: AttributeError"),
+    ],
+)
+def test_what_a_users_noise_gives_back_is_checked(digits, tmp_path, own, expression, message):
+    own.write_text(f"def noisy(labels, *, num_classes, features):\n    return {expression}\n")
+    with pytest.raises(ConfigError, match=rf"noise: .*{message}"):
+        train(parse(digits | {"noise": "own:noisy"}), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

@@ -30,8 +30,9 @@ def on_short_training(run: RunConfig, examples: int) -> str | None:
     least = LEAST_TRAVEL[min(LEAST_TRAVEL, key=lambda known: abs(known - q_start))]
     if q_start > max(LEAST_TRAVEL) + 0.1 or travel >= least:
         return None
+    lower = "a lower q_start (0.0)" if q_start > 0.3 else "a higher learning rate"
     return (
         f"short training: {steps} steps at a learning rate of {rates['lr']:g} may be too few for "
-        f"dal with q_start {q_start:g}, which on digits needed {round(steps * least / travel)}; a "
-        f"lower q_start (0.0) needs fewer, see docs/losses/dal.md"
+        f"dal with q_start {q_start:g}, which on digits needed {round(steps * least / travel)}; "
+        f"{lower} needs fewer, see docs/losses/dal.md"
     )

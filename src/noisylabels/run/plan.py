@@ -367,22 +367,28 @@ def choose_augment(facts: Facts) -> str:
     return {"mlp": "none", "resnet18": "crop-flip", "resnet50": "resized-crop"}[choose_model(facts)]
 
 
-def build(make: Callable[[], T], what: str, component: Component | None = None) -> T:
+def build(
+    make: Callable[[], T],
+    what: str,
+    component: Component | None = None,
+    kind: type[Any] = object,
+) -> T:
     """Make something that a configuration describes, or say which part of it is at fault.
 
     Args:
         make: Makes it.
         what: Its key in the configuration.
         component: The component that describes it: whatever the user's own raises is named.
+        kind: What it must be made to be.
 
     Returns:
         What was made.
 
     Raises:
-        ConfigError: It cannot be made.
+        ConfigError: It cannot be made, or is not what it must be.
     """
     try:
-        return make()
+        made = make()
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
     except NoisyLabelsError:
@@ -394,6 +400,11 @@ def build(make: Callable[[], T], what: str, component: Component | None = None) 
         if isinstance(error, TypeError | ValueError):
             raise ConfigError(f"{what}: {error}") from error
         raise
+    if not isinstance(made, kind):
+        name = what if component is None else repr(component.name)
+        expected = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+        raise ConfigError(f"{what}: expected {name} to make a {expected}, got {made!r:.100}")
+    return made
 
 
 def _chosen(part: Component, name: str) -> Component:
@@ -423,13 +434,11 @@ def _streamed(
 def _try_out(made: Plan) -> None:
     """Make one of everything in small, so that a bad value is refused before any work."""
     run = made.config
-    loss = build(made.loss, "loss", run.loss)
-    if not isinstance(loss, Loss):
-        raise ConfigError(
-            f"loss: expected a subclass of noisylabels.losses.Loss, got {run.loss.name!r}"
-        )
+    loss = build(made.loss, "loss", run.loss, Loss)
     parameters = [nn.Parameter(torch.zeros(1))]
-    optimizer = build(lambda: made.optimizer(parameters), "optimizer", run.optimizer)
+    optimizer = build(
+        lambda: made.optimizer(parameters), "optimizer", run.optimizer, torch.optim.Optimizer
+    )
     check_lr = functools.partial(check_range, "factor")
     check_momentum = functools.partial(_check_momentum, optimizer.param_groups[0])
     for what, factor, check in (
@@ -453,7 +462,7 @@ def _try_out(made: Plan) -> None:
         ),
         accumulate=run.accumulate,
     )
-    build(lambda: made.method(context), "method", run.method)
+    build(lambda: made.method(context), "method", run.method, Method)
     if run.model.name in MODELS:
         with torch.device("meta"):
             build(lambda: made.network((1, 32, 32), 2), "model")

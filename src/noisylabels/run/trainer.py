@@ -265,10 +265,7 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
         )
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
-    try:
-        given = made.noise(train.labels, num_classes=len(dataset.classes), features=features)
-    except TypeError as error:
-        raise ConfigError(f"noise: {error}") from error
+    given = _mislabel(made, train.labels, len(dataset.classes), features)
     known = made.source.clean or made.config.noise.name != "none"
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
     limited = first(noisy, made.source.limit)
@@ -282,6 +279,25 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
         limited, kept = hold_out(limited, made.config.validation, seed)
         true = true[kept]
     return limited, true if known else None
+
+
+def _mislabel(made: Plan, true: Tensor, num_classes: int, features: Tensor | None) -> Tensor:
+    noise = made.config.noise
+    make = functools.partial(made.noise, true, num_classes=num_classes, features=features)
+    given = build(make, "noise", noise, Tensor)
+    if given.shape != true.shape or given.dtype != true.dtype:
+        raise ConfigError(
+            f"noise: {noise.name!r}: expected {true.dtype} labels of shape {tuple(true.shape)}, "
+            f"got {given.dtype} of shape {tuple(given.shape)}"
+        )
+    outside = (given < 0) | (given >= num_classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ConfigError(
+            f"noise: {noise.name!r}: expected labels from 0 to {num_classes - 1}, got "
+            f"{int(given[row])} for example {row}"
+        )
+    return given
 
 
 def assemble(
@@ -313,7 +329,7 @@ def assemble(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(run.seed, "weights", number))
             make = functools.partial(made.network, shape, len(dataset.classes))
-            return build(make, "model", run.model)
+            return build(make, "model", run.model, nn.Module)
 
     example = network(0)
     device = default_device()
@@ -366,7 +382,8 @@ def assemble(
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
-        build(lambda: made.augment(inputs[:2], torch.Generator()), "augment", run.augment)
+        trial = functools.partial(made.augment, inputs[:2], torch.Generator())
+        build(trial, "augment", run.augment, Tensor)
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
     parts = {"train": dataset.train, "test": dataset.test, "validation": held_out}
