@@ -364,6 +364,10 @@ def test_every_kind_of_noise_is_listed(capsys):
         ),
         (["data", "show", "digit"], "unknown data 'digit': did you mean 'digits'?"),
         (["data", "show", "photos2"], "unknown data 'photos2' (known: "),
+        (
+            ["data", "show", "digits", "--out", "a.html", "--out=b.html"],
+            "--out is given twice: a command has one value of it",
+        ),
         (["data", "show", "folder:nowhere"], "nowhere: expected a folder"),
         (["data", "check", "cifar10", "."], "unknown dataset to check 'cifar10'"),
         (["data", "check", "webvision", "."], "info/train_filelist_google.txt: cannot be read"),

@@ -217,6 +217,7 @@ def run(words: Sequence[str]) -> None:
         SystemExit: There is no such command or option, or help was asked for.
     """
     _check_command(words)
+    _check_repetition(words)
     command, spare = tyro.cli(
         Command,
         prog="noisylabels",
@@ -247,6 +248,14 @@ def run(words: Sequence[str]) -> None:
         _data_show(command.command)
     else:
         _data_check(command.command)
+
+
+def _check_repetition(words: Sequence[str]) -> None:
+    """Refuse an option that is given twice, of which only the last would count."""
+    named = [word.partition("=")[0] for word in words if word.startswith("--")]
+    for option in named:
+        if named.count(option) > 1 and any(option in options(each) for each in CLASSES.values()):
+            raise ConfigError(f"{option} is given twice: a command has one value of it")
 
 
 def _check_command(words: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from typing import TypedDict, Unpack
 
 import pytest
 
+from noisylabels.data.datasets import Folder
 from noisylabels.errors import ConfigError
 from noisylabels.losses import LOSSES
 from noisylabels.run.config import Component, bind, find, load, parse
@@ -74,6 +75,12 @@ def test_a_word_is_what_its_place_takes(file, tmp_path):
         assert bind(component, folder, "data") == {"root": Path(text)}
     with pytest.raises(ConfigError, match=r"trackers.*: expected 'wandb' or 'mlflow'"):
         load(file, ["--trackers", "wanb"])
+    with pytest.raises(ConfigError, match=r'; several are written \["mlflow", "wandb"\]'):
+        load(file, ["--trackers", "mlflow,wandb"])
+    with pytest.raises(ConfigError, match="data.root: expected a path, got ''"):
+        bind(Component("folder", {"root": ""}), Folder, "data")
+    with pytest.raises(ConfigError, match="got 'epochs=3': did you mean --epochs=3"):
+        load(file, ["epochs=3"])
 
 
 def test_a_parameter_of_a_schedule_can_be_changed(tmp_path):

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from pydantic.dataclasses import dataclass
 
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.schedules import SCHEDULES, Hyperparameter
+
+LONGEST_EXPECTATION = 200
+"""In characters: an enumeration of a library's can go on for pages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,6 +372,7 @@ def _explain(error: Any, value: object) -> str:
         message = str(error["ctx"]["error"])
     else:
         wanted = error["msg"].removeprefix("Input should be ").partition(", got")[0]
+        wanted = textwrap.shorten(wanted, LONGEST_EXPECTATION, placeholder=" ...")
         for word, plain in (("integer", "whole number"), ("array", "list"), ("tuple", "list")):
             wanted = wanted.replace(f"a valid {word}", f"a {plain}")
         wanted = wanted.replace("valid ", "")
@@ -393,10 +398,15 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
         except ValidationError as error:
             refusals.append((error.errors()[0], reading))
         else:
+            if isinstance(typed, Path) and not reading:
+                raise ConfigError(f"{place}: expected a path, got {reading!r}")
             return typed.expanduser() if isinstance(typed, Path) else typed
     # The only item of a list may be at fault, not that it is no list.
     first, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
-    raise ConfigError(f"{place}: {_explain(first, reading)}")
+    refusal = f"{place}: {_explain(first, reading)}"
+    if first["loc"] and isinstance(value, Word) and "," in value.text:
+        refusal += f"; several are written {json.dumps(value.text.split(','))}"
+    raise ConfigError(refusal)
 
 
 def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -428,7 +438,9 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
         word = rest.pop(0)
         key, equals, text = word.partition("=")
         if not key.startswith("--") or len(key) == 2:
-            raise ConfigError(f"expected an override such as --epochs 10, got {word!r}")
+            meant = f"--{word}" if word.partition("=")[0].partition(".")[0] in FIELDS else None
+            hint = f": did you mean {meant}?" if meant else ""
+            raise ConfigError(f"expected an override such as --epochs 10, got {word!r}{hint}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"{key} needs a value")

@@ -220,9 +220,11 @@ def find(what: str, component: Component) -> Found:
         DataError: A file that a parameter names cannot be read.
     """
     if what == "data" and component.name not in SOURCES and ":" not in component.name:
-        folder = f'data = {{name = "folder", root = "{component.name}"}}'
-        known = unknown(what, component.name, [*SOURCES, *ALIASES])
-        raise ConfigError(f"{known}; if it is a folder of images: {folder}")
+        name = component.name
+        hint = f'a folder of images is data = {{name = "folder", root = "{name}"}}'
+        if not Path(name).exists():
+            hint += f", but {Path(name).absolute()} does not exist"
+        raise ConfigError(f"{unknown(what, name, [*SOURCES, *ALIASES])}; {hint}")
     target = config.find(component.name, REGISTRIES[what], what)
     optional = ("seed",) if what == "noise" else ()
     parameters = config.bind(

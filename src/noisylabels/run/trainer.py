@@ -110,7 +110,8 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
     state, setup = assemble(made, dataset, true, before=folder.setup(), say=say)
     with ending_others(state.engine):
         advice = on_short_training(made.config, len(dataset.train))
-        for sentence in filter(None, (*dataset.notes, setup.sentence(), advice)):
+        against = "test accuracy is against given labels" if dataset.test_is_given else None
+        for sentence in filter(None, (*dataset.notes, against, setup.sentence(), advice)):
             say(sentence)
         if first_process:
             folder.open(made.config.tables(), made.identity, dataclasses.asdict(setup))
