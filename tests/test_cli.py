@@ -72,6 +72,24 @@ def test_report_prints_the_table_and_writes_the_page(run, capsys):
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_no_word_of_the_table_is_cut_where_runs_differ_in_much(run, capsys):
+    for number, words in enumerate(
+        [
+            ["--optimizer.lr", "0.02", "--batch_size", "100", "--clip_norm", "1.5"],
+            ["--optimizer.weight_decay", "0.002", "--model.hidden", "[20]"],
+            ["--lr_schedule.end", "0.5", "--accumulate", "2", "--noise.rate", "0.3"],
+        ]
+    ):
+        assert main(["train", "run.toml", "--seed", str(number), "--out", "mine", *words]) == 0
+    capsys.readouterr()
+    assert main(["report", "mine", "--out", "page.html"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    words = {word for line in lines for word in re.findall(r"\w+", line)}
+    assert {"clip_norm", "weight_decay", "batch_size", "accumulate", "memorised"} <= words
+    assert not any("data None" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,10 +2,10 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 from noisylabels.errors import ConfigError, MissingExtraError, unknown
 
@@ -473,19 +473,34 @@ def _data_check(command: DataCheck) -> None:
 
 def _report(runs: Sequence[Path], out: Path) -> None:
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     from noisylabels.studies import report
 
     summary = report.summarise(report.read(runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=summary.shared, title_justify="left")
-    for name in summary.header:
-        side: Literal["left", "right"] = "left" if name in summary.settings else "right"
-        table.add_column(name, justify=side, overflow="fold")
-    for row in summary.rows():
-        table.add_row(*row)
-    console.print(table)
+    settings, rows = len(summary.settings), summary.rows()
+
+    def table(
+        header: Sequence[str], rows: Iterable[Sequence[str]], left: int, widest: int | None = None
+    ) -> Table:
+        made = Table(title=summary.shared, title_justify="left", show_lines=widest is not None)
+        for name in header[:left]:
+            made.add_column(name, overflow="fold")
+        for name in header[left:]:
+            made.add_column(name, justify="right", overflow="fold", max_width=widest)
+        for row in rows:
+            made.add_row(*row)
+        return made
+
+    shown = table(summary.header, rows, settings)
+    if Measurement.get(console, console.options.update_width(10**6), shown).minimum > console.width:
+        # Words would be cut: what tells the groups apart goes into one column.
+        titles = [group.title for group in summary.groups]
+        told = [(title, *row[settings:]) for title, row in zip(titles, rows, strict=True)]
+        shown = table(("runs", *summary.header[settings:]), told, 1, widest=13)
+    console.print(shown)
     for line in summary.legend:
         console.print(line, markup=False, highlight=False)
     for run in summary.unfinished:

@@ -546,6 +546,8 @@ def _places(columns: Mapping[str, Sequence[Any]], groups: Sequence[Sequence[Run]
         if column.startswith("contents of "):
             part, _, parameter = column.removeprefix("contents of ").partition(".")
             for digest, group in zip(digests, groups, strict=True):
+                if digest is None:
+                    continue
                 run = group[0]
                 table = run.config.get(part, {})
                 names = [parameter] if parameter else ["root", "path"]
