@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from noisylabels.run.config import parse
+from noisylabels.run.labelling import label
 from noisylabels.run.loop import Job
-from noisylabels.run.trainer import assemble, label, plan
+from noisylabels.run.trainer import assemble, plan
 
 METHODS: dict[str, dict[str, Any]] = {
     "single": {"method": "single"},

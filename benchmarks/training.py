@@ -32,8 +32,9 @@ from noisylabels.data.examples import Dataset as Loaded
 from noisylabels.losses import build
 from noisylabels.models import MODELS
 from noisylabels.run.config import parse
+from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
-from noisylabels.run.trainer import assemble, label
+from noisylabels.run.trainer import assemble
 
 FORMS = {"ours, float32": "32", "ours, auto": "auto"}
 

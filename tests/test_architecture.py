@@ -48,6 +48,16 @@ def test_help_does_not_import_torch():
     assert not imported & {"torch", "numpy", "pydantic"}
 
 
+def test_labels_are_made_without_what_only_training_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["noise", "make", "symmetric", "digits", "--rate", "0.4"]
+    code = f"import sys; from noisylabels.cli import run; run({words}); print(*sys.modules)"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(made.stdout.splitlines()[-1].split())
+    assert "torch" in loaded
+    assert not loaded & {"lightning_fabric", "torch._dynamo"}
+
+
 def rooms() -> dict[str, Path]:
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -376,8 +376,8 @@ def _noise_list() -> None:
 
 def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
     from noisylabels.run import config, spec
+    from noisylabels.run.labelling import label
     from noisylabels.run.plan import plan
-    from noisylabels.run.trainer import label
     from noisylabels.studies import inspection
 
     changes = config.override_tables(overrides).get("noise", {})
@@ -389,7 +389,8 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
                 "noise": {"name": command.kind, **rate, **changes},
                 "seed": command.seed,
             }
-        )
+        ),
+        trial=False,
     )
     dataset, true = label(made)
     if true is None:

@@ -136,11 +136,13 @@ class Found:
         }
 
 
-def plan(run: RunConfig) -> Plan:
+def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     """Check a configuration and find everything that it names.
 
     Args:
         run: The configuration.
+        trial: Whether one of everything that trains is made in small, so that a bad value is
+            refused before any work; who wants the labels alone need not wait for that.
 
     Returns:
         The plan of the run.
@@ -186,7 +188,11 @@ def plan(run: RunConfig) -> Plan:
         augment=parts["augment"],
         stream=_streamed(components["augment"], parts["augment"]),
     )
-    _try_out(made)
+    rate = made.config.noise.parameters.get("rate")
+    if rate is not None:
+        build(lambda: check_range("rate", rate, high=1.0), "noise")
+    if trial:
+        _try_out(made)
     return made
 
 
@@ -474,9 +480,6 @@ def _try_out(made: Plan) -> None:
             f"batch_size: expected an example for each of {processes} processes, got "
             f"{run.batch_size}"
         )
-    rate = run.noise.parameters.get("rate")
-    if rate is not None:
-        build(lambda: check_range("rate", rate, high=1.0), "noise")
 
 
 def _check_every_epoch(

@@ -1,0 +1,72 @@
+"""A plan's data with the labels that its training set is given."""
+
+import dataclasses
+import functools
+
+from torch import Tensor
+
+from noisylabels.data.batches import derive_seed
+from noisylabels.data.examples import Dataset, first, hold_out
+from noisylabels.errors import ConfigError, DataError
+from noisylabels.run.plan import Plan, build
+
+
+def label(made: Plan) -> tuple[Dataset, Tensor | None]:
+    """Load a plan's data and make its noise.
+
+    The noise is applied to the whole training set, then the limit, then the hold-out.
+
+    Args:
+        made: The plan.
+
+    Returns:
+        The dataset with given labels; and the true labels of its training set, int64 of shape (N),
+        or None where they are not known.
+
+    Raises:
+        DataError: The data is missing or damaged, or the noise needs what it does not have.
+    """
+    load = functools.partial(made.source.load, made.workers)
+    dataset = build(load, "data", made.config.data)
+    train = dataset.train
+    features = train.inputs if isinstance(train.inputs, Tensor) else None
+    if features is None and made.config.noise.name == "instance":
+        raise ConfigError(
+            "noise: 'instance' needs the images' features in memory, but they stream: "
+            'storage = "memory" in data, or a label file'
+        )
+    if features is not None and features.is_floating_point():
+        features = (features - dataset.mean) / dataset.std
+    given = _mislabel(made, train.labels, len(dataset.classes), features)
+    known = made.source.clean or made.config.noise.name != "none"
+    noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
+    limited = first(noisy, made.source.limit)
+    if len(limited.train) < 2:
+        raise DataError(
+            f"limit {made.source.limit}: expected at least 2 training examples to learn from"
+        )
+    true = train.labels[: len(limited.train)]
+    if made.config.validation:
+        seed = derive_seed(made.config.seed, "validation")
+        limited, kept = hold_out(limited, made.config.validation, seed)
+        true = true[kept]
+    return limited, true if known else None
+
+
+def _mislabel(made: Plan, true: Tensor, num_classes: int, features: Tensor | None) -> Tensor:
+    noise = made.config.noise
+    make = functools.partial(made.noise, true, num_classes=num_classes, features=features)
+    given = build(make, "noise", noise, Tensor)
+    if given.shape != true.shape or given.dtype != true.dtype:
+        raise ConfigError(
+            f"noise: {noise.name!r}: expected {true.dtype} labels of shape {tuple(true.shape)}, "
+            f"got {given.dtype} of shape {tuple(given.shape)}"
+        )
+    outside = (given < 0) | (given >= num_classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ConfigError(
+            f"noise: {noise.name!r}: expected labels from 0 to {num_classes - 1}, got "
+            f"{int(given[row])} for example {row}"
+        )
+    return given
