@@ -171,6 +171,19 @@ def test_inspection_of_many_classes_lists_the_most_frequent_flips():
     assert "the 20 most frequent flips" in inspect(everywhere, true).text()
 
 
+def test_inspection_of_very_many_classes_lists_the_worst():
+    true = torch.arange(3000)
+    given = true.clone()
+    given[[7, 2500]] = 0
+    for true_labels in (true, None):
+        found = inspect(given, true_labels, num_classes=3000)
+        lines = found.text().splitlines()
+        at = next(number for number, line in enumerate(lines) if line.startswith("class "))
+        assert "... and 2800 classes with fewer in the last column; --json lists them all" in lines
+        listed = [line.split()[0] for line in lines[at + 1 : at + 201]]
+        assert listed[:3] == (["7", "2500", "0"] if true_labels is not None else ["0", "1", "2"])
+
+
 def test_inspection_without_true_labels():
     found = inspect(torch.tensor([0, 2, 2]), num_classes=4)
     assert found.given == (1, 0, 2, 0)

@@ -29,6 +29,9 @@ MOST_CLASSES = 10_000
 PRINTED_CLASSES = 20
 """The most classes whose matrix is printed in full, and the most flips that are listed else."""
 
+LISTED_CLASSES = 200
+"""The most classes that are listed with their counts."""
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -94,7 +97,8 @@ class Inspection:
         size = len(self.classes)
         if self.counts is None or self.true is None or self.rates is None:
             lines = [f"{self.count} labels of {size} classes; the true ones are not known", ""]
-            return "\n".join([*lines, *_columns(["class", "given"], [self.classes, self.given])])
+            table = _listed(["class", "given"], [self.classes, self.given], self.given)
+            return "\n".join([*lines, *table])
         assert self.rate is not None
         assert self.guess is not None
         wrong = round(self.rate * self.count)
@@ -105,7 +109,7 @@ class Inspection:
                 f"{self.count} labels of {size} classes, {wrong} wrong ({100 * self.rate:.2f} %)",
                 self.guess.text,
                 "",
-                *_columns(["class", "true", "given", "wrong"], columns),
+                *_listed(["class", "true", "given", "wrong"], columns, self.rates),
                 "",
                 *_flips(self.counts, self.classes),
             ]
@@ -558,6 +562,18 @@ def _columns(header: Sequence[str], columns: Sequence[Sequence[object]]) -> list
         ).rstrip()
         for row in table
     ]
+
+
+def _listed(
+    header: Sequence[str], columns: Sequence[Sequence[object]], order: Sequence[float]
+) -> list[str]:
+    """Lay out a table of classes: of very many those with the greatest ``order``."""
+    if len(order) <= LISTED_CLASSES:
+        return _columns(header, columns)
+    first = sorted(range(len(order)), key=lambda row: -order[row])[:LISTED_CLASSES]
+    table = _columns(header, [[column[row] for row in first] for column in columns])
+    left = len(order) - LISTED_CLASSES
+    return [*table, f"... and {left} classes with fewer in the last column; --json lists them all"]
 
 
 def _flips(counts: Tensor, classes: Sequence[str]) -> list[str]:
