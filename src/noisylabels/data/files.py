@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,16 +30,23 @@ NO_PHOTOGRAPHS = frozenset(
 SYSTEM_FOLDERS = frozenset(
     [
         "@eadir",
-        "__macosx",
-        "lost+found",
-        "$recycle.bin",
-        "system volume information",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
         "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "$extend",
+        "__macosx",
+        "cvs",
+        "lost+found",
+        "system volume information",
         "thumbnails",
         "__pycache__",
     ]
 )
-"""Folders that operating systems, servers and file managers make, in lower case."""
+"""Folders that systems, servers and file managers make, in lower case, beside hidden ones."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 ANIMALS = (
     "cat",
@@ -58,8 +66,8 @@ LISTS = (".txt", ".lst", ".list")
 """Extensions of lists without a header."""
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validate", "validation", "eval", "dev")
-UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "extra", "unknown", "raw")
-"""Folders that lie beside those of splits, and are neither a split nor a class."""
+PART_NAMES = (*TRAIN_NAMES, *TEST_NAMES, "holdout")
+"""First words of folders that hold a part of a set, not a class."""
 
 Entry = tuple[str, str, object, bool]
 """Place for people, path relative to the root, label as it stands, whether it is a test example."""
@@ -71,8 +79,9 @@ class Folder(SplittableImageSource):
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
     ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
-    folders' names in alphabetical order (numbers in theirs) are the classes. Hidden files, and
-    files without an image's extension, are left out and counted.
+    folders' names in alphabetical order (numbers in theirs) are the classes, and never those of
+    parts (``train_images``, ``test1``). Hidden files, and files without an image's extension, are
+    left out and counted.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -102,14 +111,18 @@ class Folder(SplittableImageSource):
         parts = self._parts(report)
         entries: list[Entry] = []
         others: list[str] = []
-        system: list[str] = []
+        system = [
+            str(path)
+            for top in dict.fromkeys((self.root, *parts.values()))
+            for path in sorted(top.iterdir())
+            if _is_systems(path)
+        ]
         for part, top in parts.items():
             others += [
                 str(path)
                 for path in sorted(top.iterdir())
                 if not path.is_dir() and _is_users(path.name)
             ]
-            system += [str(path) for path in sorted(top.iterdir()) if _is_systems(path)]
             for folder in _folders(top):
                 found = list(_images(folder, self.root, others, system))
                 if not found:
@@ -132,26 +145,39 @@ class Folder(SplittableImageSource):
 
     def _parts(self, report: LoadReport) -> dict[str, Path]:
         """Return the folders that hold class folders: one, or those of the splits."""
-        folders = {folder.name.casefold(): folder for folder in _folders(self.root)}
+        folders = _folders(self.root)
         if not folders:
             raise DataError(f"{self.root}: expected a folder per class there, got none")
-        train = next((folders[name] for name in TRAIN_NAMES if name in folders), None)
-        test = next((folders[name] for name in TEST_NAMES if name in folders), None)
+        named: dict[str, Path] = {}
+        for folder in folders:
+            name = folder.name.casefold()
+            if name in PART_NAMES and name in named:
+                raise DataError(
+                    f"{self.root}: expected one folder {name!r}, got {named[name].name!r} and "
+                    f"{folder.name!r}, which differ in case only"
+                )
+            named[name] = folder
+        train = next((named[name] for name in TRAIN_NAMES if name in named), None)
+        test = next((named[name] for name in TEST_NAMES if name in named), None)
         if train is None or not _folders(train):
-            # A class may be called "train", as any other.
-            return {"": self.root}
-        rest = set(folders) - {*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED}
-        if rest and (test is None or not _folders(test)):
+            alike = [folder.name for folder in folders if _words(folder.name)[0] in PART_NAMES]
+            if alike:
+                raise DataError(
+                    f"{self.root}: expected train/<class>/... there (and test/<class>/...), or a "
+                    f"table (CSV) of paths and labels, got folders named like parts of a set, not "
+                    f"like classes: {_some(alike)}; nothing tells the class of the images directly "
+                    f"inside (a class of that name belongs in train/, beside the other classes)"
+                )
             return {"": self.root}
         if test is not None and not _folders(test):
             held = sum(1 for _ in _images(test, self.root, [], []))
+            got = f"{held} images whose classes nothing tells" if held else "an empty folder"
             raise DataError(
-                f"{test}: expected a folder per class there, as in {train}, got {held} images "
-                f"whose classes nothing tells; moved elsewhere, it leaves the test set to be split "
-                f"off {train}"
+                f"{test}: expected a folder per class there, as in {train}, got {got}; moved "
+                f"elsewhere, it leaves the test set to be split off {train}"
             )
         parts = {"train": train} | ({"test": test} if test else {})
-        unused = [str(folder) for folder in folders.values() if folder not in parts.values()]
+        unused = [str(folder) for folder in folders if folder not in parts.values()]
         if unused:
             report.note(f"folders that are neither train nor test, left out: {', '.join(unused)}")
         return parts
@@ -600,7 +626,8 @@ def _saved(folder: Path) -> list[Path]:
         files = [folder / entry["filename"] for entry in stored["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{state}: expected the files of a saved set ({error!r})") from error
-    if stored.get("_indices_files"):
+    # Their name in versions of `datasets` before 2.
+    if stored.get("_indices_files") or stored.get("_indices_data_files"):
         raise DataError(
             f"{folder}: it was saved with a selection of rows: flatten_indices().save_to_disk(...) "
             f"saves it without"
@@ -683,7 +710,16 @@ def _is_users(name: str) -> bool:
 
 def _is_systems(path: Path) -> bool:
     """Return whether an operating system, a server or a file manager made a folder."""
-    return path.name.casefold() in SYSTEM_FOLDERS and path.is_dir()
+    return _is_system_name(path.name) and path.is_dir()
+
+
+def _is_system_name(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case: what lies between digits and punctuation."""
+    return re.split(r"[\W\d_]+", name.casefold())
 
 
 @functools.cache
@@ -693,10 +729,11 @@ def extensions() -> frozenset[str]:
     They are those of the formats that this machine's Pillow reads, but for what is no photograph.
     """
     Image.init()
+    # Pillow opens MPO as JPEG, and registers no reader of its own for it.
     return frozenset(
         extension
         for extension, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in NO_PHOTOGRAPHS
+        if (name in Image.OPEN or name == "MPO") and name not in NO_PHOTOGRAPHS
     )
 
 
@@ -709,7 +746,7 @@ def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> I
     """Yield the images below a folder, relative to the root, in alphabetical order."""
     known = extensions()
     for top, below, files in os.walk(folder):
-        made = [name for name in below if name.casefold() in SYSTEM_FOLDERS]
+        made = [name for name in below if _is_system_name(name)]
         system += [f"{top}{os.sep}{name}" for name in made]
         below[:] = sorted(name for name in below if _is_users(name) and name not in made)
         # One path object per folder: one per file would take as long as hashing all of them.
