@@ -973,14 +973,63 @@ def test_labels_of_a_parquet_file_may_be_of_any_type(tmp_path, kind, values, cla
     assert load("table", path=tmp_path / "labels.parquet").classes == classes
 
 
-def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
-    def write_arrow(path, numbers):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{"bytes": encode(pixels(n)), "path": None} for n in numbers]
-        table = pa.table({"img": rows, "label": [n % 2 for n in numbers]})
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
+def write_arrow(path, numbers):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": encode(pixels(n)), "path": None} for n in numbers]
+    table = pa.table({"img": rows, "label": [n % 2 for n in numbers]})
+    if path.suffix != ".arrow":
+        pq.write_table(table, path)
+        return
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
 
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cifar-train.arrow", "cifar-test.arrow"),
+        ("test_me-train-00000-of-00001.arrow", "test_me-validation-00000-of-00001.arrow"),
+        ("Train.parquet", "TEST.parquet"),
+        ("training2.PARQUET", "val.0.parquet"),
+        ("data/set_train.parquet", "data/set_eval.parquet"),
+        ("Train/0.parquet", "Test/0.parquet"),
+        ("train/train-0.parquet", "test/train-0.parquet"),
+        ("train.parquet", "data/test-0.parquet"),
+    ],
+)
+def test_a_word_in_a_files_name_tells_its_part(tmp_path, train, test):
+    write_arrow(tmp_path / train, range(10))
+    write_arrow(tmp_path / test, range(10, 14))
+    write_arrow(tmp_path / "._train.parquet", range(3))
+    data = load_parquet(tmp_path)
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert torch.equal(data.test.inputs[0], tensor(10))
+    assert not any("left out" in note for note in data.notes)
+    write_arrow(tmp_path / "data" / "contrain.parquet", range(3))
+    data = load_parquet(tmp_path)
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert any("neither train nor test, left out: 1 " in note for note in data.notes)
+
+
+def test_arrow_files_of_a_test_set_alone_are_no_training_set(tmp_path):
+    write_arrow(tmp_path / "cifar-test.arrow", range(10))
+    with pytest.raises(DataError, match=r"expected train\*.parquet"):
+        load_parquet(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("again", ["data/{}.parquet", "{}/0.parquet", "{}/0.arrow", "x-{}.arrow"])
+def test_one_part_in_two_places_is_refused(tmp_path, part, again):
+    for name in ("train", "test"):
+        write_arrow(tmp_path / f"{name}.parquet", range(10))
+    write_arrow(tmp_path / again.format(part), range(10))
+    with pytest.raises(DataError, match="in one place and format") as error:
+        load_parquet(tmp_path)
+    for name in (f"{part}.parquet", again.format(part)):
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
     write_arrow(tmp_path / "train" / "data-00000-of-00001.arrow", range(10))
     write_arrow(tmp_path / "train" / "cache-0123456789abcdef.arrow", range(10))
     assert len(load_parquet(tmp_path).train) + len(load_parquet(tmp_path).test) == 10

@@ -322,8 +322,9 @@ class Parquet(SplittableImageSource):
 
     ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
     ``data/``, or in ``train/`` and ``test/``), or what ``datasets`` writes with ``save_to_disk``
-    (``train/*.arrow``). An image column is a struct of ``bytes`` (an encoded image) and ``path``,
-    a label column holds class numbers or names.
+    (``train/*.arrow``) or caches (``<name>-train.arrow``): the last word of a file's name that
+    names a part tells it, in any case. An image column is a struct of ``bytes`` (an encoded image)
+    and ``path``, a label column holds class numbers or names.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -357,9 +358,16 @@ class Parquet(SplittableImageSource):
     def read_manifest(self) -> Manifest:
         """Read the tables; images stay encoded."""
         report = LoadReport(self.on_error)
-        files = self._files(("train",), required=True)
+        places = self._files()
+        files = self._chosen(places, "train")
         train = len(files)
-        files += self._files(TEST_NAMES, required=False)
+        test_name = next((name for name in TEST_NAMES if name in places), None)
+        if test_name is not None:
+            files += self._chosen(places, test_name)
+        there = [path for by_place in places.values() for place in by_place for path in place]
+        unused = [str(path) for path in there if path not in files]
+        if unused:
+            report.note(f"files that are neither train nor test, left out: {_some(unused)}")
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
         for position, path in enumerate(files):
@@ -394,29 +402,49 @@ class Parquet(SplittableImageSource):
         Columns are given as resolved: a detected column and the same one set as an option are the
         same.
         """
-        path = self._files(("train",), required=True)[0]
+        path = self._chosen(self._files(), "train")[0]
         schema = _schema(path)
         image, label = self._image_column(path, schema), self._label_column(path, schema)
         # What `labels` leads to is hashed.
         own = {key: value for key, value in super().identity().items() if key != "labels"}
         return own | {"image": image, "label": label}
 
-    def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
+    def _files(self) -> dict[str, list[list[Path]]]:
+        """Return the files of each part ("" is none), those of each place together."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder")
-        for split in splits:
-            patterns = (f"{split}*.parquet", f"data/{split}*.parquet", f"{split}/*.parquet")
-            files = sorted(path for pattern in patterns for path in self.root.glob(pattern))
-            # What `datasets` writes; for a set without splits, in the folder itself.
-            files = files or _saved(self.root / split) or (_saved(self.root) if required else [])
-            if files:
-                return files
-        if required:
+        parts: dict[str, list[list[Path]]] = {}
+        for folder in (self.root, *_folders(self.root)):
+            name = "" if folder == self.root else folder.name.casefold()
+            if name not in ("", "data", *TRAIN_NAMES, *TEST_NAMES):
+                continue
+            for files in (_parquets(folder), _saved(folder)):
+                # What `datasets` saves has names of no part.
+                told = {path: _part(name) or _part(path.stem) for path in files}
+                if not name and files and files[0].suffix == ".arrow" and not any(told.values()):
+                    told = dict.fromkeys(files, "train")
+                for part in sorted({*told.values()}):
+                    parts.setdefault(part, []).append([f for f in files if told[f] == part])
+        return parts
+
+    def _chosen(self, places: Mapping[str, Sequence[Sequence[Path]]], part: str) -> list[Path]:
+        found = places.get(part, [])
+        if not found:
+            others = [
+                path.name for by_place in places.values() for files in by_place for path in files
+            ]
             raise DataError(
-                f"{self.root}: expected train*.parquet there or in its folder data, "
-                f"or train/*.arrow as `datasets` writes it"
+                f"{self.root}: expected train*.parquet or a file with the word train in its name "
+                f"there or in its folder data, or train/*.arrow as `datasets` writes it, got "
+                f"{_some(others) if others else 'none'}"
             )
-        return []
+        if len(found) > 1:
+            raise DataError(
+                f"{self.root}: expected the files of {part} in one place and format, got "
+                f"{' and '.join(str(files[0]) for files in found)}: together they would count "
+                f"examples twice"
+            )
+        return [*found[0]]
 
     def _image_column(self, path: Path, schema: Any) -> str:
         import pyarrow as pa
@@ -616,11 +644,24 @@ def _which_mini(train: int, test: int, num_classes: int) -> str:
     )
 
 
+def _part(name: str) -> str:
+    """Return the part that the last such word of a name tells, or ""."""
+    told = [word for word in _words(name) if word in (*TRAIN_NAMES, *TEST_NAMES)]
+    return "" if not told else "train" if told[-1] in TRAIN_NAMES else told[-1]
+
+
+def _parquets(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.suffix.lower() == ".parquet")
+    return sorted(path for path in files if _is_users(path.name))
+
+
 def _saved(folder: Path) -> list[Path]:
     """Return the files of a set that `datasets` saved: not those that it made while it worked."""
     state = folder / "state.json"
     if not state.exists():
-        return sorted(path for path in folder.glob("*.arrow") if not path.name.startswith("cache-"))
+        return sorted(
+            path for path in folder.glob("*.arrow") if not path.name.startswith(("cache-", "."))
+        )
     try:
         stored = json.loads(state.read_text(encoding="utf-8"))
         files = [folder / entry["filename"] for entry in stored["_data_files"]]
