@@ -171,7 +171,8 @@ class Folder(SplittableImageSource):
             return {"": self.root}
         if test is not None and not _folders(test):
             held = sum(1 for _ in _images(test, self.root, [], []))
-            got = f"{held} images whose classes nothing tells" if held else "an empty folder"
+            got = "no images" if any(test.iterdir()) else "an empty folder"
+            got = f"{held} images whose classes nothing tells" if held else got
             raise DataError(
                 f"{test}: expected a folder per class there, as in {train}, got {got}; moved "
                 f"elsewhere, it leaves the test set to be split off {train}"
