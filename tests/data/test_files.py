@@ -893,6 +893,9 @@ def test_a_test_folder_without_classes_is_refused_for_what_it_is(tmp_path, folde
         DataError, match=r"test: expected a folder per class .* got an empty folder"
     ):
         load(root=tmp_path / "both")
+    (tmp_path / "both" / "test" / "labels.csv").write_text("")
+    with pytest.raises(DataError, match="test: expected a folder per class .* got no images;"):
+        load(root=tmp_path / "both")
 
 
 def test_what_systems_and_file_managers_leave_is_ignored_and_said(tmp_path, folder):
