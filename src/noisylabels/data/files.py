@@ -79,8 +79,8 @@ class Folder(SplittableImageSource):
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
     ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
-    folders' names in alphabetical order (numbers in theirs) are the classes, and never those of
-    parts (``train_images``, ``test1``). Hidden files, and files without an image's extension, are
+    folders' names in alphabetical order (numbers in theirs) are the classes; where several
+    are named like parts (``train_images``, ``test1``), nothing tells classes. Hidden files, and files without an image's extension, are
     left out and counted.
 
     Args:
@@ -161,13 +161,15 @@ class Folder(SplittableImageSource):
         test = next((named[name] for name in TEST_NAMES if name in named), None)
         if train is None or not _folders(train):
             alike = [folder.name for folder in folders if _words(folder.name)[0] in PART_NAMES]
-            if alike:
+            if len(alike) > 1:
                 raise DataError(
                     f"{self.root}: expected train/<class>/... there (and test/<class>/...), or a "
                     f"table (CSV) of paths and labels, got folders named like parts of a set, not "
                     f"like classes: {_some(alike)}; nothing tells the class of the images directly "
                     f"inside (a class of that name belongs in train/, beside the other classes)"
                 )
+            if alike:
+                report.note(f"{self.root / alike[0]}: named like a part of a set, is a class here")
             return {"": self.root}
         if test is not None and not _folders(test):
             held = sum(1 for _ in _images(test, self.root, [], []))
