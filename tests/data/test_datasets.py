@@ -105,6 +105,29 @@ def test_arrays_of_images(tmp_path, shape):
     assert torch.equal(data.train.inputs, plain.reshape(12, *expected))
 
 
+@pytest.mark.parametrize("names", ["{0}_{1}", "{2}_{3}"])
+def test_val_is_the_test_set_of_arrays_that_have_no_other(tmp_path, names):
+    def named(part, count):
+        x, y = pixels(count, (count, 6, 5)), np.arange(count) % 2
+        return {
+            names.format("x", part, part, "images"): x,
+            names.format("y", part, part, "labels"): y[:, None],
+        }
+
+    parts = named("train", 8) | named("val", 4)
+    data = arrays(tmp_path, **parts).load()
+    assert (len(data.train), len(data.test)) == (8, 4)
+    assert not any("not read" in note for note in data.notes)
+    data = arrays(tmp_path, **parts, **named("test", 6)).load()
+    assert (len(data.train), len(data.test)) == (8, 6)
+    unread = ", ".join(named("val", 4))
+    assert any(f"arrays that are not read: {unread}" in note for note in data.notes)
+    x, y = pixels(0, (10, 6, 5)), np.arange(10) % 2
+    data = arrays(tmp_path, x=x, y=y, **named("val", 4)).load()
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert any(f"arrays that are not read: {unread}" in note for note in data.notes)
+
+
 X, Y = np.ones((6, 2), dtype=np.float32), np.array([0, 1] * 3)
 NAN = np.array([[1, 2], [3, np.nan], [5, 6]] * 2)
 
@@ -114,6 +137,8 @@ NAN = np.array([[1, 2], [3, np.nan], [5, 6]] * 2)
     [
         ({"x": X}, "expected arrays x and y, or x_train.* got x"),
         ({"x_train": X, "y_train": Y}, "expected arrays x and y, or x_train"),
+        ({"x_train": X, "train_images": X, "y_train": Y}, "x_train or train_images, got both"),
+        ({"x_train": X, "y_train": Y, "x_val": X}, "expected arrays x and y, or x_train"),
         ({"x": X, "y": Y[:3]}, r"y: expected 6 class numbers .* got shape \(3,\) of int64"),
         ({"x": X, "y": Y / 2}, r"y: expected 6 class numbers .* of float64"),
         ({"x": X[:, :, None], "y": Y}, r"x: expected uint8 images .* shape \(6, 2, 1\) of float32"),

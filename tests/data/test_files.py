@@ -92,10 +92,66 @@ def test_numbers_as_class_folders_are_in_the_order_of_numbers(tmp_path):
         assert f"/{label}/" in place
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
+def test_a_class_called_train_is_a_class_and_said(tmp_path):
     for number in range(10):
         save(tmp_path / ("train", "tram")[number % 2] / f"{number}.png", pixels(number))
-    assert load(root=tmp_path).classes == ("train", "tram")
+    data = load(root=tmp_path)
+    assert data.classes == ("train", "tram")
+    assert f"{tmp_path / 'train'}: named like a part of a set, is a class here" in data.notes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "test"),
+        ("train", "test1"),
+        ("Training_Set", "test_set"),
+        ("train images", "test-images"),
+        ("val", "test"),
+        ("train", "holdout"),
+        ("dev2", "eval.old"),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "ant"])
+def test_folders_named_like_parts_are_no_classes(tmp_path, names, below):
+    for number in range(10):
+        place = tmp_path / names[number % 2]
+        save(place / ("" if names[0] == "train" else below) / f"{number}.png", pixels(number))
+    with pytest.raises(DataError, match="expected train/<class>/.* nothing tells the") as error:
+        load(root=tmp_path)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_a_class_named_like_a_part_is_a_class_in_train(tmp_path):
+    for number in range(10):
+        name = ("training", "trainer")[number % 2]
+        save(tmp_path / "train" / name / f"{number}.png", pixels(number))
+        save(tmp_path / "plain" / ("trains", "tests")[number % 2] / f"{number}.png", pixels(number))
+    assert load(root=tmp_path).classes == ("trainer", "training")
+    assert load(root=tmp_path / "plain").classes == ("tests", "trains")
+
+
+@pytest.mark.parametrize("other", ["pseudo", "masks", "test1", "holdout"])
+def test_train_is_used_alone_beside_other_folders(tmp_path, folder, other):
+    shutil.copytree(folder, tmp_path / "both" / "train")
+    save(tmp_path / "both" / other / "x.png", pixels(1))
+    save(tmp_path / "both" / "@eaDir" / "x.png", pixels(1))
+    data = load(root=tmp_path / "both")
+    assert data.classes == ("ant", "bee", "cow")
+    assert (len(data.train), len(data.test)) == (24, 6)
+    assert any(f"left out: {tmp_path / 'both' / other}" in note for note in data.notes)
+    assert any("file manager made, ignored: 1" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("names", [("Train", "train"), ("TEST", "Test")])
+def test_parts_that_differ_in_case_only_are_refused(tmp_path, folder, names):
+    root = tmp_path / "both"
+    for name in dict.fromkeys(("train", *names)):
+        shutil.copytree(folder, root / name, dirs_exist_ok=True)
+    if len(list(root.iterdir())) < len({"train", *names}):
+        pytest.skip("this file system does not tell case")
+    with pytest.raises(DataError, match=f"got '{names[0]}' and '{names[1]}'"):
+        load(root=root)
 
 
 def test_hidden_files_and_others_are_left_out_and_said(folder):
@@ -836,11 +892,22 @@ def test_a_test_folder_without_classes_is_refused_for_what_it_is(tmp_path, folde
         save(tmp_path / "both" / "test" / f"{number}.png", pixels(number))
     with pytest.raises(DataError, match=r"test: expected a folder per class .* got 3 images whose"):
         load(root=tmp_path / "both")
+    shutil.rmtree(tmp_path / "both" / "test")
+    (tmp_path / "both" / "test").mkdir()
+    with pytest.raises(
+        DataError, match=r"test: expected a folder per class .* got an empty folder"
+    ):
+        load(root=tmp_path / "both")
+    (tmp_path / "both" / "test" / "labels.csv").write_text("")
+    with pytest.raises(DataError, match="test: expected a folder per class .* got no images;"):
+        load(root=tmp_path / "both")
 
 
 def test_what_systems_and_file_managers_leave_is_ignored_and_said(tmp_path, folder):
     plain = load(root=folder)
-    for place in ("@eaDir", "__MACOSX", "ant/@eaDir/1.png", "bee/.thumbnails", "lost+found"):
+    places = ("@eaDir", "__MACOSX", "ant/@eaDir/1.png", "bee/.thumbnails", "lost+found")
+    servers = ("@Recycle", "#recycle", "#snapshot", "CVS", ".git", "$RECYCLE.BIN")
+    for place in (*places, *servers, "System Volume Information"):
         save(folder / place / "x.png", pixels(5))
     save(folder / "ant" / "._1.png", pixels(5))
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
@@ -851,8 +918,8 @@ def test_what_systems_and_file_managers_leave_is_ignored_and_said(tmp_path, fold
         [*plain.train.places, *plain.test.places]
     )
     (note,) = [note for note in data.notes if "file manager made, ignored" in note]
-    assert "@eaDir" in note
-    assert note.startswith("folders that a system or a file manager made, ignored: 4 ")
+    assert "$RECYCLE.BIN" in note
+    assert note.startswith("folders that a system or a file manager made, ignored: 12 ")
     assert not any("without an image extension" in note for note in data.notes)
 
 
@@ -914,14 +981,63 @@ def test_labels_of_a_parquet_file_may_be_of_any_type(tmp_path, kind, values, cla
     assert load("table", path=tmp_path / "labels.parquet").classes == classes
 
 
-def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
-    def write_arrow(path, numbers):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{"bytes": encode(pixels(n)), "path": None} for n in numbers]
-        table = pa.table({"img": rows, "label": [n % 2 for n in numbers]})
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
+def write_arrow(path, numbers):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": encode(pixels(n)), "path": None} for n in numbers]
+    table = pa.table({"img": rows, "label": [n % 2 for n in numbers]})
+    if path.suffix != ".arrow":
+        pq.write_table(table, path)
+        return
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
 
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cifar-train.arrow", "cifar-test.arrow"),
+        ("test_me-train-00000-of-00001.arrow", "test_me-validation-00000-of-00001.arrow"),
+        ("Train.parquet", "TEST.parquet"),
+        ("training2.PARQUET", "val.0.parquet"),
+        ("data/set_train.parquet", "data/set_eval.parquet"),
+        ("Train/0.parquet", "Test/0.parquet"),
+        ("train/train-0.parquet", "test/train-0.parquet"),
+        ("train.parquet", "data/test-0.parquet"),
+    ],
+)
+def test_a_word_in_a_files_name_tells_its_part(tmp_path, train, test):
+    write_arrow(tmp_path / train, range(10))
+    write_arrow(tmp_path / test, range(10, 14))
+    write_arrow(tmp_path / "._train.parquet", range(3))
+    data = load_parquet(tmp_path)
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert torch.equal(data.test.inputs[0], tensor(10))
+    assert not any("left out" in note for note in data.notes)
+    write_arrow(tmp_path / "data" / "contrain.parquet", range(3))
+    data = load_parquet(tmp_path)
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert any("neither train nor test, left out: 1 " in note for note in data.notes)
+
+
+def test_arrow_files_of_a_test_set_alone_are_no_training_set(tmp_path):
+    write_arrow(tmp_path / "cifar-test.arrow", range(10))
+    with pytest.raises(DataError, match=r"expected train\*.parquet"):
+        load_parquet(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("again", ["data/{}.parquet", "{}/0.parquet", "{}/0.arrow", "x-{}.arrow"])
+def test_one_part_in_two_places_is_refused(tmp_path, part, again):
+    for name in ("train", "test"):
+        write_arrow(tmp_path / f"{name}.parquet", range(10))
+    write_arrow(tmp_path / again.format(part), range(10))
+    with pytest.raises(DataError, match="in one place and format") as error:
+        load_parquet(tmp_path)
+    for name in (f"{part}.parquet", again.format(part)):
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
     write_arrow(tmp_path / "train" / "data-00000-of-00001.arrow", range(10))
     write_arrow(tmp_path / "train" / "cache-0123456789abcdef.arrow", range(10))
     assert len(load_parquet(tmp_path).train) + len(load_parquet(tmp_path).test) == 10
@@ -929,20 +1045,25 @@ def test_what_datasets_made_while_it_worked_is_not_read(tmp_path):
     state.write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
     data = load_parquet(tmp_path)
     assert len(data.train) + len(data.test) == 10
+    for name in ("_indices_files", "_indices_data_files"):
+        files = [{"filename": "data-00000-of-00001.arrow"}]
+        state.write_text(json.dumps({"_data_files": files, name: [{"filename": "x.arrow"}]}))
+        with pytest.raises(DataError, match="train: it was saved with a selection of rows"):
+            load_parquet(tmp_path)
     state.write_text("{}")
     with pytest.raises(DataError, match=r"state.json: expected the files of a saved set"):
         load_parquet(tmp_path)
 
 
 def test_every_photograph_that_pillow_reads_is_one_by_its_extension(tmp_path):
-    assert {".jfif", ".apng", ".dib", ".jpx", ".jpg", ".webp", ".tif"} <= extensions()
+    assert {".jfif", ".apng", ".dib", ".jpx", ".jpg", ".webp", ".tif", ".mpo"} <= extensions()
     assert not {".pdf", ".eps", ".mpg", ".h5"} & extensions()
-    for number, name in enumerate(("a.jfif", "b.apng", "c.dib", "d.JPG")):
-        kind = {"a.jfif": "JPEG", "b.apng": "PNG", "c.dib": "DIB", "d.JPG": "JPEG"}[name]
+    for number, name in enumerate(("a.jfif", "b.apng", "c.dib", "d.JPG", "e.mpo")):
+        kind = ("JPEG", "PNG", "DIB", "JPEG", "MPO")[number]
         for label in ("x", "y"):
             save(tmp_path / label / name, encode(pixels(number), kind))
     data = load(root=tmp_path)
-    assert len(data.train) + len(data.test) == 8
+    assert len(data.train) + len(data.test) == 10
 
 
 def test_a_list_without_a_header_is_a_table(tmp_path):

@@ -161,10 +161,10 @@ class Arrays(SplittableSource):
 
     It holds ``x`` and ``y``, of which a part becomes the test set, or ``x_train``, ``y_train``,
     ``x_test`` and ``y_test`` (or, as MedMNIST has them, ``train_images``, ``train_labels``,
-    ``test_images`` and ``test_labels``); and, if it likes, ``classes``, the names. Inputs are uint8
-    images of shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D),
-    which are standardised feature by feature. Labels are class numbers or names, of shape (N) or
-    (N, 1).
+    ``test_images`` and ``test_labels``; ``val`` is the test set where there is no ``test``); and,
+    if it likes, ``classes``, the names. Inputs are uint8 images of shape (N, H, W),
+    (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D), which are standardised
+    feature by feature. Labels are class numbers or names, of shape (N) or (N, 1).
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -188,7 +188,7 @@ class Arrays(SplittableSource):
 
     @property
     def has_test_set(self) -> bool:
-        """Whether the file holds ``x_test``."""
+        """Whether the file holds ``x_test``, or ``x_val`` in its place."""
         return "_test" in self._parts
 
     def facts(self) -> Facts:
@@ -214,7 +214,8 @@ class Arrays(SplittableSource):
                 "inputs are whole numbers: they are standardised as features, not taken as ids of "
                 "tokens or categories"
             )
-        unread = sorted({*self._arrays} - {*PUBLISHED, *NAMES})
+        read = {"classes", *(f"{letter}{part}" for part in self._parts for letter in "xy")}
+        unread = sorted(name for ours, name in self._names.items() if ours not in read)
         if unread:
             report.note(f"arrays that are not read: {', '.join(unread)}")
         finite = self._finite(report)
@@ -254,9 +255,24 @@ class Arrays(SplittableSource):
         return read_archive(self.path)
 
     @cached_property
+    def _names(self) -> dict[str, str]:
+        """The file's names of arrays by ours."""
+        names: dict[str, str] = {}
+        for name in self._arrays:
+            ours = PUBLISHED.get(name, name)
+            if ours in names:
+                raise DataError(f"{self.path}: expected {names[ours]} or {name}, got both")
+            names[ours] = name
+        if "x_train" in names and not {"x_test", "y_test"} & {*names}:
+            for letter in "xy":
+                if f"{letter}_val" in names:
+                    names[f"{letter}_test"] = names.pop(f"{letter}_val")
+        return names
+
+    @cached_property
     def _parts(self) -> dict[str, tuple[Tensor, list[tuple[int, object]]]]:
         """Inputs and numbered labels by the ending of their names: "", or "_train" and "_test"."""
-        there = {PUBLISHED.get(name, name): array for name, array in self._arrays.items()}
+        there = {ours: self._arrays[name] for ours, name in self._names.items()}
         endings = ("_train", "_test") if "x_train" in there else ("",)
         for name in [f"{letter}{ending}" for ending in endings for letter in "xy"]:
             if name not in there:
@@ -318,11 +334,10 @@ class Arrays(SplittableSource):
 
 PUBLISHED = {
     f"{part}_{kind}": f"{letter}_{part}"
-    for part in ("train", "test")
+    for part in ("train", "val", "test")
     for kind, letter in (("images", "x"), ("labels", "y"))
 }
 """MedMNIST's names of arrays, and ours."""
-NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
 
 
 def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:

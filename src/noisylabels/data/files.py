@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,16 +30,23 @@ NO_PHOTOGRAPHS = frozenset(
 SYSTEM_FOLDERS = frozenset(
     [
         "@eadir",
-        "__macosx",
-        "lost+found",
-        "$recycle.bin",
-        "system volume information",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
         "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "$extend",
+        "__macosx",
+        "cvs",
+        "lost+found",
+        "system volume information",
         "thumbnails",
         "__pycache__",
     ]
 )
-"""Folders that operating systems, servers and file managers make, in lower case."""
+"""Folders that systems, servers and file managers make, in lower case, beside hidden ones."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 ANIMALS = (
     "cat",
@@ -58,8 +66,8 @@ LISTS = (".txt", ".lst", ".list")
 """Extensions of lists without a header."""
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validate", "validation", "eval", "dev")
-UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "extra", "unknown", "raw")
-"""Folders that lie beside those of splits, and are neither a split nor a class."""
+PART_NAMES = (*TRAIN_NAMES, *TEST_NAMES, "holdout")
+"""First words of folders that hold a part of a set, not a class."""
 
 Entry = tuple[str, str, object, bool]
 """Place for people, path relative to the root, label as it stands, whether it is a test example."""
@@ -71,8 +79,9 @@ class Folder(SplittableImageSource):
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
     ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
-    folders' names in alphabetical order (numbers in theirs) are the classes. Hidden files, and
-    files without an image's extension, are left out and counted.
+    folders' names in alphabetical order (numbers in theirs) are the classes; where several
+    are named like parts (``train_images``, ``test1``), nothing tells classes. Hidden files, and files without an image's extension, are
+    left out and counted.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -102,14 +111,18 @@ class Folder(SplittableImageSource):
         parts = self._parts(report)
         entries: list[Entry] = []
         others: list[str] = []
-        system: list[str] = []
+        system = [
+            str(path)
+            for top in dict.fromkeys((self.root, *parts.values()))
+            for path in sorted(top.iterdir())
+            if _is_systems(path)
+        ]
         for part, top in parts.items():
             others += [
                 str(path)
                 for path in sorted(top.iterdir())
                 if not path.is_dir() and _is_users(path.name)
             ]
-            system += [str(path) for path in sorted(top.iterdir()) if _is_systems(path)]
             for folder in _folders(top):
                 found = list(_images(folder, self.root, others, system))
                 if not found:
@@ -132,26 +145,42 @@ class Folder(SplittableImageSource):
 
     def _parts(self, report: LoadReport) -> dict[str, Path]:
         """Return the folders that hold class folders: one, or those of the splits."""
-        folders = {folder.name.casefold(): folder for folder in _folders(self.root)}
+        folders = _folders(self.root)
         if not folders:
             raise DataError(f"{self.root}: expected a folder per class there, got none")
-        train = next((folders[name] for name in TRAIN_NAMES if name in folders), None)
-        test = next((folders[name] for name in TEST_NAMES if name in folders), None)
+        named: dict[str, Path] = {}
+        for folder in folders:
+            name = folder.name.casefold()
+            if name in PART_NAMES and name in named:
+                raise DataError(
+                    f"{self.root}: expected one folder {name!r}, got {named[name].name!r} and "
+                    f"{folder.name!r}, which differ in case only"
+                )
+            named[name] = folder
+        train = next((named[name] for name in TRAIN_NAMES if name in named), None)
+        test = next((named[name] for name in TEST_NAMES if name in named), None)
         if train is None or not _folders(train):
-            # A class may be called "train", as any other.
-            return {"": self.root}
-        rest = set(folders) - {*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED}
-        if rest and (test is None or not _folders(test)):
+            alike = [folder.name for folder in folders if _words(folder.name)[0] in PART_NAMES]
+            if len(alike) > 1:
+                raise DataError(
+                    f"{self.root}: expected train/<class>/... there (and test/<class>/...), or a "
+                    f"table (CSV) of paths and labels, got folders named like parts of a set, not "
+                    f"like classes: {_some(alike)}; nothing tells the class of the images directly "
+                    f"inside (a class of that name belongs in train/, beside the other classes)"
+                )
+            if alike:
+                report.note(f"{self.root / alike[0]}: named like a part of a set, is a class here")
             return {"": self.root}
         if test is not None and not _folders(test):
             held = sum(1 for _ in _images(test, self.root, [], []))
+            got = "no images" if any(test.iterdir()) else "an empty folder"
+            got = f"{held} images whose classes nothing tells" if held else got
             raise DataError(
-                f"{test}: expected a folder per class there, as in {train}, got {held} images "
-                f"whose classes nothing tells; moved elsewhere, it leaves the test set to be split "
-                f"off {train}"
+                f"{test}: expected a folder per class there, as in {train}, got {got}; moved "
+                f"elsewhere, it leaves the test set to be split off {train}"
             )
         parts = {"train": train} | ({"test": test} if test else {})
-        unused = [str(folder) for folder in folders.values() if folder not in parts.values()]
+        unused = [str(folder) for folder in folders if folder not in parts.values()]
         if unused:
             report.note(f"folders that are neither train nor test, left out: {', '.join(unused)}")
         return parts
@@ -296,8 +325,9 @@ class Parquet(SplittableImageSource):
 
     ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
     ``data/``, or in ``train/`` and ``test/``), or what ``datasets`` writes with ``save_to_disk``
-    (``train/*.arrow``). An image column is a struct of ``bytes`` (an encoded image) and ``path``,
-    a label column holds class numbers or names.
+    (``train/*.arrow``) or caches (``<name>-train.arrow``): the last word of a file's name that
+    names a part tells it, in any case. An image column is a struct of ``bytes`` (an encoded image)
+    and ``path``, a label column holds class numbers or names.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -331,9 +361,16 @@ class Parquet(SplittableImageSource):
     def read_manifest(self) -> Manifest:
         """Read the tables; images stay encoded."""
         report = LoadReport(self.on_error)
-        files = self._files(("train",), required=True)
+        places = self._files()
+        files = self._chosen(places, "train")
         train = len(files)
-        files += self._files(TEST_NAMES, required=False)
+        test_name = next((name for name in TEST_NAMES if name in places), None)
+        if test_name is not None:
+            files += self._chosen(places, test_name)
+        there = [path for by_place in places.values() for place in by_place for path in place]
+        unused = [str(path) for path in there if path not in files]
+        if unused:
+            report.note(f"files that are neither train nor test, left out: {_some(unused)}")
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
         for position, path in enumerate(files):
@@ -368,29 +405,49 @@ class Parquet(SplittableImageSource):
         Columns are given as resolved: a detected column and the same one set as an option are the
         same.
         """
-        path = self._files(("train",), required=True)[0]
+        path = self._chosen(self._files(), "train")[0]
         schema = _schema(path)
         image, label = self._image_column(path, schema), self._label_column(path, schema)
         # What `labels` leads to is hashed.
         own = {key: value for key, value in super().identity().items() if key != "labels"}
         return own | {"image": image, "label": label}
 
-    def _files(self, splits: Sequence[str], *, required: bool) -> list[Path]:
+    def _files(self) -> dict[str, list[list[Path]]]:
+        """Return the files of each part ("" is none), those of each place together."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder")
-        for split in splits:
-            patterns = (f"{split}*.parquet", f"data/{split}*.parquet", f"{split}/*.parquet")
-            files = sorted(path for pattern in patterns for path in self.root.glob(pattern))
-            # What `datasets` writes; for a set without splits, in the folder itself.
-            files = files or _saved(self.root / split) or (_saved(self.root) if required else [])
-            if files:
-                return files
-        if required:
+        parts: dict[str, list[list[Path]]] = {}
+        for folder in (self.root, *_folders(self.root)):
+            name = "" if folder == self.root else folder.name.casefold()
+            if name not in ("", "data", *TRAIN_NAMES, *TEST_NAMES):
+                continue
+            for files in (_parquets(folder), _saved(folder)):
+                # What `datasets` saves has names of no part.
+                told = {path: _part(name) or _part(path.stem) for path in files}
+                if not name and files and files[0].suffix == ".arrow" and not any(told.values()):
+                    told = dict.fromkeys(files, "train")
+                for part in sorted({*told.values()}):
+                    parts.setdefault(part, []).append([f for f in files if told[f] == part])
+        return parts
+
+    def _chosen(self, places: Mapping[str, Sequence[Sequence[Path]]], part: str) -> list[Path]:
+        found = places.get(part, [])
+        if not found:
+            others = [
+                path.name for by_place in places.values() for files in by_place for path in files
+            ]
             raise DataError(
-                f"{self.root}: expected train*.parquet there or in its folder data, "
-                f"or train/*.arrow as `datasets` writes it"
+                f"{self.root}: expected train*.parquet or a file with the word train in its name "
+                f"there or in its folder data, or train/*.arrow as `datasets` writes it, got "
+                f"{_some(others) if others else 'none'}"
             )
-        return []
+        if len(found) > 1:
+            raise DataError(
+                f"{self.root}: expected the files of {part} in one place and format, got "
+                f"{' and '.join(str(files[0]) for files in found)}: together they would count "
+                f"examples twice"
+            )
+        return [*found[0]]
 
     def _image_column(self, path: Path, schema: Any) -> str:
         import pyarrow as pa
@@ -590,17 +647,31 @@ def _which_mini(train: int, test: int, num_classes: int) -> str:
     )
 
 
+def _part(name: str) -> str:
+    """Return the part that the last such word of a name tells, or ""."""
+    told = [word for word in _words(name) if word in (*TRAIN_NAMES, *TEST_NAMES)]
+    return "" if not told else "train" if told[-1] in TRAIN_NAMES else told[-1]
+
+
+def _parquets(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.suffix.lower() == ".parquet")
+    return sorted(path for path in files if _is_users(path.name))
+
+
 def _saved(folder: Path) -> list[Path]:
     """Return the files of a set that `datasets` saved: not those that it made while it worked."""
     state = folder / "state.json"
     if not state.exists():
-        return sorted(path for path in folder.glob("*.arrow") if not path.name.startswith("cache-"))
+        return sorted(
+            path for path in folder.glob("*.arrow") if not path.name.startswith(("cache-", "."))
+        )
     try:
         stored = json.loads(state.read_text(encoding="utf-8"))
         files = [folder / entry["filename"] for entry in stored["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{state}: expected the files of a saved set ({error!r})") from error
-    if stored.get("_indices_files"):
+    # Their name in versions of `datasets` before 2.
+    if stored.get("_indices_files") or stored.get("_indices_data_files"):
         raise DataError(
             f"{folder}: it was saved with a selection of rows: flatten_indices().save_to_disk(...) "
             f"saves it without"
@@ -683,7 +754,16 @@ def _is_users(name: str) -> bool:
 
 def _is_systems(path: Path) -> bool:
     """Return whether an operating system, a server or a file manager made a folder."""
-    return path.name.casefold() in SYSTEM_FOLDERS and path.is_dir()
+    return _is_system_name(path.name) and path.is_dir()
+
+
+def _is_system_name(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case: what lies between digits and punctuation."""
+    return re.split(r"[\W\d_]+", name.casefold())
 
 
 @functools.cache
@@ -693,10 +773,11 @@ def extensions() -> frozenset[str]:
     They are those of the formats that this machine's Pillow reads, but for what is no photograph.
     """
     Image.init()
+    # Pillow opens MPO as JPEG, and registers no reader of its own for it.
     return frozenset(
         extension
         for extension, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in NO_PHOTOGRAPHS
+        if (name in Image.OPEN or name == "MPO") and name not in NO_PHOTOGRAPHS
     )
 
 
@@ -709,7 +790,7 @@ def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> I
     """Yield the images below a folder, relative to the root, in alphabetical order."""
     known = extensions()
     for top, below, files in os.walk(folder):
-        made = [name for name in below if name.casefold() in SYSTEM_FOLDERS]
+        made = [name for name in below if _is_system_name(name)]
         system += [f"{top}{os.sep}{name}" for name in made]
         below[:] = sorted(name for name in below if _is_users(name) and name not in made)
         # One path object per folder: one per file would take as long as hashing all of them.
