@@ -876,15 +876,18 @@ def test_letters_composed_and_decomposed_are_one_class(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
-def test_a_file_name_that_is_no_text_is_read_like_any_other(tmp_path, folder):
+@pytest.mark.parametrize("parent", ["ant", os.fsdecode(b"caf\xe9")])
+def test_a_name_that_is_no_text_is_read_like_any_other(tmp_path, folder, parent):
     name = os.fsdecode(b"caf\xe9.png")
     try:
-        save(folder / "ant" / name, pixels(7))
+        save(folder / parent / name, pixels(7))
+        save(folder / parent / "other.png", pixels(8))
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     data = load(root=folder)
     places = [*data.train.places, *data.test.places]
     assert sum(place.endswith(name) for place in places) == 1
+    assert parent in data.classes
     assert len(SOURCES["folder"](root=folder).digest()) == 64
 
 

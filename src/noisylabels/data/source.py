@@ -396,7 +396,7 @@ class ImageSource(FileSource):
         total = hashlib.sha256(manifest.images.digest().encode())
         total.update(manifest.labels.numpy().tobytes())
         total.update(manifest.test.numpy().tobytes())
-        total.update("\n".join(manifest.classes).encode())
+        total.update("\n".join(manifest.classes).encode(errors="surrogatepass"))
         return total.hexdigest()
 
     def _part(self, index: Tensor, report: LoadReport, workers: int) -> Examples:
