@@ -275,8 +275,7 @@ class Arrays(SplittableSource):
             if y.ndim == 2 and y.shape[1] == 1:
                 # As Keras and MedMNIST have them.
                 y = y[:, 0]
-            targets = y.dtype.kind == "f" and bool((y != np.floor(y)).any())
-            if y.ndim != 1 or y.dtype.kind not in "biufUSM" or targets or len(y) != len(x):
+            if y.ndim != 1 or y.dtype.kind not in "biufUSM" or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
