@@ -33,7 +33,7 @@ def test_labels_become_class_numbers(values, given, labels, classes):
     assert report.notes() == ()
 
 
-@pytest.mark.parametrize("bad", [None, "", "nan", float("nan"), -1, "900"])
+@pytest.mark.parametrize("bad", [None, "", "nan", float("nan"), float("inf"), -1, "900"])
 def test_a_label_that_is_none_is_refused_or_skipped(bad):
     values = [0, 1, bad, 1]
     with pytest.raises(DataError, match="row 2: expected a label in 0, 1, .* got "):

@@ -280,7 +280,7 @@ class Arrays(SplittableSource):
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
                 )
-            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(y.tolist()))
+            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(_plain(y)))
         shapes = {name: tuple(inputs.shape[1:]) for name, (inputs, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(
@@ -322,6 +322,15 @@ PUBLISHED = {
 }
 """MedMNIST's names of arrays, and ours."""
 NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
+
+
+def _plain(labels: np.ndarray[Any, Any]) -> list[object]:
+    """Return labels as Python values; times as text, which alone holds all of their digits."""
+    values: list[object] = labels.tolist()
+    if labels.dtype.kind == "M":
+        texts = np.datetime_as_string(labels).tolist()
+        values = [None if text == "NaT" else text for text in texts]
+    return values
 
 
 def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:

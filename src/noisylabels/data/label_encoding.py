@@ -1,6 +1,7 @@
 """Labels as people write them into files, as class numbers."""
 
 import datetime
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0+)?")
 """A plain decimal whole number; with zeros behind a point, as spreadsheets write them."""
 PADDED = re.compile(r"0*([0-9]+)(\.0+)?")
 """The same with zeros before it, which only numbers that are said to be such may have."""
+INFINITE = (math.inf, -math.inf)
+"""Numbers that are no label."""
 SPARSE = 10
 """How many times as great as there are different labels a number may be and still be a class."""
 MOST_CLASSES = 1_000_000
@@ -35,8 +38,8 @@ def encode_labels(
     """Turn labels as they stand in a file into class numbers.
 
     Args:
-        values: Numbers, text, truth values, dates or bytes of text; None, "" or NaN where one is
-            missing.
+        values: Numbers, text, truth values, dates or bytes of text; None, "", NaN or infinite where
+            one is missing.
         places: Where each stands, for the message.
         classes: Class names, if they are known: labels may be names or numbers then.
         report: Decides about labels that are missing or out of range.
@@ -154,7 +157,7 @@ def _appearance(name: str) -> str:
 
 def _text(value: object, kind: LabelKind) -> str | None:
     """Return a label as text, in Unicode's composed form; None where one is missing."""
-    if value is None or value != value:
+    if value is None or value != value or value in INFINITE:
         return None
     if isinstance(value, bytes):
         try:
@@ -172,7 +175,8 @@ def _text(value: object, kind: LabelKind) -> str | None:
 def _shown(value: object, text: str | None) -> str:
     if text is None and isinstance(value, str) and value.strip():
         return f'{value!r}, which says that there is none (labels = "names" takes it as text)'
-    return "none" if text is None and not isinstance(value, bytes) else f"{value!r:.80}"
+    told = text is not None or isinstance(value, bytes) or value in INFINITE
+    return f"{value!r:.80}" if told else "none"
 
 
 def _is_whole(text: str) -> bool:
