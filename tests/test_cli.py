@@ -441,4 +441,24 @@ def test_page_table_and_run_of_a_file_whose_name_is_no_text(run, capsys):
     broken = b"path,label\n" + os.fsencode(lines[1]).replace(b"dark", b"d\xe4rk") + b"\n"
     Path("latin.csv").write_bytes(broken)
     assert main(["data", "show", "latin.csv"]) == 2
-    assert "latin.csv: row 2: expected UTF-8 text" in capsys.readouterr().err
+    assert "latin.csv: row 2: expected a label in UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_run_of_a_class_whose_name_is_no_text(run, capsys):
+    for number in range(20):
+        array = np.full((8, 8, 3), 10 * number, dtype=np.uint8)
+        try:
+            save(
+                Path("photos", (os.fsdecode(b"caf\xe9"), "tea")[number % 2], f"{number}.png"), array
+            )
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    Path("run.toml").write_text(
+        'epochs = 1\ndata = { name = "folder", root = "photos" }\n'
+        'model = { name = "mlp", hidden = [4] }\n'
+    )
+    assert main(["train", "run.toml"]) == 0
+    assert main(["report", "runs"]) == 0
+    assert main(["data", "show", "photos", "--out", "page.html"]) == 0
+    assert "caf\\udce9" in Path("page.html").read_text(encoding="utf-8")

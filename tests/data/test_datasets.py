@@ -140,7 +140,9 @@ NAN = np.array([[1, 2], [3, np.nan], [5, 6]] * 2)
         ({"x_train": X, "train_images": X, "y_train": Y}, "x_train or train_images, got both"),
         ({"x_train": X, "y_train": Y, "x_val": X}, "expected arrays x and y, or x_train"),
         ({"x": X, "y": Y[:3]}, r"y: expected 6 class numbers .* got shape \(3,\) of int64"),
-        ({"x": X, "y": Y / 2}, r"y: expected 6 class numbers .* of float64"),
+        ({"x": X, "y": Y + 0.0 - 1}, "y: row 0: expected a label in 0, 1, .* got -1.0"),
+        ({"x": X, "y": [0, 1, np.nan] * 2}, "y: row 2: expected a label in 0, 1, .* got none"),
+        ({"x": X, "y": [np.nan] * 6}, "y: row 0: expected at least one label, got none"),
         ({"x": X[:, :, None], "y": Y}, r"x: expected uint8 images .* shape \(6, 2, 1\) of float32"),
         ({"x": NAN, "y": Y}, "x: row 1: expected finite numbers, got NaN or inf"),
         ({"x": X, "y": Y - 1}, "y: row 0: expected a label in 0, 1, .* got -1"),
@@ -161,6 +163,28 @@ def test_arrays_that_do_not_fit(tmp_path, parts, message):
     with pytest.raises(DataError, match=message) as error:
         arrays(tmp_path, **parts).load()
     assert "a.npz" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        ([0.0, 1.0], "auto", ("0", "1")),
+        ([1.0, 1.5, 2.0], "auto", ("1.0", "1.5", "2.0")),
+        ([1.0, 1.5, 2.0], "names", ("1.0", "1.5", "2.0")),
+        ([0.0, 1.0, 1.0, np.nan], "auto", ("0", "1")),
+        (
+            np.array([0, 1, "NaT"], "M8[ns]"),
+            "auto",
+            tuple(f"1970-01-01T00:00:00.{n:09}" for n in (0, 1)),
+        ),
+    ],
+)
+def test_labels_of_arrays_may_be_fractions_or_missing(tmp_path, values, kind, classes):
+    y = np.resize(values, 24)
+    np.savez(tmp_path / "a.npz", x=np.ones((24, 2)), y=y)
+    data = SOURCES["arrays"](path=tmp_path / "a.npz", labels=kind, on_error="skip").load()
+    assert data.classes == classes
+    assert len(data.skipped) == np.count_nonzero(y != y)
 
 
 def test_bad_rows_of_arrays_are_skipped_and_counted(tmp_path):

@@ -85,7 +85,7 @@ def test_sixteen_bits_are_reduced_by_what_their_set_holds(kind, depth, said):
 
 def test_more_than_the_set_was_seen_to_hold_is_refused():
     content = encode(Image.fromarray(np.array([[256]], dtype=np.uint16)))
-    with pytest.raises(DataError, match="16-bit value 256, above 255: the first images of the set"):
+    with pytest.raises(DataError, match="16-bit value 256, above 255: the images looked at"):
         decode(content, ImageSpec(1, 1, 1, depth=8))
 
 

@@ -1,3 +1,6 @@
+import re
+from decimal import Decimal
+
 import pytest
 
 from noisylabels.data.examples import LoadReport
@@ -5,10 +8,10 @@ from noisylabels.data.label_encoding import encode_labels, note_empty
 from noisylabels.errors import DataError
 
 
-def encode(values, classes=None, on_error="raise"):
+def encode(values, classes=None, on_error="raise", kind="auto"):
     report = LoadReport(on_error)
     places = [f"row {row}" for row in range(len(values))]
-    return *encode_labels(values, places, classes, report), report
+    return *encode_labels(values, places, classes, report, kind), report
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_labels_become_class_numbers(values, given, labels, classes):
     assert report.notes() == ()
 
 
-@pytest.mark.parametrize("bad", [None, "", "nan", float("nan"), -1, "900", True])
+@pytest.mark.parametrize("bad", [None, "", "nan", float("nan"), float("inf"), -1, "900"])
 def test_a_label_that_is_none_is_refused_or_skipped(bad):
     values = [0, 1, bad, 1]
     with pytest.raises(DataError, match="row 2: expected a label in 0, 1, .* got "):
@@ -40,6 +43,44 @@ def test_a_label_that_is_none_is_refused_or_skipped(bad):
     assert names == ("0", "1")
     assert sound.tolist() == [True, True, False, True]
     assert [place for place, _ in report.skipped] == ["row 2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "odd"),
+    [
+        (["0", "1", "2", "3", "4a", "4b"], "2 of 6 .*: '4a', '4b' "),
+        (["0", "+1", "2", "2"], "1 of 3 .*: '[+]1' "),
+        ([1.0, 1.5, 2.0], "1 of 3 .*: '1.5' "),
+        ([0.5, 1.5], "2 of 2 .*: '0.5', '1.5' "),
+        ([0, 1, True], "1 of 3 .*: 'True' "),
+        (["-1", "1", "x"], "1 of 3 .*: 'x' "),
+        (["ant", "bee", "1_0"], None),
+    ],
+)
+def test_one_label_that_is_no_number_makes_all_of_them_text(values, odd):
+    _, names, sound, report = encode(values)
+    assert names == tuple(sorted(set(map(str, values))))
+    assert sound.all()
+    expected = "" if odd is None else f"labels are text, for {odd}"
+    assert re.match(expected, "".join(report.notes()))
+    assert bool(odd) == bool(report.notes())
+
+
+@pytest.mark.parametrize("kind", ["auto", "names", "numbers"])
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_a_column_without_a_label_is_refused_as_such(missing, kind):
+    with pytest.raises(DataError, match="row 0: expected at least one label, got none "):
+        encode([missing] * 3, kind=kind)
+    assert len(encode([missing] * 3, on_error="skip", kind=kind)[3].skipped) == 3
+
+
+def test_names_may_be_any_text_and_numbers_say_so():
+    assert encode(["nan", "NA", ""], kind="names", on_error="skip")[1] == ("NA", "nan")
+    with pytest.raises(DataError, match="got 'nan', .* none .labels = \"names\" takes it as text"):
+        encode(["0", "nan"])
+    with pytest.raises(DataError, match='at most 999999 here; labels = "names" takes any text'):
+        encode(["0", "1000000"], kind="numbers")
+    assert encode([Decimal("0E-10"), Decimal("1E+1")])[1] == tuple(map(str, range(11)))
 
 
 def test_classes_without_examples_are_said():

@@ -291,13 +291,12 @@ class Arrays(SplittableSource):
             if y.ndim == 2 and y.shape[1] == 1:
                 # As Keras and MedMNIST have them.
                 y = y[:, 0]
-            targets = y.dtype.kind == "f" and bool((y != np.floor(y)).any())
-            if y.ndim != 1 or y.dtype.kind not in "biufUSM" or targets or len(y) != len(x):
+            if y.ndim != 1 or y.dtype.kind not in "biufUSM" or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
                 )
-            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(y.tolist()))
+            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(_plain(y)))
         shapes = {name: tuple(inputs.shape[1:]) for name, (inputs, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(
@@ -338,6 +337,15 @@ PUBLISHED = {
     for kind, letter in (("images", "x"), ("labels", "y"))
 }
 """MedMNIST's names of arrays, and ours."""
+
+
+def _plain(labels: np.ndarray[Any, Any]) -> list[object]:
+    """Return labels as Python values; times as text, which alone holds all of their digits."""
+    values: list[object] = labels.tolist()
+    if labels.dtype.kind == "M":
+        texts = np.datetime_as_string(labels).tolist()
+        values = [None if text == "NaT" else text for text in texts]
+    return values
 
 
 def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,7 @@ class Folder(SplittableImageSource):
             where no test set is given.
         split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
         size: Side in pixels that images are resized to, at least 1. By default the commonest size
-            of the first 100 if no side of it is above 96, else 224.
+            of 100 spread over them if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
             default.
@@ -225,7 +225,7 @@ class Table(SplittableImageSource):
             where no test set is given.
         split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
         size: Side in pixels that images are resized to, at least 1. By default the commonest size
-            of the first 100 if no side of it is above 96, else 224.
+            of 100 spread over them if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
             default.
@@ -263,9 +263,9 @@ class Table(SplittableImageSource):
             relative = _inside(root, name, place, report)
             if relative is None:
                 continue
-            named = _is_text(name) or (root / relative).exists()
-            if not (named and _is_text(str(label))):
-                raise DataError(f"{place}: expected UTF-8 text, save it as that")
+            if not _is_text(str(label)):
+                report.reject(place, f"expected a label in UTF-8, got {label!r}: save it as that")
+                continue
             if relative in seen:
                 before, label_before, test_before = seen[relative]
                 if (label_before, test_before) == (label, split == test):
@@ -295,19 +295,24 @@ class Table(SplittableImageSource):
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
             table = _read_table(self.path)
-            names, rows = table.column_names, table.to_pylist()
+            names = table.column_names
+            columns = (self.path_column, self.label_column, self.split_column or SPLIT)
+            used = [name for name in dict.fromkeys(columns) if name in names]
+            found = [_values(self.path, table, name) for name in used]
+            rows = (dict(zip(used, row, strict=True)) for row in zip(*found, strict=True))
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         elif self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
             numbered = _read_list(self.path, names)
         else:
             names, numbered = _read_csv(self.path, self.path_column, report)
+        header = f"a first line {self.path_column},{self.label_column} names the columns; "
         for column in (self.path_column, self.label_column, self.split_column):
             if column is not None and column not in names:
                 raise DataError(
                     f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))} "
-                    f"(path_column and label_column name other ones; a list without a header ends "
-                    f"in .txt)"
+                    f"({'' if self.path.suffix.lower() == '.parquet' else header}"
+                    f"path_column and label_column name other ones)"
                 )
         for row, values in numbered:
             label, split = values[self.label_column], values.get(self.split_column or SPLIT)
@@ -342,7 +347,7 @@ class Parquet(SplittableImageSource):
             where no test set is given.
         split_seed: Seed of that split, at least 0; 0 by default. Only where no test set is given.
         size: Side in pixels that images are resized to, at least 1. By default the commonest size
-            of the first 100 if no side of it is above 96, else 224.
+            of 100 spread over them if no side of it is above 96, else 224.
         storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory where they fit.
         memory_budget: Bytes of decoded images that ``"auto"`` holds in memory, at least 0; 2 GiB by
             default.
@@ -384,7 +389,7 @@ class Parquet(SplittableImageSource):
                 )
             classes = classes or named
             chunks.append(_encoded(path, image))
-            found = _read_table(path, [label]).column(label).to_pylist()
+            found = _values(path, _read_table(path, [label]), label)
             values += found
             rows += [(position, row) for row in range(len(found))]
         images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
@@ -469,9 +474,11 @@ class Parquet(SplittableImageSource):
     def _label_column(self, path: Path, schema: Any) -> str:
         import pyarrow as pa
 
-        for name in [self.label] if self.label else ["label", "fine_label"]:
-            if name in schema.names and not pa.types.is_nested(schema.field(name).type):
-                return name
+        wanted = [self.label] if self.label else ["label", "fine_label"]
+        there = [name for name in wanted if name in schema.names]
+        # A nested one only if there is no other: it is refused for its type.
+        for name in sorted(there, key=lambda name: pa.types.is_nested(schema.field(name).type)):
+            return name
         raise DataError(
             f"{path}: expected a column {self.label or 'label'!r} of one label per row among "
             f"{', '.join(schema.names)}"
@@ -708,6 +715,13 @@ def _make_manifest(
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
+            if not _is_text(entry[1]):
+                reason = f"{reason}; the name is no UTF-8 text"
+            if where.suffix.lower() in LISTS:
+                reason = (
+                    f"{reason}; a line of a list is a path and a label with a space or tab between "
+                    f"them, 'im/x0.png 0', and no header; a table with commas ends in .csv"
+                )
             report.reject(entry[0], f"expected an image file {entry[1]!r} ({reason})")
             continue
         if stat.S_ISDIR(found.st_mode):
@@ -866,11 +880,12 @@ def _read_csv(
 
 
 def _read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Read a list of a path and a label in each line, separated by spaces or a tab."""
+    """Read a list of a path and a label in each line, separated by a tab or else by spaces."""
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+    for row, line in enumerate(_read_text(path, errors="surrogateescape").splitlines(), start=1):
         if line.strip():
-            image, label = [*line.rsplit(maxsplit=1), ""][:2]
+            separator = "\t" if "\t" in line.strip() else None
+            image, label = [*line.strip().rsplit(separator, maxsplit=1), ""][:2]
             rows.append((row, dict(zip(names, (image, label), strict=True))))
     return rows
 
@@ -914,6 +929,27 @@ def _read_table(path: Path, columns: list[str] | None = None) -> Any:
         return opened.read(columns=columns)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def _values(path: Path, table: Any, name: str) -> list[Any]:
+    """Return a column of an Arrow table; times as text, which alone holds all of their digits."""
+    import pyarrow as pa
+
+    column = table.column(name)
+    try:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_nested(column.type):
+            raise pa.ArrowInvalid("nested")
+        values: list[Any] = (
+            column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
+        ).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(
+            f"{path}: column {name!r}: expected text, numbers or dates, one per row, "
+            f"got {column.type} ({' '.join(str(error).split()):.80})"
+        ) from error
+    return values
 
 
 def _encoded(path: Path, column: str) -> Any:

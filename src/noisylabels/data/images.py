@@ -244,7 +244,7 @@ def _eight_bits(image: ImageFile, depth: int, done: list[str]) -> Image.Image:
     greatest = int(_colours(image, values).max())
     if greatest >= 2**depth:
         raise ValueError(
-            f"16-bit value {greatest}, above {2**depth - 1}: the first images of the set hold less"
+            f"16-bit value {greatest}, above {2**depth - 1}: the images looked at hold less"
         )
     done.append(
         "16-bit values reduced to 8 bits"

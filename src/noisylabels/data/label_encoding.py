@@ -1,9 +1,11 @@
 """Labels as people write them into files, as class numbers."""
 
 import datetime
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Literal
 
 import torch
@@ -18,6 +20,8 @@ WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0+)?")
 """A plain decimal whole number; with zeros behind a point, as spreadsheets write them."""
 PADDED = re.compile(r"0*([0-9]+)(\.0+)?")
 """The same with zeros before it, which only numbers that are said to be such may have."""
+INFINITE = (math.inf, -math.inf)
+"""Numbers that are no label."""
 SPARSE = 10
 """How many times as great as there are different labels a number may be and still be a class."""
 MOST_CLASSES = 1_000_000
@@ -34,14 +38,15 @@ def encode_labels(
     """Turn labels as they stand in a file into class numbers.
 
     Args:
-        values: Numbers, text, truth values, dates or bytes of text; None, "" or NaN where one is
-            missing.
+        values: Numbers, text, truth values, dates or bytes of text; None, "", NaN or infinite where
+            one is missing.
         places: Where each stands, for the message.
         classes: Class names, if they are known: labels may be names or numbers then.
         report: Decides about labels that are missing or out of range.
         kind: ``"names"`` takes every label as text; ``"numbers"`` as a class number; ``"auto"`` as
-            a number where all of them are plain decimal whole numbers: not ``01``, ``1_0`` or
-            ``1.5``. Where most are, the rest are refused: they are mistakes, or all are names.
+            a number where all of them are plain decimal whole numbers: not ``01``, ``1_0``,
+            ``+1`` or ``1.5``, which make all of them text. "nan" as text is a label of
+            ``"names"`` only.
 
     Returns:
         int64 labels of those that are sound, the class names, and which are sound (bool). Names are
@@ -56,9 +61,17 @@ def encode_labels(
         >>> encode_labels(["1_0", "10"], ["a", "b"], None, LoadReport("raise"))[:2]
         (tensor([1, 0]), ('10', '1_0'))
     """
-    texts = [_text(value) for value in values]
+    texts = [_text(value, kind) for value in values]
     known = {text for text in texts if text is not None}
-    numbers = kind == "numbers" or (kind == "auto" and _are_numbers(texts))
+    odd = sorted(text for text in known if not _is_whole(text))
+    numbers = kind == "numbers" or (kind == "auto" and not odd)
+    fractions = any(isinstance(value, float) for value in values)
+    if kind == "auto" and classes is None and odd and (len(odd) < len(known) or fractions):
+        shown = ", ".join(f"{text!r:.80}" for text in odd[:5]) + (", ..." if len(odd) > 5 else "")
+        report.note(
+            f"labels are text, for {len(odd)} of {len(known)} different ones are no plain decimal "
+            f'whole numbers: {shown} (labels = "numbers" refuses such)'
+        )
     names = None if classes is None else [unicodedata.normalize("NFC", name) for name in classes]
     if names is None and not numbers:
         names = sorted(known)
@@ -77,14 +90,14 @@ def encode_labels(
         else ids.get(text, None if kind == "names" else _number(text, limit, pattern))
         for value, text in zip(values, texts, strict=True)
     ]
-    expected = _expected(names, numbers, limit, kind)
+    expected = _expected(names, numbers, limit, kind) if known else "at least one label"
     sound = torch.ones(len(values), dtype=torch.bool)
     for index, label in enumerate(found):
         if label is None:
             value = values[index]
-            wanted = expected if texts[index] or not isinstance(value, bytes) else "in UTF-8"
-            got = "none" if _is_missing(value) else f"{value!r:.80}"
-            report.reject(places[index], f"expected a label {wanted}, got {got}")
+            unread = isinstance(value, bytes) and texts[index] is None
+            wanted = "a label in UTF-8" if unread else expected
+            report.reject(places[index], f"expected {wanted}, got {_shown(value, texts[index])}")
             sound[index] = False
     encoded = torch.tensor([label for label in found if label is not None]).long()
     greatest = int(encoded.max()) if len(encoded) else 0
@@ -142,9 +155,9 @@ def _appearance(name: str) -> str:
     return " ".join(visible.split()).casefold()
 
 
-def _text(value: object) -> str | None:
+def _text(value: object, kind: LabelKind) -> str | None:
     """Return a label as text, in Unicode's composed form; None where one is missing."""
-    if value is None or value != value:
+    if value is None or value != value or value in INFINITE:
         return None
     if isinstance(value, bytes):
         try:
@@ -153,19 +166,22 @@ def _text(value: object) -> str | None:
             return None
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    text = unicodedata.normalize("NFC", str(value)).strip()
-    return None if not text or text.lower() == "nan" else text
+    # All digits: a zero of ten decimal places is "0E-10" otherwise.
+    digits = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    text = unicodedata.normalize("NFC", digits).strip()
+    return None if not text or (text.lower() == "nan" and kind != "names") else text
 
 
-def _is_missing(value: object) -> bool:
-    return not isinstance(value, bytes) and _text(value) is None
+def _shown(value: object, text: str | None) -> str:
+    if text is None and isinstance(value, str) and value.strip():
+        return f'{value!r}, which says that there is none (labels = "names" takes it as text)'
+    told = text is not None or isinstance(value, bytes) or value in INFINITE
+    return f"{value!r:.80}" if told else "none"
 
 
-def _are_numbers(texts: Sequence[str | None]) -> bool:
-    given = [text for text in texts if text is not None]
+def _is_whole(text: str) -> bool:
     # -1, which often says that there is none, is a number too, but no class.
-    whole = [WHOLE.fullmatch(text.removeprefix("-")) is not None for text in given]
-    return 2 * sum(whole) > len(given)
+    return WHOLE.fullmatch(text.removeprefix("-")) is not None
 
 
 def _number(text: str, limit: int, pattern: re.Pattern[str]) -> int | None:
@@ -180,9 +196,7 @@ def _number(text: str, limit: int, pattern: re.Pattern[str]) -> int | None:
 
 def _expected(names: Sequence[str] | None, numbers: bool, limit: int, kind: LabelKind) -> str:
     if names is not None and not numbers:
-        return f"among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        return f"a label among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
     if names is not None:
-        return f"in 0..{limit - 1}"
-    if kind == "numbers":
-        return f"in 0, 1, ... (at most {limit - 1})"
-    return f'in 0, 1, ... (at most {limit - 1} here; labels = "names" takes any text)'
+        return f"a label in 0..{limit - 1}"
+    return f'a label in 0, 1, ... (at most {limit - 1} here; labels = "names" takes any text)'

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -277,7 +278,7 @@ class ImageSource(FileSource):
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad rows out, counts
             them and lists them in the run folder.
         size: Side in pixels that images are resized to, at least 1. By default the commonest size
-            of the first 100 if no side of it is above 96, else 224.
+            of 100 spread over them if no side of it is above 96, else 224.
         storage: ``"memory"`` decodes all images once into one tensor; ``"stream"`` decodes them
             anew in every epoch, by worker processes; ``"auto"`` takes memory where they fit into
             ``memory_budget``.
@@ -332,8 +333,9 @@ class ImageSource(FileSource):
         images = self._manifest.images
         headers = [
             header
-            for index in range(min(PEEKED, len(images)))
-            if (header := peek(_readable(images, index))) is not None
+            # Spread over all of them: the first are often of one class.
+            for index in np.linspace(0, len(images) - 1, min(PEEKED, len(images))).astype(int)
+            if (header := peek(_readable(images, int(index)))) is not None
         ]
         return choose_image_spec(headers or [Header(3, SMALL + 1, SMALL + 1)], self.size)
 
@@ -396,7 +398,7 @@ class ImageSource(FileSource):
         total = hashlib.sha256(manifest.images.digest().encode())
         total.update(manifest.labels.numpy().tobytes())
         total.update(manifest.test.numpy().tobytes())
-        total.update("\n".join(manifest.classes).encode())
+        total.update("\n".join(manifest.classes).encode(errors="surrogatepass"))
         return total.hexdigest()
 
     def _part(self, index: Tensor, report: LoadReport, workers: int) -> Examples:
