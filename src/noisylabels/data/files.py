@@ -79,9 +79,9 @@ class Folder(SplittableImageSource):
 
     ``root/<class>/**/<image>``, of which a part becomes the test set; or
     ``root/train/<class>/...`` and ``root/test/<class>/...`` (or ``val``, ``validation``). The
-    folders' names in alphabetical order (numbers in theirs) are the classes; where several
-    are named like parts (``train_images``, ``test1``), nothing tells classes. Hidden files, and files without an image's extension, are
-    left out and counted.
+    folders' names in alphabetical order (numbers in theirs) are the classes; where several are
+    named like parts (``train_images``, ``test1``), nothing tells classes. Hidden files, and files
+    without an image's extension, are left out and counted.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
