@@ -597,12 +597,17 @@ def test_a_network_that_does_not_fit_the_data_is_named_before_it_trains(digits, 
     own.write_text(
         OWN
         + "def ids(shape, num_classes):\n    return nn.Embedding(9, num_classes)\n"
+        + "class Whole(nn.Embedding):\n"
+        + "    def forward(self, x):\n        return super().forward(x.long().flatten(1))[:, 0]\n"
+        + "def whole(shape, num_classes):\n    return Whole(9, num_classes)\n"
         + "def wide(shape, num_classes):\n"
         + "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 1))\n"
     )
-    given = r"two float32 inputs of shape \(1, 8, 8\)"
+    given = r"two standardised float32 inputs of shape \(1, 8, 8\)"
     with pytest.raises(ConfigError, match=rf"model: 'own:ids' fails on {given} \(RuntimeError: "):
         train(parse(digits | {"model": "own:ids"}), tmp_path / "runs")
+    with pytest.raises(ConfigError, match=rf"model: 'own:whole' fails on {given} \(IndexError: "):
+        train(parse(digits | {"model": "own:whole"}), tmp_path / "runs")
     expected = rf"model: 'own:wide': expected logits of shape \(2, 10\) for {given}, got \(2, 11\)"
     with pytest.raises(ConfigError, match=expected):
         train(parse(digits | {"model": "own:wide"}), tmp_path / "runs")

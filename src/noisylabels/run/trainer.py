@@ -368,11 +368,11 @@ def _try_network(
     network: nn.Module, model: Component, shape: tuple[int, ...], num_classes: int
 ) -> None:
     """Refuse a network that does not fit the data, before anything is trained."""
-    given = f"two float32 inputs of shape {shape}"
+    given = f"two standardised float32 inputs of shape {shape}"
     network.eval()
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(2, *shape))
+            logits = network(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"model: {model.name!r} fails on {given} ({reason})") from error
