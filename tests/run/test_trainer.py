@@ -395,7 +395,9 @@ def test_the_folder_says_what_the_test_labels_are(digits, tmp_path, monkeypatch,
 
     whole = Digits.load
     monkeypatch.setattr(Digits, "load", load)
-    folder = train(parse(digits | {"epochs": 1, "validation": 0.2}), tmp_path)
+    recorder = Recorder()
+    folder = train(parse(digits | {"epochs": 1, "validation": 0.2}), tmp_path, [recorder])
+    assert ("test accuracy is against given labels" in recorder.notes) is given
     assert read(folder)["test_labels"] == read(folder, "data.json")["test_labels"] == said
     (status,) = find([folder])
     assert status.row()[7].endswith(" % against given labels") is given
