@@ -40,11 +40,14 @@ def task(**changes):
 
 
 def context(loss="ce", lr=0.3, momentum=0.0, **changes):
+    loss = build(loss) if isinstance(loss, str) else loss
+    # As the runner has it.
+    loss.warns = False
     made = MethodContext(
         engine=SingleProcess(),
         network=network,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=momentum),
-        loss=build(loss) if isinstance(loss, str) else loss,
+        loss=loss,
         lr_factor=constant,
         task=task(),
     )
