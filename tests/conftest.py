@@ -1,5 +1,7 @@
 """What several tests share."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +20,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not on this machine")
     return SHARED
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
+    """Write a user's own module, named and with a text, that this test alone can import."""
+
+    def write(name: str, text: str) -> Path:
+        file = tmp_path / f"{name}.py"
+        file.write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return file
+
+    return write
 
 
 @pytest.fixture

@@ -300,6 +300,21 @@ def read_array(path: Path, what: str) -> Any:
     return array
 
 
+DAMAGED_ARCHIVE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    NotImplementedError,
+)
+"""What NumPy and ``zipfile`` raise, the last where the compression is one that it does not know."""
+
+
 def read_archive(path: Path) -> dict[str, Any]:
     """Read all NumPy arrays of an ``.npz`` file; nothing in it is unpickled.
 
@@ -323,10 +338,7 @@ def read_archive(path: Path) -> dict[str, Any]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (
-        *(OSError, ValueError, EOFError, AttributeError, TypeError, KeyError),
-        *(zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError),
-    ) as error:
+    except DAMAGED_ARCHIVE as error:
         reason = "it holds objects" if "allow_pickle" in str(error) else error or "too large"
         raise DataError(f"{path}: expected an .npz file of plain arrays ({reason})") from error
 

@@ -1,7 +1,6 @@
 """Which runs are the same, and what a plan chooses; what it refuses is in test_trainer."""
 
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -39,11 +38,8 @@ class Mine(Source):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    (tmp_path / "planned_source.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "planned_source", raising=False)
-    return tmp_path / "planned_source.py"
+def mine(own_module):
+    return own_module("planned_source", SOURCE)
 
 
 @pytest.fixture
@@ -231,9 +227,8 @@ def broken(shape, num_classes, **options):
 """
 
 
-def test_a_users_function_that_fails_is_named(digits, tmp_path, monkeypatch):
-    (tmp_path / "broken_model.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_users_function_that_fails_is_named(digits, tmp_path, own_module):
+    own_module("broken_model", OWN)
     from noisylabels.run.trainer import train
 
     expected = "model: 'broken_model:broken' failed: OSError: no network today"

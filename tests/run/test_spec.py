@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +99,8 @@ def test_another_name_is_resolved(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Undecorated", "Foreign", "made"])
-def test_a_source_of_the_users_must_be_one(tmp_path, monkeypatch, name):
-    (tmp_path / "my_sources.py").write_text(MY_SOURCES)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_sources", raising=False)
+def test_a_source_of_the_users_must_be_one(own_module, name):
+    own_module("my_sources", MY_SOURCES)
     component = Component(f"my_sources:{name}")
     if name == "made":
         assert spec.source(component).load() == "data"

@@ -261,10 +261,8 @@ class Weighted(Method):
 """
 
 
-def test_the_users_own_method_trains_with_its_parameters(digits, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_method.py").write_text(OWN_METHOD)
+def test_the_users_own_method_trains_with_its_parameters(digits, tmp_path, own_module):
+    own_module("own_method", OWN_METHOD)
     single = read(train(parse(digits), tmp_path))
     own = {"method": {"name": "own_method:Weighted"}}
     assert read(train(parse(digits | own), tmp_path))["test_accuracy"] == single["test_accuracy"]
@@ -574,11 +572,8 @@ def shift(labels, *, num_classes, features):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own", raising=False)
-    return tmp_path / "own.py"
+def own(own_module):
+    return own_module("own", OWN)
 
 
 def test_users_own_components(digits, tmp_path, own):
@@ -680,9 +675,8 @@ def square(progress, *, end: float = 1.0):
 """
 
 
-def test_a_schedule_of_ones_own_moves_is_saved_and_counts(digits, tmp_path, monkeypatch):
-    (tmp_path / "own_schedule.py").write_text(OWN_SCHEDULE)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_schedule_of_ones_own_moves_is_saved_and_counts(digits, tmp_path, own_module):
+    own_module("own_schedule", OWN_SCHEDULE)
 
     def run(**table):
         return parse(digits | {"epochs": 4, "loss": {"name": "gce", "q": table}})
@@ -944,10 +938,8 @@ def test_an_image_that_breaks_while_it_streams_ends_the_run_with_its_name(photos
             train(parse(photos | {"workers": workers}), tmp_path)
 
 
-def test_the_users_own_augmentation_streams_too(photos, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def invert(images, generator):\n    return 255 - images\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_the_users_own_augmentation_streams_too(photos, tmp_path, own_module):
+    own_module("mine", "def invert(images, generator):\n    return 255 - images\n")
     photos["data"]["storage"] = "stream"
     photos |= {"augment": "mine:invert", "epochs": 1, "workers": 0}
     assert (train(parse(photos), tmp_path) / "result.json").exists()
