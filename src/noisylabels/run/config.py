@@ -202,8 +202,17 @@ def parse(tables: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{key: _field(key, value) for key, value in filled.items()})
 
 
+def is_component(key: str) -> bool:
+    """Return whether a key's value is a component, a table with a name.
+
+    Args:
+        key: A key of ``FIELDS``.
+    """
+    return _TYPES[key] is Part
+
+
 def _field(key: str, value: object) -> Any:
-    if _TYPES[key] is not Part:
+    if not is_component(key):
         return _typed(value, _TYPES[key], key)
     try:
         return Component.parse(value.read() if isinstance(value, Word) else value)
@@ -232,9 +241,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        return parse(_merge(tables, override_tables(overrides)))
+        return parse(override(tables, overrides))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def override(tables: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Let words of a command line win over a file.
+
+    Args:
+        tables: What the file holds.
+        words: The words, see :func:`load`.
+
+    Returns:
+        The tables of both.
+
+    Raises:
+        ConfigError: A word is no override, or has no value.
+    """
+    return _merge(tables, override_tables(words))
 
 
 def find(name: str, registry: Mapping[str, Any], what: str) -> Any:

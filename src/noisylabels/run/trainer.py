@@ -86,7 +86,11 @@ def train(
         return folder.path
     check_writable(folder.path.parent)
     with folder.held() if first_process else nullcontext():
-        _make(made, folder, followers)
+        if folder.finished and made.config.devices * made.config.nodes == 1:
+            # By another process, between the look above and the lock.
+            _tell_finished(made, folder, Callbacks(followers))
+        else:
+            _make(made, folder, followers)
     return folder.path
 
 
