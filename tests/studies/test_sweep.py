@@ -10,7 +10,7 @@ from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError
 from noisylabels.studies import study, sweep
-from noisylabels.studies.launchers.jobs import Ended, Launcher, Said, make
+from noisylabels.studies.launchers.jobs import Ended, Launcher, make
 from noisylabels.studies.study import grid
 from noisylabels.studies.sweep import Follower, Progress, SweepError, begin, prepare
 
@@ -222,7 +222,8 @@ def test_a_study_that_has_changed_says_what_is_new_and_what_is_left(base, tmp_pa
     new, left = prepare(study.read(path), out).notes
     assert new == f"2 runs are new since {path} was last made, such as seed 2"
     assert left == (
-        f"1 runs belong to {path} no longer, such as seed 0 ({gone.folder.path}); their folders stay"
+        f"1 runs belong to {path} no longer, such as seed 0 ({gone.folder.path}); "
+        f"their folders stay"
     )
     assert gone.folder.state() == "finished"
     ((name, jobs),) = sweep.find_studies(out)

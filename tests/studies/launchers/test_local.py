@@ -76,7 +76,7 @@ def workers():
     found = 0
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            own = Path(os.readlink(cmdline.with_name("cwd"))) == Path.cwd()
+            own = cmdline.with_name("cwd").readlink() == Path.cwd()
             found += own and b"launchers.worker" in cmdline.read_bytes()
         except OSError:
             continue
@@ -139,7 +139,7 @@ def test_stopping_and_being_killed_leave_whole_runs_and_no_process(place):
     wait_for(lambda: len(trained()) == 2, process)
     # As a terminal does, but for the workers, which have a session of their own.
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate()
+    _, error = process.communicate()
     assert process.returncode == 130
     assert "stopped: 2 stopped, 1 to come; the same command continues" in error
     assert workers() == 0
