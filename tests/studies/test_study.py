@@ -95,6 +95,7 @@ def test_dotted_keys_without_quotes_and_named_points(write):
     """
     found = study.read(write(points)).points
     assert [point.run.noise.name for point in found] == ["asymmetric", "none"]
+    assert [point.title for point in found] == ["setting asym", "setting none"]
 
 
 def test_a_base_in_the_study_itself_and_what_wins_over_it(write):

@@ -229,7 +229,7 @@ def _finish(
 
 def _unpredicted(probabilities: Tensor) -> int:
     """Count the classes that are predicted for no example: those that a network has given up."""
-    return probabilities.shape[1] - len(probabilities.argmax(1).unique())
+    return probabilities.shape[1] - len(set(probabilities.argmax(1).tolist()))
 
 
 def _test_labels(dataset: Dataset) -> str:

@@ -78,7 +78,7 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
         CheckpointError: The folder cannot be written.
     """
     file = study.path if isinstance(study, Study) else None
-    points = study.points if isinstance(study, Study) else [Point({}, run) for run in study]
+    points = study.points if isinstance(study, Study) else [Point("", run) for run in study]
     if not points:
         raise ConfigError("expected at least one run, got none")
     jobs: dict[str, Job] = {}
