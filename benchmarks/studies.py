@@ -41,7 +41,7 @@ def made(out: Path, jobs: int, epochs: int) -> tuple[float, Clock]:
     prepared = sweep.prepare([run.replace(epochs=epochs) for run in demo.runs()], out)
     clock = Clock()
     begun = time.perf_counter()
-    sweep.run(prepared, Local(jobs=jobs), clock, sweep.begin(prepared, jobs))
+    sweep.run(prepared, Local(jobs=jobs), clock)
     return time.perf_counter() - begun, clock
 
 

@@ -369,6 +369,7 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
+    sweep.time_kinds(progress)
     print(sweep.sentence(progress), flush=True)
     if command.dry_run:
         for job in prepared.jobs:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 
@@ -58,9 +59,7 @@ class Notes(Follower):
 
 def run(prepared, launcher=None, follower=None):
     launcher = launcher or Here()
-    progress = begin(prepared, launcher.width)
-    sweep.run(prepared, launcher, follower or Notes(), progress)
-    return progress
+    return sweep.run(prepared, launcher, follower)
 
 
 @pytest.fixture
@@ -251,6 +250,26 @@ def test_the_time_left_is_learnt_from_runs_that_are_alike(base, tmp_path):
     assert progress.left() == (10 + 20 + 2 * 40) / 2
 
 
+def test_each_kind_of_run_is_timed_where_no_finished_run_is_like_it(base, tmp_path, monkeypatch):
+    timed = []
+
+    def seconds(made):
+        timed.append((made.config.method.name, made.config.model.parameters["hidden"]))
+        if made.config.method.name == "elr":
+            raise DataError("no luck")
+        return 3.0
+
+    monkeypatch.setattr(sweep, "seconds_per_epoch", seconds)
+    axes = {"model.hidden": [[8], [16]], "method": ["single", "elr"], "seed": [0, 1]}
+    prepared = prepare(grid({**base, "epochs": 10}, **axes), tmp_path)
+    progress = begin(prepared, 1)
+    progress.pace.learn(prepared.jobs[0].tables, 10, 10)
+    sweep.time_kinds(progress)
+    assert timed == [("elr", (8,)), ("single", (16,)), ("elr", (16,))]
+    # What could not be timed is taken to be like the others of its data and model.
+    assert progress.left() == 4 * 10 + 4 * 30
+
+
 def test_being_asked_to_stop(base, tmp_path, monkeypatch):
     prepared, launcher = prepare(grid(base, seed=range(3)), tmp_path), Here()
     before = signal.getsignal(signal.SIGINT)
@@ -276,7 +295,7 @@ def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
     )
     assert main(["sweep", "study.toml", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "2 runs; expected time: known after the first epochs\n" in said
+    assert re.search(r"^2 runs; expected time: about \d+ s$", said, flags=re.MULTILINE)
     assert said.count("not started") == 2
     assert not (tmp_path / "runs").exists()
     run(prepare(study.read(study.Path("study.toml")), study.Path("runs")))

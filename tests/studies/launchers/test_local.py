@@ -117,9 +117,8 @@ def test_two_commands_share_a_study_with_runs_that_fail_and_die(place):
     # The cause is gone; the same command makes what is missing, here as a script would.
     Path("calm").touch()
     prepared = sweep.prepare(study.read(Path("study.toml")), Path("runs"))
-    progress = sweep.begin(prepared, 2)
-    assert progress.counts() == "2 done, 4 to come"
-    sweep.run(prepared, Local(jobs=2), sweep.Follower(), progress)
+    assert sweep.begin(prepared, 2).counts() == "2 done, 4 to come"
+    sweep.run(prepared, Local(jobs=2))
     assert {folder.state() for folder in folders.values()} == {"finished"}
     assert not list(Path("runs/logs").iterdir())
     # A worker has computed what any process does.
