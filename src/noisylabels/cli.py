@@ -37,9 +37,9 @@ class Train:
 
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
-    (required), noise, model, method, loss, optimizer, lr_schedule, momentum_schedule, augment,
-    epochs, batch_size, seed, precision, validation, compile, clip_norm, accumulate, on_nan,
-    devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
+    (required), noise, features, model, method, loss, optimizer, lr_schedule, momentum_schedule,
+    augment, epochs, batch_size, seed, precision, validation, compile, clip_norm, accumulate,
+    on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
     save_model.
     """
 
@@ -466,7 +466,7 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
         ),
         trial=False,
     )
-    dataset, true = label(made)
+    dataset, true = label(made, vectors=False)
     if true is None:
         raise ConfigError(f"noise make: expected a kind of noise, got {command.kind!r}")
     found = inspection.inspect(

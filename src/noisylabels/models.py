@@ -13,6 +13,26 @@ from noisylabels.errors import ConfigError, check_range
 InputShape = tuple[int, ...]
 
 
+def linear(input_shape: InputShape, num_classes: int) -> nn.Module:
+    """Build one linear layer over the flattened inputs.
+
+    Args:
+        input_shape: Channels, height and width of an image, or the number of features.
+        num_classes: Number of logits.
+
+    Returns:
+        The network.
+
+    Shape:
+        Input (N, channels, height, width) or (N, D), output (N, ``num_classes``).
+
+    Example:
+        >>> sum(p.numel() for p in linear((1280,), 10).parameters())
+        12810
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+
 def mlp(
     input_shape: InputShape, num_classes: int, *, hidden: tuple[int, ...] = (512, 512)
 ) -> nn.Module:
@@ -396,6 +416,7 @@ def synchronise_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "linear": linear,
     "mlp": mlp,
     "resnet18": resnet18,
     "resnet34": resnet34,

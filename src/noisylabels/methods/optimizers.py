@@ -72,4 +72,28 @@ def adam(
     return torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)
 
 
+def with_lr_factors(
+    make: Callable[..., torch.optim.Optimizer], parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Build an optimiser that gives some parameters another learning rate.
+
+    Args:
+        make: ``parameters -> optimizer``.
+        parameters: What to optimise; the learning rate of each is multiplied by its attribute
+            ``lr_factor``, where it has one.
+
+    Returns:
+        The optimiser.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(getattr(parameter, "lr_factor", 1.0), []).append(parameter)
+    if set(groups) <= {1.0}:
+        return make(groups.get(1.0, []))
+    optimizer = make([{"params": group} for group in groups.values()])
+    for group, factor in zip(optimizer.param_groups, groups, strict=True):
+        group["lr"] *= factor
+    return optimizer
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam": adam}

@@ -91,6 +91,8 @@ class RunConfig:
     Args:
         data: Where the examples come from, see ``noisylabels.data.datasets.SOURCES``.
         noise: What is done to the training labels, see ``noisylabels.noise.NOISES``.
+        features: What turns inputs into vectors before the model, see
+            ``noisylabels.features.FEATURES``.
         model: The network, see ``noisylabels.models.MODELS``; ``"auto"`` is what suits ``data``.
         method: How a batch becomes an update, see ``noisylabels.methods.METHODS``.
         loss: The loss, see ``noisylabels.losses.LOSSES``.
@@ -129,6 +131,7 @@ class RunConfig:
 
     data: Part
     noise: Part = Component("none")
+    features: Part = Component("none")
     model: Part = Component("auto")
     method: Part = Component("single")
     loss: Part = Component("dal")

@@ -2,22 +2,28 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 from torch import Tensor
 
 from noisylabels.data.batches import derive_seed
 from noisylabels.data.examples import Dataset, first, hold_out
 from noisylabels.errors import ConfigError, DataError
+from noisylabels.run.featuring import featurise
 from noisylabels.run.plan import Plan, build
 
 
-def label(made: Plan) -> tuple[Dataset, Tensor | None]:
-    """Load a plan's data and make its noise.
+def label(
+    made: Plan, say: Callable[[str], None] = lambda sentence: None, *, vectors: bool = True
+) -> tuple[Dataset, Tensor | None]:
+    """Load a plan's data and make its noise; then its frozen features, once for all runs.
 
     The noise is applied to the whole training set, then the limit, then the hold-out.
 
     Args:
         made: The plan.
+        say: Tells the user how far computing features has come.
+        vectors: Whether features are wanted at all.
 
     Returns:
         The dataset with given labels; and the true labels of its training set, int64 of shape (N),
@@ -46,6 +52,8 @@ def label(made: Plan) -> tuple[Dataset, Tensor | None]:
             f"limit {made.source.limit}: expected at least 2 training examples to learn from"
         )
     true = train.labels[: len(limited.train)]
+    if made.features is not None and vectors:
+        limited = featurise(made, limited, say)
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
         limited, kept = hold_out(limited, made.config.validation, seed)

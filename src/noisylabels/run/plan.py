@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -22,9 +22,10 @@ from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import batch_of_one
 from noisylabels.errors import ConfigError, NoisyLabelsError, check_range, unknown
+from noisylabels.features import FEATURES, Features
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
-from noisylabels.methods.optimizers import OPTIMIZERS
+from noisylabels.methods.optimizers import OPTIMIZERS, with_lr_factors
 from noisylabels.models import MODELS
 from noisylabels.noise import NOISES
 from noisylabels.run import config
@@ -65,6 +66,7 @@ class Plan:
         identity: All that the result depends on, see :func:`identify`.
         source: Where the data comes from.
         noise: ``(labels, num_classes, features) -> given labels``.
+        features: What turns inputs into vectors; None where they stay as they are.
         network: ``(input_shape, num_classes) -> network``.
         method: ``context -> method``.
         loss: Makes the loss.
@@ -79,6 +81,7 @@ class Plan:
     identity: Mapping[str, Any]
     source: Source
     noise: Callable[..., Tensor]
+    features: Features | None
     network: Callable[..., nn.Module]
     method: Callable[..., Method]
     loss: Callable[[], Loss]
@@ -155,10 +158,20 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     made_source = build(lambda: data.target(**data.component.parameters), "data", data.component)
     source = check_source(made_source, run.data.name)
     facts = build(source.facts, "data", data.component)
+    wanted = find("features", run.features)
+    features = build(
+        lambda: wanted.target(facts, **wanted.component.parameters),
+        "features",
+        wanted.component,
+        Features if wanted.component.name != "none" else NoneType,
+    )
+    model = choose_model(facts) if features is None else "linear"
+    augment = "none" if features is not None and features.freeze else choose_augment(facts)
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),
-        "model": find("model", _chosen(run.model, choose_model(facts))),
-        "augment": find("augment", _chosen(run.augment, choose_augment(facts))),
+        "features": wanted,
+        "model": find("model", _chosen(run.model, model)),
+        "augment": find("augment", _chosen(run.augment, augment)),
         **{
             what: find(what, getattr(run, what))
             for what in ("method", "loss", "optimizer", "lr_schedule", "momentum_schedule")
@@ -168,6 +181,8 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         what: functools.partial(each.target, **each.component.parameters)
         for what, each in found.items()
     }
+    if features is not None and not features.freeze:
+        parts["model"] = functools.partial(features.network, head=parts["model"])
     if "seed" in inspect.signature(found["noise"].target).parameters:
         # A noise without a seed of its own follows the run's.
         parts["noise"] = functools.partial(
@@ -179,10 +194,11 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         identity=identify(run, source, data, found),
         source=source,
         noise=parts["noise"],
+        features=features,
         network=parts["model"],
         method=parts["method"],
         loss=parts["loss"],
-        optimizer=parts["optimizer"],
+        optimizer=functools.partial(with_lr_factors, parts["optimizer"]),
         lr_factor=parts["lr_schedule"],
         momentum_factor=parts["momentum_schedule"],
         augment=parts["augment"],
@@ -199,6 +215,7 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
 REGISTRIES: dict[str, Mapping[str, Any]] = {
     "data": SOURCES,
     "noise": NOISES,
+    "features": FEATURES,
     "model": MODELS,
     "method": METHODS,
     "loss": LOSSES,
@@ -471,7 +488,9 @@ def _try_out(made: Plan) -> None:
         accumulate=run.accumulate,
     )
     build(lambda: made.method(context), "method", run.method, Method)
-    if run.model.name in MODELS:
+    if made.features is not None:
+        build(made.features.check, "features", run.features)
+    elif run.model.name in MODELS:
         with torch.device("meta"):
             build(lambda: made.network((1, 32, 32), 2), "model")
     processes = run.devices * run.nodes

@@ -110,8 +110,8 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
     first_process = is_global_zero(made.config)
     trackers = _trackers(made, folder, followers) if first_process else []
     callbacks = Callbacks([*trackers, *followers])
-    dataset, true = label(made)
     say = callbacks.on_message
+    dataset, true = label(made, say)
     state, setup = assemble(made, dataset, true, before=folder.setup(), say=say)
     with ending_others(state.engine):
         advice = on_short_training(made.config, len(dataset.train))
@@ -215,6 +215,7 @@ def _finish(
     described = {
         "classes": dataset.classes,
         "model": run.model.table(),
+        "features": run.features.table(),
         "networks": len(method.networks),
         "shape": dataset.train.shape,
         "mean": dataset.mean.tolist(),

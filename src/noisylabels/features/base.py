@@ -1,0 +1,97 @@
+"""What turns inputs into vectors, and the cache of what came out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from noisylabels.data.examples import Dataset, Examples
+from noisylabels.data.source import Facts
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How features are computed.
+
+    Args:
+        device: Where.
+        workers: Processes that decode images.
+        precision: ``(network, device) -> "32" or "bf16"``.
+        memory_format: ``(network, precision) -> memory format``.
+        say: Tells the user how far it has come.
+    """
+
+    device: torch.device
+    workers: int
+    precision: Callable[[nn.Module, torch.device], str]
+    memory_format: Callable[[nn.Module, str], torch.memory_format]
+    say: Callable[[str], None] = lambda sentence: None
+
+
+class Features(ABC):
+    """Turns the inputs of a dataset into vectors, frozen or as the first part of the network.
+
+    Made with ``(facts, *, the user's parameters)``, where ``facts`` are the source's; making one is
+    cheap and reads nothing.
+
+    Attributes:
+        freeze: Whether vectors are computed once, and only what follows is trained.
+    """
+
+    freeze: bool = True
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse what cannot be had, before any work.
+
+        Raises:
+            ConfigError: There is no such network, or its weights do not fit.
+            MissingExtraError: A library is not installed.
+        """
+
+    @abstractmethod
+    def extract(
+        self, parts: Mapping[str, Examples], train: Examples, compute: Compute
+    ) -> dict[str, Tensor]:
+        """Compute the vectors of some parts of a dataset.
+
+        Args:
+            parts: Examples by part.
+            train: The training examples, for features that are learnt from the inputs.
+            compute: How.
+
+        Returns:
+            float32 by part, each of shape (N, D).
+
+        Raises:
+            DataError: The inputs are of another kind, or cannot be read.
+        """
+
+    def facts(self, facts: Facts) -> Facts:
+        """Return what is known of the vectors, of which the number is not known yet."""
+        return Facts((0,), images=False, class_map=facts.class_map)
+
+    def network(
+        self, input_shape: tuple[int, ...], num_classes: int, head: Callable[..., nn.Module]
+    ) -> nn.Module:
+        """Build the network that is fine-tuned, with a head over its vectors.
+
+        Args:
+            input_shape: Channels, height and width.
+            num_classes: Number of logits.
+            head: ``(input_shape, num_classes) -> network``.
+
+        Raises:
+            ConfigError: These features are not part of a network.
+        """
+        raise NotImplementedError
+
+    def normalisation(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Return the mean and standard deviation of inputs, in their own units, for fine-tuning.
+
+        Args:
+            dataset: The dataset.
+        """
+        return dataset.mean, dataset.std

@@ -1,0 +1,50 @@
+"""Vectors that were computed once, by what they were computed from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from noisylabels.atomic import replacing
+from noisylabels.data.digests import cache_folder
+
+FOLDER = "features"
+
+
+def recall(identity: Mapping[str, Any]) -> Tensor | None:
+    """Return vectors that were kept; None where there are none, or they cannot be read.
+
+    Args:
+        identity: All that they depend on, plain values.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with suppress(OSError, SafetensorError, RuntimeError, KeyError):
+        return load_file(_path(identity))["vectors"]
+    return None
+
+
+def keep(identity: Mapping[str, Any], vectors: Tensor) -> None:
+    """Keep vectors for the next time; where that is impossible they are computed again.
+
+    Args:
+        identity: All that they depend on, plain values.
+        vectors: Of shape (N, D).
+    """
+    from safetensors.torch import save_file
+
+    with suppress(OSError, RuntimeError):
+        path = _path(identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file({"vectors": vectors.contiguous()}, temporary)
+
+
+def _path(identity: Mapping[str, Any]) -> Path:
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return cache_folder() / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"

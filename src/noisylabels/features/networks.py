@@ -1,0 +1,481 @@
+"""Pretrained networks for images, from timm and torchvision."""
+
+import functools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from noisylabels.data.decoding import decode_all
+from noisylabels.data.examples import Dataset, Examples, StreamedImages
+from noisylabels.data.source import Facts
+from noisylabels.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    check_range,
+    unknown,
+)
+from noisylabels.features.base import Compute, Features
+
+BATCH = 64
+SECONDS_BETWEEN_SENTENCES = 10.0
+LEAST_SIZE = 16
+Size = Annotated[int, Field(ge=LEAST_SIZE)]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its classifier.
+
+    Args:
+        network: ``(N, 3, size, size) -> (N, D)``.
+        width: D.
+        size: Side of the images that it was trained on.
+        mean: What is subtracted from each channel, of values in [0, 1].
+        std: What each channel is divided by then.
+    """
+
+    network: nn.Module
+    width: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Make(ABC):
+    """Builds a backbone; a frozen dataclass, so that what was checked once is known."""
+
+    @abstractmethod
+    def __call__(self, filled: bool) -> Backbone:
+        """Build it, with its weights or without."""
+
+
+@functools.cache
+def _check(make: Make) -> None:
+    """Try once in a process: a study of a hundred runs has one network."""
+    make(True)
+
+
+class NetworkFeatures(Features):
+    """The last layer of a pretrained network before its classifier.
+
+    Args:
+        facts: The source's facts.
+        name: What the network is called, for messages.
+        make: Builds it, with its weights or without.
+        size: Side that images are resized to; that of the network's own training by default.
+        freeze: Whether it stays as it is.
+        backbone_lr: Factor on its learning rate where it does not.
+
+    Raises:
+        ConfigError: The inputs are no images, or ``backbone_lr`` is out of its range.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        name: str,
+        make: "Make",
+        *,
+        size: int | None,
+        freeze: bool,
+        backbone_lr: float,
+    ) -> None:
+        if not facts.images:
+            raise ConfigError(f"{name!r} is a network for images, and the data has none")
+        check_range("backbone_lr", backbone_lr)
+        self.freeze = freeze
+        self._name = name
+        self._make = make
+        self._size = size
+        self._backbone_lr = backbone_lr
+
+    def check(self) -> None:
+        """Refuse a network that there is none of, or weights that do not fit."""
+        _check(self._make)
+
+    def extract(
+        self, parts: Mapping[str, Examples], train: Examples, compute: Compute
+    ) -> dict[str, Tensor]:
+        """Compute the vectors in the fast precision, batch by batch."""
+        backbone = self._make(True)
+        network = Preprocessed(backbone, self._size or backbone.size)
+        precision = compute.precision(network, compute.device)
+        layout = compute.memory_format(network, precision)
+        network = network.to(compute.device).to(memory_format=layout).eval()
+        total = sum(map(len, parts.values()))
+        meter = _Meter(total, compute.say)
+        vectors = {}
+        with torch.inference_mode(), _autocast(compute.device, precision):
+            for part, examples in parts.items():
+                rows = []
+                for images in batches(examples, compute.workers):
+                    given = images.to(compute.device, memory_format=layout, non_blocking=True)
+                    rows.append(network(given).float().cpu())
+                    meter.add(len(images))
+                vectors[part] = torch.cat(rows) if rows else torch.zeros(0, backbone.width)
+        meter.end()
+        return vectors
+
+    def network(
+        self, input_shape: tuple[int, ...], num_classes: int, head: Callable[..., nn.Module]
+    ) -> nn.Module:
+        """Build the network with its weights, its images resized, and a head over its vectors."""
+        backbone = self._make(True)
+        for parameter in backbone.network.parameters():
+            # Read where the optimiser is made.
+            parameter.lr_factor = self._backbone_lr  # type: ignore[attr-defined]
+        resized = Resized(backbone.network, self._size or backbone.size)
+        return nn.Sequential(resized, head((backbone.width,), num_classes))
+
+    def normalisation(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Return what the network was trained with, in pixel units, not the dataset's own."""
+        backbone = self._make(False)
+        channels = len(dataset.mean)
+        mean, std = (torch.tensor(values[:channels]) for values in (backbone.mean, backbone.std))
+        return 255 * mean, 255 * std
+
+
+class Resized(nn.Module):
+    """A network whose images are made RGB, and resized first.
+
+    Args:
+        network: The network.
+        size: Side, in pixels.
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize images, float of shape (N, 1 or 3, height, width), and run the network."""
+        return self.network(resize(images, self.size))  # type: ignore[no-any-return]
+
+
+class Preprocessed(nn.Module):
+    """A network that takes uint8 images of any size.
+
+    Args:
+        backbone: The network and what its inputs are normalised with.
+        size: Side that images are resized to.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, size: int) -> None:
+        super().__init__()
+        self.network = backbone.network
+        self.size = size
+        for name in ("mean", "std"):
+            values = 255 * torch.tensor(getattr(backbone, name))
+            self.register_buffer(name, values.reshape(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize and normalise uint8 images (N, 1 or 3, height, width), and run the network."""
+        # As Pillow has it: overshoots of the bicubic kernel are no colours.
+        resized = resize(images.float(), self.size).clamp(0, 255)
+        return self.network((resized - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize images as Pillow's bicubic filter does, gray ones made RGB.
+
+    Args:
+        images: float32, of shape (N, 1 or 3, height, width).
+        size: Side, in pixels.
+
+    Returns:
+        float32, of shape (N, 3, size, size).
+    """
+    if images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    if images.shape[-2:] == (size, size):
+        return images
+    with torch.autocast(images.device.type, enabled=False):
+        return F.interpolate(
+            images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False
+        )
+
+
+def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
+    """Yield images in order, in batches.
+
+    Args:
+        examples: The examples.
+        workers: Processes that decode them, where they stream.
+
+    Yields:
+        uint8, of shape (n, channels, height, width).
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+    inputs = examples.inputs
+    if isinstance(inputs, StreamedImages):
+        batch: list[Tensor] = []
+        for position, image, _ in decode_all(inputs.encoded, inputs.spec, workers):
+            if isinstance(image, str):
+                raise DataError(f"{inputs.encoded.place(position)}: {image}")
+            batch.append(image)
+            if len(batch) == BATCH:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+    else:
+        yield from torch.split(inputs, BATCH) if len(inputs) else ()
+
+
+class _Meter:
+    """Says how far it has come, and how fast."""
+
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        self._total, self._say, self._done = total, say, 0
+        self._begun = self._spoke = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._spoke > SECONDS_BETWEEN_SENTENCES:
+            self._spoke = now
+            pace = self._done / (now - self._begun)
+            self._say(
+                f"features of {self._done:,} of {self._total:,} images, {pace:.0f} a second, "
+                f"{(self._total - self._done) / pace:.0f} s left"
+            )
+
+    def end(self) -> None:
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        self._say(
+            f"features of {self._total:,} images computed in {seconds:.0f} s, "
+            f"{self._total / seconds:.0f} a second"
+        )
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Timm(Make):
+    """Builds a network of timm.
+
+    Args:
+        model: Its name there.
+        weights: A file of its weights; None for those of the hub.
+    """
+
+    model: str
+    weights: Path | None
+
+    def __call__(self, filled: bool) -> Backbone:
+        """Build it."""
+        try:
+            import timm as library
+        except ImportError as error:
+            raise MissingExtraError("timm", "features") from error
+        known = library.list_models()
+        if self.model.partition(".")[0] not in known and "/" not in self.model:
+            raise ConfigError(unknown("model of timm", self.model, known))
+        hub = filled and self.weights is None
+        network = _built(
+            lambda: library.create_model(self.model, pretrained=hub, num_classes=0),
+            self.model,
+            hub,
+        )
+        if filled and self.weights is not None:
+            load_weights(network, self.weights, self.model)
+        preset = network.pretrained_cfg
+        return Backbone(
+            network,
+            network.num_features,
+            preset["input_size"][-1],
+            tuple(preset["mean"]),
+            tuple(preset["std"]),
+        )
+
+
+@dataclass(frozen=True)
+class Torchvision(Make):
+    """Builds a network of torchvision.
+
+    Args:
+        model: Its name there.
+        weights: A file of its weights; None for published ones.
+        tag: The name of these.
+    """
+
+    model: str
+    weights: Path | None
+    tag: str
+
+    def __call__(self, filled: bool) -> Backbone:
+        """Build it."""
+        from torchvision import models as library
+
+        known = library.list_models(module=library)
+        if self.model not in known:
+            raise ConfigError(unknown("model of torchvision", self.model, known))
+        published: Any = library.get_model_weights(self.model)
+        if self.tag not in published.__members__:
+            raise ConfigError(
+                unknown(f"weights of {self.model!r}", self.tag, published.__members__)
+            )
+        hub = filled and self.weights is None
+        chosen = published[self.tag]
+        network = _built(
+            lambda: library.get_model(self.model, weights=chosen if hub else None),
+            self.model,
+            hub,
+        )
+        width = _behead(network, self.model)
+        if filled and self.weights is not None:
+            load_weights(network, self.weights, self.model)
+        preset = chosen.transforms()
+        return Backbone(network, width, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+
+
+def timm(
+    facts: Facts,
+    *,
+    model: str,
+    weights: Path | None = None,
+    size: Size | None = None,
+    freeze: bool = True,
+    backbone_lr: float = 0.1,
+) -> Features:
+    """Make features of a network of timm.
+
+    Args:
+        facts: The source's facts.
+        model: Its name there, such as ``"tf_efficientnet_lite0"``.
+        weights: A local file of its weights, ``.safetensors``, or ``.pth`` without pickled code; by
+            default those of timm's hub, which are downloaded.
+        size: Side that images are resized to, at least 16; that of its training by default.
+        freeze: Whether it stays as it is: then its vectors are computed once, and the model is a
+            head over them. Otherwise it is fine-tuned.
+        backbone_lr: Factor on the learning rate where it is fine-tuned, at least 0.
+
+    Raises:
+        ConfigError: The data has no images.
+    """
+    make = Timm(model, weights)
+    return NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+
+
+def torchvision(
+    facts: Facts,
+    *,
+    model: str,
+    weights: Path | None = None,
+    tag: str = "DEFAULT",
+    size: Size | None = None,
+    freeze: bool = True,
+    backbone_lr: float = 0.1,
+) -> Features:
+    """Make features of a classifier of torchvision.
+
+    Args:
+        facts: The source's facts.
+        model: Its name there, such as ``"resnet50"``.
+        weights: A local file of its weights, ``.safetensors``, or ``.pth`` without pickled code; by
+            default those that ``tag`` names, which are downloaded.
+        tag: The name of its published weights, such as ``"IMAGENET1K_V2"``.
+        size: Side that images are resized to, at least 16; that of its training by default.
+        freeze: As for :func:`timm`.
+        backbone_lr: As for :func:`timm`.
+
+    Raises:
+        ConfigError: The data has no images.
+    """
+    make = Torchvision(model, weights, tag)
+    return NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+
+
+def _built(make: Callable[[], Any], model: str, hub: bool) -> Any:
+    """Build a library's network; where its weights are downloaded, that can fail in any way."""
+    try:
+        return make()
+    except Exception as error:
+        source = "its weights cannot be downloaded" if hub else "cannot be built"
+        hint = "; weights = FILE takes a local file" if hub else ""
+        raise ConfigError(f"{model!r}: {source} ({type(error).__name__}: {error}){hint}") from error
+
+
+def _behead(network: nn.Module, model: str) -> int:
+    """Replace a classifier's last linear layer, and return how many numbers it was given."""
+    *_, (name, last) = ((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear))
+    parent, _, attribute = name.rpartition(".")
+    owner = network.get_submodule(parent)
+    if not isinstance(last, nn.Linear):
+        raise ConfigError(f"{model!r} has no linear layer in the end")
+    setattr(owner, attribute, nn.Identity())
+    return last.in_features
+
+
+def load_weights(network: nn.Module, path: Path, model: str) -> None:
+    """Load weights from a file into a network that has no classifier.
+
+    Args:
+        network: The network.
+        path: ``.safetensors``, or what ``torch.save`` wrote of a state dict.
+        model: What it is called, for messages.
+
+    Raises:
+        ConfigError: The file cannot be read without unpickling code, or does not fit.
+    """
+    found = read_weights(path)
+    own = network.state_dict()
+    # As saved by training in parallel, or within a checkpoint.
+    found = {name.removeprefix("module."): value for name, value in found.items()}
+    missing = [name for name in own if name not in found]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    if missing or shapes:
+        reason = f"no {missing[0]} in it" if missing else shapes[0]
+        raise ConfigError(f"{path}: weights of another network than {model!r} ({reason})")
+    # What else is in it is the classifier's.
+    network.load_state_dict({name: found[name] for name in own})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read named tensors.
+
+    Args:
+        path: ``.safetensors``, or what ``torch.save`` wrote.
+
+    Returns:
+        The tensors; of a checkpoint those below ``state_dict`` or ``model``.
+
+    Raises:
+        ConfigError: It cannot be read without unpickling code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # any kind of damage, or pickled code
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: expected weights, without pickled code ({reason})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ConfigError(f"{path}: expected named tensors, got {type(found).__name__}")
+    return dict(found)

@@ -1,0 +1,90 @@
+"""A plan's inputs as vectors, computed once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from noisylabels.data.datasets import feature_statistics
+from noisylabels.data.examples import Dataset, Examples
+from noisylabels.features import Compute
+from noisylabels.features.cache import keep, recall
+from noisylabels.run.device import choose_memory_format, choose_precision
+from noisylabels.run.launch import default_device
+from noisylabels.run.plan import Plan, build
+
+
+def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Dataset:
+    """Turn the inputs of a dataset into vectors, or prepare them for a network to be fine-tuned.
+
+    Args:
+        made: A plan with features.
+        dataset: Its dataset, before any example is held out.
+        say: Tells the user how far it has come.
+
+    Returns:
+        The dataset, with vectors as inputs where the features are frozen; otherwise with the mean
+        and standard deviation that the network was trained with.
+
+    Raises:
+        ConfigError: There is no such network, or its weights do not fit.
+        DataError: An input cannot be read.
+    """
+    features = made.features
+    assert features is not None, "asked of plans with features only"
+    if not features.freeze:
+        mean, std = build(functools.partial(features.normalisation, dataset), "features")
+        return dataclasses.replace(dataset, mean=mean, std=std)
+    device = default_device()
+    asked = made.config.precision
+
+    def precision(network: nn.Module, device: torch.device) -> str:
+        return choose_precision(network, device) if asked == "auto" else asked
+
+    compute = Compute(device, made.workers, precision, choose_memory_format, say)
+    parts = {"train": dataset.train, "test": dataset.test}
+    identity = features_identity(made) | {
+        "device": device.type,
+        "precision": precision(nn.Conv2d(1, 1, 1), device),
+    }
+    vectors = {part: recall(identity | {"part": part}) for part in parts}
+    missing = {
+        part: examples
+        for part, examples in parts.items()
+        if vectors[part] is None and len(examples)
+    }
+    if missing:
+        extract = functools.partial(features.extract, missing, dataset.train, compute)
+        for part, rows in build(extract, "features", made.config.features).items():
+            keep(identity | {"part": part}, rows)
+            vectors[part] = rows
+    train = vectors["train"]
+    assert train is not None, "there are training examples"
+    made_parts = {
+        part: Examples(train[:0] if rows is None else rows, parts[part].labels, parts[part].places)
+        for part, rows in vectors.items()
+    }
+    mean, std = feature_statistics(train)
+    return dataclasses.replace(
+        dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
+    )
+
+
+def features_identity(made: Plan) -> dict[str, Any]:
+    """Return all that a plan's vectors depend on, but how they are computed.
+
+    Args:
+        made: A plan with features.
+    """
+    settings, contents = made.identity["settings"], made.identity["contents"]
+    return {
+        "settings": {key: settings[key] for key in ("data", "features")},
+        "contents": {
+            key: value
+            for key, value in contents.items()
+            if key.partition(".")[0].partition(" ")[0] in ("data", "features")
+        },
+    }
