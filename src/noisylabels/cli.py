@@ -477,9 +477,9 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    from noisylabels.studies import report
+    from noisylabels.studies import records, report
 
-    summary = report.summarise(report.read(runs))
+    summary = report.summarise(records.read(runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
     settings, rows = len(summary.settings), summary.rows()
 
