@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from browser import browse
+from folders import alter
 from noisylabels.errors import DataError
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
@@ -85,21 +86,6 @@ def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_pa
     assert re.fullmatch(r"\d+\.\d %", row["test accuracy"])
     assert row["wrong labels memorised"] == "unknown"
     assert row["noise, actual / nominal"] == "0.0 / 0 %"
-
-
-def alter(run, folder, *, result=None, **settings):
-    """Copy a run folder as a run with other settings would have made it."""
-    shutil.copytree(run, folder)
-    identity = json.loads((folder / "identity.json").read_text())
-    changes = {
-        "config.json": settings,
-        "identity.json": {"settings": identity["settings"] | settings},
-        "result.json": {"run_id": folder.name} | (result or {}),
-    }
-    for name, change in changes.items():
-        value = json.loads((folder / name).read_text()) | change
-        (folder / name).write_text(json.dumps(value))
-    return folder
 
 
 def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_path):

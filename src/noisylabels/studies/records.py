@@ -138,6 +138,8 @@ class Run:
                     or not (isinstance(each, str) or (name == "loss" and UNSAID.get(key) == each))
                 }
             settings[name] = value
+        # Of a newer version than this one.
+        settings |= {name: value for name, value in own.items() if name not in config.FIELDS}
         settings["precision"] = self.computed
         settings |= {each.title: each.digest for each in self.contents}
         return settings | {"version of results": identity["version"]}
