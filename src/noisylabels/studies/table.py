@@ -130,6 +130,14 @@ class Grid:
     rows: Sequence[tuple[Sequence[str], Sequence[tuple[str, bool]]]]
     notes: Sequence[str]
 
+    def widths(self) -> list[int]:
+        """Return how many signs the longest line of each column has."""
+        cells = [[cell for cell, _ in cells] for _, cells in self.rows]
+        return [
+            max(map(len, (*column, *(row[number] for row in cells))))
+            for number, column in enumerate(self.columns)
+        ]
+
     def heads(self) -> list[list[tuple[str, int]]]:
         """Return the rows of the columns' heads: what is said, and over how many columns."""
         lines = []
@@ -303,9 +311,7 @@ def select(runs: Iterable[Run], where: str) -> list[Run]:
         left = []
         for run in chosen:
             value = addresses[id(run)].get(key)
-            if isinstance(value, Mapping):
-                value = value.get("name", value.get("schedule"))
-            if value in readings or (value is not None and describe(value) == text):
+            if value in readings or text in (_called(value), _text(value)):
                 left.append(run)
         if not left:
             there = _distinct(addresses[id(run)].get(key) for run in chosen)
@@ -437,8 +443,10 @@ def show(tables: Sequence[Table], console: Console, *, bold: bool = True) -> Non
         drawn = Drawn(box=box.SIMPLE, pad_edge=False)
         for name in grid.corner:
             drawn.add_column(Text(name), overflow="fold")
-        for column in grid.columns:
-            drawn.add_column(Text("\n".join(column)), justify="right", no_wrap=True)
+        for width, column in zip(grid.widths(), grid.columns, strict=True):
+            # Numbers are whole, if need be beyond the edge of the terminal.
+            head = Text("\n".join(column))
+            drawn.add_column(head, justify="right", no_wrap=True, min_width=width + len(MARK))
         marked = any(best for _, cells in grid.rows for _, best in cells)
         for texts, cells in grid.rows:
             shown = []
@@ -446,10 +454,10 @@ def show(tables: Sequence[Table], console: Console, *, bold: bool = True) -> Non
                 sign = (MARK if best else " ") * (marked and not bold)
                 shown.append(Text(cell + sign, style="bold" if best and bold else ""))
             drawn.add_row(*map(Text, texts), *shown)
-        # Numbers are whole, if need be beyond the edge of the terminal.
         least = Measurement.get(console, console.options.update_width(10**6), drawn).minimum
+        drawn.width = least if least > console.width else None
         console.print(grid.heading, markup=False, highlight=False, soft_wrap=True)
-        console.print(drawn, width=max(least, console.width), crop=False)
+        console.print(drawn, crop=False)
         for note in _notes(grid, "bold" if bold else MARK):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
@@ -534,8 +542,12 @@ def html(tables: Sequence[Table]) -> str:
         MissingExtraError: Jinja is not installed.
     """
     grids = [(grid, _notes(grid, "bold")) for grid in _grids(tables)]
-    width = 12 + 11 * max(len(grid.corner) + len(grid.columns) for grid, _ in grids)
-    return pages.render("table.html", grids=grids, width=width)
+    # In rem: a sign is about half of one wide.
+    width = max(
+        12 * len(grid.corner) + sum(0.55 * width + 1.5 for width in grid.widths())
+        for grid, _ in grids
+    )
+    return pages.render("table.html", grids=grids, width=math.ceil(width))
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -594,7 +606,9 @@ def _check_together(runs: Sequence[Run], title: str) -> None:
 
 
 def _called(value: Any) -> str:
-    return describe(value.get("name", value)) if isinstance(value, Mapping) else _text(value)
+    """Return what a value may be called in short: of a table its name."""
+    named = isinstance(value, Mapping)
+    return _text(value.get("name", value.get("schedule", value)) if named else value)
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:
