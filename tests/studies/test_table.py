@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ def by_title(made, what=lambda cell: cell):
 
 
 def notes(made):
-    return "\n".join(made.grids()[0].notes)
+    return "\n".join(made.grids()[0].notes())
 
 
 def test_cells_are_what_pandas_computes(tmp_path):
@@ -123,7 +124,8 @@ def test_components_are_told_apart_by_what_differs(make, pivot):
     ]
     assert [column.title for column in made.columns] == ["symmetric"]
     assert "loss dal (q_start 0.6, q_end 1.5, lambda_end 1)" in made.remarks
-    assert "noise symmetric (rate 0.4)" in made.remarks
+    assert "noise symmetric (rate 0.4);" in made.remarks[0]
+    assert "noise symmetric (rate 0.4)" not in made.remarks
     assert not any(remark.startswith("loss gce") for remark in made.remarks)
 
 
@@ -201,7 +203,7 @@ def test_best_are_those_within_the_standard_error_of_the_best(make, pivot):
         ("gce", "symmetric"): True,
         ("dal", "symmetric"): False,
     }
-    assert "{mark}: the highest mean of a column" in notes(pivot())
+    assert "bold: the highest mean of a column" in notes(pivot())
     low = by_title(pivot(best="low"), lambda cell: cell.best)
     assert list(low.values()) == [False, False, True]
     none = pivot(best="none")
@@ -600,6 +602,12 @@ def test_the_page_fits_windows_of_any_width(make, pivot, tmp_path, columns):
         assert seen["cut"] == []
     assert narrow["listed"] is (columns > 1)
     assert not wide["listed"]
+
+
+def test_the_page_of_the_documentation_has_every_word():
+    page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+    words = {*table.LESS_IS_BETTER, *table.FRACTIONS, *table.FORMATS, *table.SUFFIXES}
+    assert [word for word in words if f"`{word}`" not in page] == []
 
 
 def unfinished(run, name):

@@ -127,7 +127,7 @@ class Run:
             if name in ("seed", *INVARIANT):
                 continue
             if name == "data":
-                value = own["data"]
+                value = own.get("data", value)
             elif isinstance(value, Mapping):
                 counted = own.get(name, {})
                 value = {

@@ -121,14 +121,20 @@ class Grid:
         corner: The keys of the rows.
         columns: The heads of the columns, from the outermost.
         rows: The texts of each row, and its cells: the text, and whether it is marked.
-        notes: What is said below it; ``{mark}`` stands for how the format marks a cell.
+        remarks: What is said below it.
+        best: What it means that a cell is marked; nothing where none is.
     """
 
     heading: str
     corner: Sequence[str]
     columns: Sequence[tuple[str, ...]]
     rows: Sequence[tuple[Sequence[str], Sequence[tuple[str, bool]]]]
-    notes: Sequence[str]
+    remarks: Sequence[str]
+    best: str = ""
+
+    def notes(self, mark: str = "bold") -> list[str]:
+        """Return all that is said below it, where a mark looks like this."""
+        return [*([f"{mark}: {self.best}"] if self.best else []), *self.remarks]
 
     def widths(self) -> list[int]:
         """Return how many signs the longest line of each column has."""
@@ -205,9 +211,10 @@ class Table:
             for i, row in enumerate(self.rows)
         ]
         marked = any(cell.best for cell in self.cells.values())
-        mark = f"{{mark}}: the {self.direction}est mean of a column, and what is within its "
-        notes = [f"{mark}standard error"] if marked else []
-        grids = [Grid(self.heading, self.row_keys, columns, rows, [*notes, *self.remarks])]
+        best = f"the {self.direction}est mean of a column, and what is within its standard error"
+        grids = [
+            Grid(self.heading, self.row_keys, columns, rows, self.remarks, best if marked else "")
+        ]
         if self.against is not None and len(self.rows) > 1:
             differences = [
                 (row.texts, [(self._compared(i, j), False) for j in range(len(self.columns))])
@@ -447,18 +454,17 @@ def show(tables: Sequence[Table], console: Console, *, bold: bool = True) -> Non
             # Numbers are whole, if need be beyond the edge of the terminal.
             head = Text("\n".join(column))
             drawn.add_column(head, justify="right", no_wrap=True, min_width=width + len(MARK))
-        marked = any(best for _, cells in grid.rows for _, best in cells)
         for texts, cells in grid.rows:
             shown = []
             for cell, best in cells:
-                sign = (MARK if best else " ") * (marked and not bold)
+                sign = "" if bold or not grid.best else MARK if best else " "
                 shown.append(Text(cell + sign, style="bold" if best and bold else ""))
             drawn.add_row(*map(Text, texts), *shown)
         least = Measurement.get(console, console.options.update_width(10**6), drawn).minimum
         drawn.width = least if least > console.width else None
         console.print(grid.heading, markup=False, highlight=False, soft_wrap=True)
         console.print(drawn, crop=False)
-        for note in _notes(grid, "bold" if bold else MARK):
+        for note in grid.notes("bold" if bold else MARK):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -473,7 +479,7 @@ def markdown(tables: Sequence[Table]) -> str:
             for cell, best in cells:
                 lines[number].append(f"**{_in_markdown(cell)}**" if best else _in_markdown(cell))
         lines[0] = list(map(_in_markdown, heads))
-        notes = [f"- {_in_markdown(note)}" for note in _notes(grid, "bold")]
+        notes = [f"- {_in_markdown(note)}" for note in grid.notes()]
         rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts += [_in_markdown(grid.heading), rows, "\n".join(notes)]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -530,7 +536,7 @@ def latex(tables: Sequence[Table]) -> str:
                 shown.append(rf"\textbf{{{said}}}" if best else said)
             lines.append(f"{' & '.join([*map(_in_latex, texts), *shown])} \\\\")
         lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [f"% {_one_line(note)}" for note in _notes(grid, "bold")]
+        lines += [f"% {_one_line(note)}" for note in grid.notes()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -541,11 +547,10 @@ def html(tables: Sequence[Table]) -> str:
     Raises:
         MissingExtraError: Jinja is not installed.
     """
-    grids = [(grid, _notes(grid, "bold")) for grid in _grids(tables)]
+    grids = list(_grids(tables))
     # In rem: a sign is about half of one wide.
     width = max(
-        12 * len(grid.corner) + sum(0.55 * width + 1.5 for width in grid.widths())
-        for grid, _ in grids
+        12 * len(grid.corner) + sum(0.55 * width + 1.5 for width in grid.widths()) for grid in grids
     )
     return pages.render("table.html", grids=grids, width=math.ceil(width))
 
@@ -645,7 +650,8 @@ def _axis(
     for place, key in enumerate(axis):
         distinct = {value[place].canonical: value[place] for value in values.values()}
         texts[key], full = _tell_apart(list(distinct.values()))
-        legend += [f"{key} {each}" for each in full]
+        # One alone is among what all runs have in common.
+        legend += [f"{key} {each}" for each in full if len(distinct) > 1]
     found: dict[tuple[str, ...], list[_Value]] = {}
     for own in values.values():
         found.setdefault(tuple(value.canonical for value in own), own)
@@ -876,10 +882,6 @@ def _noise_rates(
 def _grids(tables: Iterable[Table]) -> Iterator[Grid]:
     for table in tables:
         yield from table.grids()
-
-
-def _notes(grid: Grid, mark: str) -> list[str]:
-    return [note.replace("{mark}", mark) for note in grid.notes]
 
 
 def _spans(line: Sequence[tuple[str, int]], first: int) -> list[tuple[int, int]]:
