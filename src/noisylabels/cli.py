@@ -546,11 +546,11 @@ def _report(runs: Sequence[Path], out: Path) -> None:
 def _table(command: Table) -> None:
     from rich.console import Console
 
-    from noisylabels.studies import pages, records, table
+    from noisylabels.studies import formats, pages, records, table
 
     suffix = command.out.suffix.lower() if command.out else ""
-    format = command.format or table.SUFFIXES.get(suffix, "text")
-    check_choice("--format", format, table.FORMATS)
+    format = command.format or formats.SUFFIXES.get(suffix, "text")
+    check_choice("--format", format, formats.FORMATS)
     values = table.keys(command.value)
     if not values:
         raise ConfigError("--value: expected a key such as test_accuracy, got none")
@@ -564,9 +564,9 @@ def _table(command: Table) -> None:
         if run.result is None:
             print(f"not finished, not in the table: {run.folder}", file=sys.stderr)
     if command.out is not None:
-        pages.write(command.out, table.FORMATS[format](made))
+        pages.write(command.out, formats.FORMATS[format](made))
         print(command.out)
     elif format == "text" and sys.stdout.isatty():
-        table.show(made, Console())
+        formats.show(made, Console())
     else:
-        print(table.FORMATS[format](made), end="")
+        print(formats.FORMATS[format](made), end="")

@@ -21,12 +21,12 @@ from noisylabels.__main__ import main
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
-from noisylabels.studies import records, table
+from noisylabels.studies import formats, records, table
 
 BASE = {"data": "digits", "model": {"name": "mlp", "hidden": [8]}, "epochs": 1}
 CE, DAL = {"name": "ce"}, {"name": "dal", "q_start": 0.6, "q_end": 1.5, "lambda_end": 1.0}
 GCE = {"name": "gce", "q": 0.7}
-FORMATS = list(table.FORMATS)
+FORMATS = list(formats.FORMATS)
 
 
 def symmetric(rate):
@@ -400,6 +400,7 @@ def test_runs_are_chosen_by_their_settings(make, tmp_path):
     assert chosen("") == everything
     assert chosen("loss=gce") == everything[:2]
     assert chosen("loss=gce (q 0.9)") == everything[1:2]
+    assert chosen("loss=gce (q 0.7),model=mlp (hidden [16, 8]), epochs=1,") == everything[:1]
     assert chosen("loss=gce, epochs=2") == everything[1:2]
     assert chosen("model.hidden=[16, 8],epochs=1") == everything[:1]
     assert chosen("model.hidden=8") == everything[1:]
@@ -440,7 +441,7 @@ def odd(make, pivot):
 
 
 def test_names_are_escaped_in_latex(odd):
-    shown = table.latex([odd])
+    shown = formats.latex([odd])
     assert r"my:A\_B\&50\%\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in shown
     assert r"\textbar{}\textquotedbl{}\textless{}b\textgreater{}*`$\pm$ & 25.0 \\" in shown
     assert r"two lines & \textbf{50.0} \\" in shown
@@ -450,7 +451,7 @@ def test_names_are_escaped_in_latex(odd):
 
 
 def test_names_are_escaped_in_markdown(odd):
-    rows = [line for line in table.markdown([odd]).splitlines() if line.startswith("|")]
+    rows = [line for line in formats.markdown([odd]).splitlines() if line.startswith("|")]
     cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
     assert {len(row) for row in cells} == {2}
     assert r"my:A\_B&50%$#{x}~^\\\|" in rows[2]
@@ -459,7 +460,7 @@ def test_names_are_escaped_in_markdown(odd):
 
 
 def test_names_are_escaped_in_html(odd):
-    shown = table.html([odd])
+    shown = formats.html([odd])
     assert html.escape(ODD).replace("&quot;", "&#34;") in shown
     assert "<b>" not in shown
     assert "<strong>50.0</strong>" in shown
@@ -467,7 +468,7 @@ def test_names_are_escaped_in_html(odd):
 
 
 def test_names_are_whole_in_csv(odd):
-    read = list(csv.DictReader(io.StringIO(table.csv([odd]))))
+    read = list(csv.DictReader(io.StringIO(formats.csv([odd]))))
     assert [row["loss"] for row in read] == [ODD, "two\nlines"]
     assert read[0]["difference"] == "-0.25"
     assert read[0]["p"] == read[0]["std"] == ""
@@ -479,7 +480,7 @@ def test_csv_is_a_line_for_each_cell(make, pivot):
         make(0.1 + rate * (1 + seed), loss=GCE, seed=seed, noise=symmetric(rate))
     options = {"columns": "noise,noise.rate", "against": "ce"}
     made = [pivot(value=value, **options) for value in ("test_accuracy", "seconds")]
-    frame = pd.read_csv(io.StringIO(table.csv(made)))
+    frame = pd.read_csv(io.StringIO(formats.csv(made)))
     assert list(frame.columns) == [
         *("loss", "noise", "noise.rate", "value", "n", "mean", "std", "best"),
         *("difference", "difference_std", "difference_n", "p"),
@@ -503,7 +504,7 @@ def test_csv_is_a_line_for_each_cell(make, pivot):
 def test_latex_nests_its_heads(make, pivot):
     for noise in (symmetric(0.2), symmetric(0.4), {"name": "pairflip", "rate": 0.4}):
         make(0.25, noise=noise)
-    lines = table.latex([pivot(columns="noise,noise.rate")]).splitlines()
+    lines = formats.latex([pivot(columns="noise,noise.rate")]).splitlines()
     assert lines[1:9] == [
         r"\begin{tabular}{lrrr}",
         r"\toprule",
@@ -521,12 +522,12 @@ def test_plain_text_marks_the_best_and_a_terminal_has_them_bold(make, pivot):
     make(0.25, loss=CE)
     make(0.5, loss=GCE)
     made = [pivot()]
-    shown = table.text(made)
+    shown = formats.text(made)
     assert re.search(r"^ ce +25\.0$", shown, re.MULTILINE)
     assert re.search(r"^ gce +50\.0\*$", shown, re.MULTILINE)
     assert "\n*: the highest mean of a column, and what is within its standard error\n" in shown
     console = Console(file=io.StringIO(), force_terminal=True, width=30, legacy_windows=False)
-    table.show(made, console)
+    formats.show(made, console)
     seen = console.file.getvalue()
     assert re.search(r"\x1b\[1m *50\.0\x1b\[0m", seen)
     assert "*" not in seen
@@ -542,7 +543,7 @@ def test_no_number_is_cut_on_a_narrow_terminal(make, pivot):
             noise=symmetric((number + 1) / 20),
         )
     console = Console(file=io.StringIO(), width=40)
-    table.show([pivot(columns="noise.rate")], console)
+    formats.show([pivot(columns="noise.rate")], console)
     assert console.file.getvalue().count("50.0") == 24
 
 
@@ -552,7 +553,7 @@ def test_html_has_every_cell(make, pivot):
             for seed in (0, 1):
                 make(0.5 + seed / 4, loss=loss, noise=noise, seed=seed)
     made = pivot(columns="noise,noise.rate", against="ce")
-    shown = table.html([made])
+    shown = formats.html([made])
     assert shown.count("<table>") == 2
     assert 'colspan="2">symmetric</th>' in shown
     assert 'data-label="symmetric, noise.rate 0.2"' in shown
@@ -589,7 +590,7 @@ def test_the_page_fits_windows_of_any_width(make, pivot, tmp_path, columns):
             for seed in (0, 1):
                 noise = symmetric((number + 1) / 10)
                 make(0.5 + seed / 4, loss=loss, noise=noise, seed=seed)
-    source = html.escape(table.html([pivot(columns="noise,noise.rate", against="ce")]))
+    source = html.escape(formats.html([pivot(columns="noise,noise.rate", against="ce")]))
     frames = [
         f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{source}"></iframe>'
         for width in (390, 1400)
@@ -606,7 +607,7 @@ def test_the_page_fits_windows_of_any_width(make, pivot, tmp_path, columns):
 
 def test_the_page_of_the_documentation_has_every_word():
     page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
-    words = {*table.LESS_IS_BETTER, *table.FRACTIONS, *table.FORMATS, *table.SUFFIXES}
+    words = {*table.LESS_IS_BETTER, *table.FRACTIONS, *formats.FORMATS, *formats.SUFFIXES}
     assert [word for word in words if f"`{word}`" not in page] == []
 
 
@@ -647,7 +648,7 @@ def test_the_command_prints_the_table_and_names_what_is_not_finished(
 def test_the_files_name_says_the_format(make, tmp_path, monkeypatch, capsys, format):
     monkeypatch.chdir(tmp_path)
     make(0.25, loss=CE)
-    suffix = next(suffix for suffix, own in table.SUFFIXES.items() if own == format)
+    suffix = next(suffix for suffix, own in formats.SUFFIXES.items() if own == format)
     assert main(["table", "runs", "--out", f"new/t{suffix}"]) == 0
     assert capsys.readouterr().out == f"new/t{suffix}\n"
     assert main(["table", "runs", "--format", format]) == 0
