@@ -50,6 +50,27 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Make all runs of a study: a base run and axes, whose product is made.
+
+    Every run is checked before the first starts. The same command continues what is not finished
+    and tries again what failed; two at once share the work. Any key of the base can be set here
+    too, as in train: --epochs 10.
+    """
+
+    study: tyro.conf.Positional[Path]
+    """The study's TOML file."""
+    out: Path = Path("runs")
+    """Folder of run folders."""
+    jobs: int | None = None
+    """Runs made at once; by default one per GPU, else one."""
+    launcher: str = "local"
+    """Where they are made: local (processes of this machine), slurm or ray."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what there is to do, and do nothing."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Make the table and the curves of any runs."""
 
@@ -90,10 +111,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Status:
-    """Show runs: state, epoch, accuracy, time spent and time left."""
+    """Show runs or a study: state, epoch, accuracy, time spent and time left."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
-    """Run folders, or folders of run folders."""
+    """Run folders, or folders of them; or a study's TOML file."""
+    out: Path = Path("runs")
+    """Folder of a study's run folders."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +214,7 @@ class Data:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
@@ -203,6 +227,7 @@ Command = (
 CLASSES: dict[str, type] = {
     "demo": Demo,
     "train": Train,
+    "sweep": Sweep,
     "report": Report,
     "table": Table,
     "status": Status,
@@ -233,7 +258,9 @@ def options(command: type) -> list[str]:
     """
     positional = get_args(tyro.conf.Positional[int])[1]
     return [
-        f"--{field.name}" for field in fields(command) if positional not in get_args(field.type)
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(command)
+        if positional not in get_args(field.type)
     ]
 
 
@@ -263,12 +290,14 @@ def run(words: Sequence[str]) -> None:
         _demo(command)
     elif isinstance(command, Train):
         _train(command, overrides)
+    elif isinstance(command, Sweep):
+        _sweep(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
     elif isinstance(command, Table):
         _table(command)
     elif isinstance(command, Status):
-        _status(command.runs)
+        _status(command)
     elif isinstance(command, Losses):
         _losses(command.key)
     elif isinstance(command.command, NoiseList):
@@ -305,10 +334,10 @@ def _check_command(words: Sequence[str]) -> None:
 
 def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
-    if words[:1] != ["train"]:
+    if words[:1] not in (["train"], ["sweep"]):
         return list(words)
     files = [word for word in words[1:] if word.endswith(".toml") and not word.startswith("-")]
-    return ["train", *files, *(word for word in words[1:] if word not in files)]
+    return [words[0], *files, *(word for word in words[1:] if word not in files)]
 
 
 def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
@@ -318,7 +347,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
         ConfigError: A word is an option of no command.
     """
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
-    prefix = {"train": "--", "noise make": "--noise."}.get(name)
+    prefix = {"train": "--", "sweep": "--", "noise make": "--noise."}.get(name)
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
@@ -362,19 +391,64 @@ def _demo(command: Demo) -> None:
     _report(folders, command.report)
 
 
-def _status(runs: Sequence[Path]) -> None:
+def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
+    from noisylabels.display import SweepDisplay
+    from noisylabels.studies import study, sweep
+    from noisylabels.studies.launchers import launcher
+
+    read = study.read(command.study, overrides)
+    made = launcher(command.launcher, command.jobs, read.options)
+    prepared = sweep.prepare(read, command.out)
+    progress = sweep.begin(prepared, made.width)
+    for note in prepared.notes:
+        print(note)
+    sweep.time_kinds(progress)
+    print(sweep.sentence(progress), flush=True)
+    if command.dry_run:
+        for job in prepared.jobs:
+            print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
+    elif progress.done != set(progress.jobs):
+        with SweepDisplay() as display:
+            sweep.run(prepared, made, display, progress)
+
+
+def _status(command: Status) -> None:
+    from noisylabels.studies import status, sweep
+
+    files = [place for place in command.runs if place.suffix == ".toml"]
+    places = [place for place in command.runs if place not in files]
+    for file in files:
+        _study_status(file, command.out)
+    if not places:
+        return
+    _print_table(status.HEADER, [found.row() for found in status.find(places)])
+    for place in places:
+        for name, jobs in sweep.find_studies(place):
+            print(f"{name}: {sweep.summary(jobs)}")
+
+
+def _study_status(file: Path, out: Path) -> None:
+    from noisylabels.studies import study, sweep
+
+    prepared = sweep.prepare(study.read(file), out)
+    _print_table(sweep.STATE_HEADER, sweep.state_rows(prepared))
+    for note in prepared.notes:
+        print(note)
+    for line in sweep.failures(prepared.jobs):
+        print(line)
+    print(f"{file}: {sweep.summary(prepared.jobs)}")
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from noisylabels.studies import status
-
     table = Table()
-    for name in status.HEADER:
-        table.add_column(
-            name, justify="left" if name in ("run", "data", "method", "loss") else "right"
-        )
-    for found in status.find(runs):
-        table.add_row(*found.row())
+    for name in header:
+        words = ("run", "point", "data", "method", "loss")
+        table.add_column(name, justify="left" if name in words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

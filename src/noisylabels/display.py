@@ -14,9 +14,14 @@ from rich.progress import (
 
 from noisylabels.run.callbacks import Callback, Start
 from noisylabels.run.folder import Metrics
+from noisylabels.studies.launchers.jobs import Ended, Event
 from noisylabels.studies.status import duration
+from noisylabels.studies.sweep import Follower
+from noisylabels.studies.sweep import Progress as SweepProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_STATES = 60.0
+"""Of a study, where no run has ended meanwhile."""
 
 
 class Display(Callback):
@@ -107,6 +112,94 @@ class Display(Callback):
     def _title(self, accuracy: str) -> str:
         run = f"{self._run}/{self._runs} " if self._runs > 1 else ""
         return f"{run}{self._name} {accuracy.removeprefix('test accuracy ')}".rstrip()
+
+    def _print(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class SweepDisplay(Follower):
+    """Shows how many runs of a study are done, running and failed, and the time left.
+
+    A follower and a context manager.
+
+    Args:
+        console: Where to show it; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._spoke = time.monotonic()
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=1)
+
+    def __enter__(self) -> Self:
+        """Start the live display."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the live display."""
+        self._bar.stop()
+
+    def on_start(self, progress: SweepProgress) -> None:
+        """Show where the study stands."""
+        self._show(progress)
+
+    def on_message(self, sentence: str) -> None:
+        """Show a sentence."""
+        self._print(f"  {sentence}")
+
+    def on_event(self, event: Event, progress: SweepProgress) -> None:
+        """Show what has happened to a run."""
+        self._show(progress)
+        now = time.monotonic()
+        if isinstance(event, Ended):
+            self._print(f"{progress.jobs[event.run_id].title}: {self._end(event, progress)}")
+            if not self._console.is_terminal:
+                self._print(f"  {self._state(progress)}")
+        elif not self._console.is_terminal and now - self._spoke > SECONDS_BETWEEN_STATES:
+            self._print(f"  {self._state(progress)}")
+
+    def _end(self, event: Ended, progress: SweepProgress) -> str:
+        folder = progress.jobs[event.run_id].folder
+        if event.state == "failed":
+            return f"failed: {event.error} (log: {folder.log})"
+        if event.state == "held":
+            return "another process is making it"
+        if event.state == "stopped":
+            return "stopped"
+        result = folder.result()
+        accuracy = result["test_accuracy"]
+        said = "done" if accuracy is None else f"test accuracy {100 * accuracy:.1f} %"
+        return f"{said}, {duration(result['seconds'])} ({folder.path})"
+
+    def _state(self, progress: SweepProgress) -> str:
+        left = progress.left()
+        return f"{progress.counts()}" + (f"; {duration(left)} left" if left else "")
+
+    def _show(self, progress: SweepProgress) -> None:
+        parts = (
+            epoch / progress.jobs[run_id].tables["epochs"]
+            for run_id, epoch in progress.running.items()
+        )
+        ended = len(progress.done) + len(progress.failed)
+        self._bar.update(
+            self._task,
+            description=self._state(progress),
+            completed=ended + sum(parts),
+            total=len(progress.jobs),
+        )
 
     def _print(self, line: str) -> None:
         self._spoke = time.monotonic()

@@ -30,6 +30,7 @@ from pydantic.dataclasses import dataclass
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.schedules import SCHEDULES, Hyperparameter
 
+SEVERAL = "several runs are made by noisylabels sweep"
 LONGEST_EXPECTATION = 200
 """In characters: an enumeration of a library's can go on for pages."""
 
@@ -202,8 +203,17 @@ def parse(tables: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{key: _field(key, value) for key, value in filled.items()})
 
 
+def is_component(key: str) -> bool:
+    """Return whether a key's value is a component, a table with a name.
+
+    Args:
+        key: A key of ``FIELDS``.
+    """
+    return _TYPES[key] is Part
+
+
 def _field(key: str, value: object) -> Any:
-    if _TYPES[key] is not Part:
+    if not is_component(key):
         return _typed(value, _TYPES[key], key)
     try:
         return Component.parse(value.read() if isinstance(value, Word) else value)
@@ -232,9 +242,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        return parse(_merge(tables, override_tables(overrides)))
+        return parse(override(tables, overrides))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def override(tables: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Let words of a command line win over a file.
+
+    Args:
+        tables: What the file holds.
+        words: The words, see :func:`load`.
+
+    Returns:
+        The tables of both.
+
+    Raises:
+        ConfigError: A word is no override, or has no value.
+    """
+    return _merge(tables, override_tables(words))
 
 
 def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
@@ -255,6 +281,9 @@ def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
         return registry[name]
     module, colon, attribute = name.partition(":")
     if not colon:
+        names = name.split(",")
+        if len(names) > 1 and any(each in registry for each in names):
+            raise ConfigError(f"{what}: expected one name, got {name!r}; {SEVERAL}")
         raise ConfigError(unknown(what, name, registry))
     if "" not in sys.path:
         sys.path.append("")
@@ -404,8 +433,9 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
     # The only item of a list may be at fault, not that it is no list.
     first, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
     refusal = f"{place}: {_explain(first, reading)}"
-    if first["loc"] and isinstance(value, Word) and "," in value.text:
-        refusal += f"; several are written {json.dumps(value.text.split(','))}"
+    if isinstance(value, Word) and "," in value.text:
+        listed = f"several are written {json.dumps(value.text.split(','))}"
+        refusal += f"; {listed if first['loc'] else SEVERAL}"
     raise ConfigError(refusal)
 
 
@@ -456,7 +486,8 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
             table, leaf = table[leaf], "name"
         if leaf in table:
             raise ConfigError(
-                f"{key} is given twice, as {table[leaf]!r} and {text!r}: a run has one value of it"
+                f"{key} is given twice, as {table[leaf]!r} and {text!r}: a run has one value of "
+                f"it; {SEVERAL}"
             )
         table[leaf] = text if leaf == "name" else Word(text)
     return tables

@@ -21,7 +21,7 @@ from noisylabels.run import checkpoint, lock
 
 Metrics = dict[str, float | int | None]
 Array = np.ndarray[Any, Any]
-State = Literal["finished", "running", "stopped", "not started"]
+State = Literal["finished", "running", "failed", "stopped", "not started"]
 
 FILES = {
     "config.json": "the configuration with every default filled in",
@@ -44,10 +44,13 @@ FILES = {
     "model.safetensors": "the trained weights; its metadata has the class names, the network, the "
     "input shape and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
+    "failure.json": "why the run failed, in one line, and the log that tells more; the next "
+    "attempt removes it",
     "nonfinite.npz": "the batch of a step that stopped the run, for it was not finite",
     "mlflow.json": "the id that MLflow knows the run by",
 }
 """The files of a run folder and what they hold; not every run has all of them."""
+FAILURE = "failure.json"
 
 
 @contextmanager
@@ -120,6 +123,8 @@ class RunFolder:
             return "finished"
         if lock.is_held(self.path):
             return "running"
+        if (self.path / FAILURE).exists():
+            return "failed"
         return "stopped" if self.metrics() else "not started"
 
     @contextmanager
@@ -155,6 +160,10 @@ class RunFolder:
     def identity(self) -> dict[str, Any]:
         """Read what the result depends on."""
         return self._read("identity.json", ("version", "settings", "contents"))
+
+    def failure(self) -> dict[str, Any]:
+        """Read why the run failed; nothing if it did not."""
+        return self._read(FAILURE, ("error", "log")) if (self.path / FAILURE).exists() else {}
 
     def setup(self) -> dict[str, Any]:
         """Read how the run was computed so far; nothing if it never was."""
@@ -230,12 +239,45 @@ class RunFolder:
             for left in self.path.glob(".*.tmp"):
                 # The folder is held, so nobody is writing it.
                 left.unlink()
+            (self.path / FAILURE).unlink(missing_ok=True)
         listing = "".join(f"* `{name}`: {meaning}\n" for name, meaning in FILES.items())
         with writing(self.path / "README.md"), replacing(self.path / "README.md") as path:
             path.write_text(f"# A run of noisylabels\n\n{listing}", encoding="utf-8")
         self._write("config.json", config)
         self._write("identity.json", identity)
         self._write("setup.json", setup)
+
+    def fail(self, config: Mapping[str, Any], error: str, log: str) -> None:
+        """Write why the run failed; its folder is made if it got none.
+
+        Args:
+            config: The configuration's tables.
+            error: What went wrong, in one line.
+            log: A log that tells more; empty where there is none.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            self._write("config.json", config)
+        self._write(FAILURE, {"error": error, "log": log})
+
+    @property
+    def log(self) -> Path:
+        """Where the log of a failed run is: not in its folder, which others may hold."""
+        return self.path.parent / "logs" / f"{self.path.name}.log"
+
+    def write_log(self, text: str) -> Path:
+        """Write the log of a failed run, and return its path."""
+        with writing(self.log):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.log) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return self.log
+
+    def discard_log(self) -> None:
+        """Remove the log of an attempt that failed before."""
+        with writing(self.log):
+            self.log.unlink(missing_ok=True)
 
     def write_data(self, data: Mapping[str, Any]) -> None:
         """Write what is known of the data."""

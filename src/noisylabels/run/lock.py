@@ -15,6 +15,10 @@ NAME = ".lock"
 _held_here: set[Path] = set()
 
 
+class HeldError(CheckpointError):
+    """A run folder is held: someone else is making this run."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process.
@@ -26,13 +30,13 @@ def locked(folder: Path) -> Iterator[None]:
         folder: The run folder.
 
     Raises:
-        CheckpointError: Another process holds it.
+        HeldError: Another process holds it, or this one.
         OSError: The folder cannot be written.
     """
     own = folder.resolve()
     # Closing any file of it would give up a lock that this process has on it.
     if own in _held_here:
-        raise CheckpointError(f"{folder}: this process is making this run already")
+        raise HeldError(f"{folder}: this process is making this run already")
     with (folder / NAME).open("a+", encoding="utf-8") as file:
         for wait in (0.1, 0.4, 0.0):
             # Whoever asks whether the folder is held, holds it for an instant.
@@ -41,7 +45,7 @@ def locked(folder: Path) -> Iterator[None]:
             time.sleep(wait)
         else:
             file.seek(0)
-            raise CheckpointError(
+            raise HeldError(
                 f"{folder}: another process ({file.read().strip() or 'unknown'}) is making this run"
             )
         file.truncate(0)

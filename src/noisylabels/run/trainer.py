@@ -86,7 +86,11 @@ def train(
         return folder.path
     check_writable(folder.path.parent)
     with folder.held() if first_process else nullcontext():
-        _make(made, folder, followers)
+        if folder.finished and made.config.devices * made.config.nodes == 1:
+            # By another process, between the look above and the lock.
+            _tell_finished(made, folder, Callbacks(followers))
+        else:
+            _make(made, folder, followers)
     return folder.path
 
 
@@ -187,6 +191,7 @@ def _finish(
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
+        "unpredicted_classes": _unpredicted(method.combine(predictions["test"])),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
         "test_labels": _test_labels(dataset),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
@@ -220,6 +225,11 @@ def _finish(
     networks = [getattr(network, "_orig_mod", network) for network in method.networks]
     weights = [network.state_dict() for network in networks] if run.save_model else []
     folder.finish(result, arrays, weights, described)
+
+
+def _unpredicted(probabilities: Tensor) -> int:
+    """Count the classes that are predicted for no example: those that a network has given up."""
+    return probabilities.shape[1] - len(set(probabilities.argmax(1).tolist()))
 
 
 def _test_labels(dataset: Dataset) -> str:

@@ -1,0 +1,40 @@
+"""Where the runs of a study are made."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from noisylabels.errors import ConfigError, unknown
+from noisylabels.run import config
+from noisylabels.run.config import Component
+from noisylabels.studies.launchers.jobs import Launcher
+from noisylabels.studies.launchers.local import Local
+
+LAUNCHERS: dict[str, Callable[..., Launcher]] = {"local": Local}
+"""Launchers by name."""
+
+
+def launcher(
+    name: str,
+    jobs: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Launcher:
+    """Make a launcher.
+
+    Args:
+        name: A key of ``LAUNCHERS``.
+        jobs: How many runs are made at once; the launcher's own default where it is None.
+        options: What a study's file says to each launcher, by its name.
+
+    Returns:
+        The launcher; nothing is started yet.
+
+    Raises:
+        ConfigError: There is none of that name, or an option does not fit.
+        MissingExtraError: What it needs is not installed.
+    """
+    if name not in LAUNCHERS:
+        raise ConfigError(unknown("launcher", name, LAUNCHERS))
+    target = LAUNCHERS[name]
+    own = Component(name, {**options.get(name, {}), **({} if jobs is None else {"jobs": jobs})})
+    return target(**config.bind(own, target, "launcher"))

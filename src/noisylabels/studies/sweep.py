@@ -1,0 +1,510 @@
+"""All runs of a study: checked before the first starts, shared with whoever else makes them."""
+
+import hashlib
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from noisylabels.atomic import write_json
+from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
+from noisylabels.run.config import RunConfig, parse
+from noisylabels.run.folder import State, writing
+from noisylabels.run.interruption import StoppedError, listening
+from noisylabels.run.plan import plan
+from noisylabels.run.timing import seconds_per_epoch
+from noisylabels.run.trainer import check_writable
+from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Launcher, Said
+from noisylabels.studies.status import HEADER, Status, duration
+from noisylabels.studies.status import read as read_status
+from noisylabels.studies.study import Point, Study
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often to look at runs that others make."""
+MANIFESTS = "studies"
+"""Folder, within that of run folders, of what each study consisted of when it was last made."""
+STATE_HEADER = ("run", "point", *HEADER[5:])
+"""Columns of the states of a study's runs."""
+COST = ("data", "model", "method", "batch_size", "epochs", "noise")
+"""Keys of runs that take about as long; from the left, the more of them are equal the better."""
+
+
+KIND = 2
+"""How many of the closest likenesses may be missing before a kind of run is timed."""
+MOST_KINDS = 6
+"""How many kinds of runs are timed at most: a second or two each."""
+
+
+class SweepError(NoisyLabelsError):
+    """Some runs of a study failed; the others are finished."""
+
+    status = 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A study whose runs are all found to be valid.
+
+    Args:
+        jobs: Its runs, each once.
+        out: Folder of run folders.
+        notes: What the user should know before it starts: of its axes, of points that are the same
+            run, of what has changed since it was last made.
+        file: Its file, if it has one.
+    """
+
+    jobs: Sequence[Job]
+    out: Path
+    notes: Sequence[str] = ()
+    file: Path | None = None
+
+    def manifest(self) -> Path | None:
+        """Return the file that says what the study consists of; None for one without a file."""
+        if self.file is None:
+            return None
+        place = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:8]
+        return self.out / MANIFESTS / f"{self.file.stem}-{place}.json"
+
+
+def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
+    """Check every run of a study.
+
+    Args:
+        study: The study, or configurations such as ``grid`` makes.
+        out: Folder of run folders.
+
+    Returns:
+        What there is to do.
+
+    Raises:
+        ConfigError: A run is not valid; there is none.
+        DataError: A file that a run names is missing.
+        CheckpointError: The folder cannot be written.
+    """
+    file = study.path if isinstance(study, Study) else None
+    points = study.points if isinstance(study, Study) else [Point("", run) for run in study]
+    if not points:
+        raise ConfigError("expected at least one run, got none")
+    jobs: dict[str, Job] = {}
+    same: list[str] = []
+    for point in points:
+        try:
+            made = plan(point.run)
+        except ConfigError as error:
+            place = " ".join(filter(None, [f"{file}:" if file else "", point.title]))
+            raise ConfigError(f"{place}: {error}" if place else str(error)) from error
+        title = point.title or made.name
+        if made.run_id in jobs:
+            same.append(f"{title} is the same run as {jobs[made.run_id].title}")
+        else:
+            jobs[made.run_id] = Job(made.run_id, title, point.run.tables(), out)
+    check_writable(out)
+    notes = list(study.notes) if isinstance(study, Study) else []
+    if same:
+        more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+        notes.append(f"{same[0]}{more}: made once")
+    made_once = Sweep(list(jobs.values()), out, notes, file)
+    return replace(made_once, notes=[*notes, *_changes(made_once)])
+
+
+def _changes(sweep: Sweep) -> Iterator[str]:
+    """Say what is new in a study, and what belongs to it no longer."""
+    path = sweep.manifest()
+    if path is None or not path.exists():
+        return
+    before = read_manifest(path)["runs"]
+    now = {job.run_id: job.title for job in sweep.jobs}
+    new = [title for run_id, title in now.items() if run_id not in before]
+    gone = {run_id: title for run_id, title in before.items() if run_id not in now}
+    if new:
+        yield f"{len(new)} runs are new since {sweep.file} was last made, such as {new[0]}"
+    if gone:
+        run_id, title = next(iter(gone.items()))
+        yield (
+            f"{len(gone)} runs belong to {sweep.file} no longer, such as {title} "
+            f"({sweep.out / run_id}); their folders stay"
+        )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read what a study consisted of when it was last made.
+
+    Args:
+        path: See :meth:`Sweep.manifest`.
+
+    Returns:
+        ``file``, its file; ``runs``, titles by run id.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"file": str(found["file"]), "runs": dict(found["runs"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected JSON with file and runs ({error!r})") from error
+
+
+def write_manifest(sweep: Sweep) -> None:
+    """Write what a study consists of, whole or not at all."""
+    path = sweep.manifest()
+    if path is None:
+        return
+    runs = {job.run_id: job.title for job in sweep.jobs}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"file": str(sweep.file), "runs": runs})
+
+
+class Follower:
+    """Follows a sweep; each method does nothing until a subclass overrides it."""
+
+    def on_start(self, progress: "Progress") -> None:
+        """It starts; what is finished already counts as done."""
+
+    def on_message(self, sentence: str) -> None:
+        """A run has something to say that none has said before."""
+
+    def on_event(self, event: Event, progress: "Progress") -> None:
+        """Something has happened to a run."""
+
+
+@dataclass
+class Progress:
+    """How far a sweep has come.
+
+    Attributes:
+        jobs: Its runs, by id.
+        done: Those that are finished.
+        running: Those that are being made here, with the epochs that are done.
+        elsewhere: Those that someone else is making.
+        failed: Those that have failed, with their errors.
+        stopped: Those that were stopped, and have a checkpoint.
+        width: How many are made at once here.
+    """
+
+    jobs: Mapping[str, Job]
+    width: int
+    done: set[str] = field(default_factory=set)
+    running: dict[str, int] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    pace: "Pace" = field(default_factory=lambda: Pace())
+
+    @property
+    def waiting(self) -> list[str]:
+        """Ids of the runs that nobody is making yet."""
+        left_out = (self.done, self.running, self.elsewhere, self.failed, self.stopped)
+        return [each for each in self.jobs if not any(each in group for group in left_out)]
+
+    def left(self) -> float | None:
+        """Return the seconds that it will take still; None where nobody knows yet."""
+        left = 0.0
+        for run_id in (*self.waiting, *self.running):
+            tables = self.jobs[run_id].tables
+            each = self.pace.seconds_per_epoch(tables)
+            if each is None:
+                return None
+            left += each * (tables["epochs"] - self.running.get(run_id, 0))
+        return left / max(1, min(self.width, len(self.waiting) + len(self.running)))
+
+    def counts(self) -> str:
+        """Say how many runs are in which state."""
+        parts = [
+            (len(self.done), "done"),
+            (len(self.running), "running"),
+            (len(self.elsewhere), "made by another process"),
+            (len(self.failed), "failed"),
+            (len(self.stopped), "stopped"),
+            (len(self.waiting), "to come"),
+        ]
+        return ", ".join(f"{count} {name}" for count, name in parts if count)
+
+
+class Pace:
+    """How long an epoch takes, learnt from runs that are like the one asked for."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def learn(self, tables: Mapping[str, Any], seconds: float, epochs: int) -> None:
+        """Take a run, or a part of one, as an example.
+
+        Args:
+            tables: Its configuration.
+            seconds: What it took.
+            epochs: How many epochs it had.
+        """
+        for key in self._keys(tables):
+            total, count = self._seconds.get(key, (0.0, 0))
+            self._seconds[key] = (total + seconds, count + epochs)
+
+    def kind(self, tables: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the data, model, method and batch size of a run, as one value."""
+        return self._keys(tables)[KIND]
+
+    def knows(self, kind: tuple[str, ...]) -> bool:
+        """Return whether there is an example of a kind."""
+        return kind in self._seconds
+
+    def seconds_per_epoch(self, tables: Mapping[str, Any]) -> float | None:
+        """Return what an epoch of a run takes; None where no run is like it.
+
+        Args:
+            tables: Its configuration.
+        """
+        for key in self._keys(tables):
+            if key in self._seconds:
+                total, count = self._seconds[key]
+                return total / max(1, count)
+        return None
+
+    @staticmethod
+    def _keys(tables: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """Return what makes runs alike, the closest likeness first; the data and model at least."""
+        values = [json.dumps(tables.get(key), sort_keys=True, default=str) for key in COST]
+        return [tuple(values[:count]) for count in range(len(COST), 1, -1)]
+
+
+def begin(sweep: Sweep, width: int) -> Progress:
+    """Look at what is there already.
+
+    Args:
+        sweep: The sweep.
+        width: How many runs will be made at once.
+
+    Returns:
+        The progress before anything is made, with the pace of the runs that are finished.
+    """
+    progress = Progress({job.run_id: job for job in sweep.jobs}, width)
+    for job in sweep.jobs:
+        if job.folder.finished:
+            progress.done.add(job.run_id)
+            progress.pace.learn(job.tables, job.folder.result()["seconds"], job.tables["epochs"])
+    return progress
+
+
+def time_kinds(progress: Progress) -> None:
+    """Time some steps of each kind of run that no finished run is like.
+
+    Args:
+        progress: Its pace learns what is found; a run that cannot be timed will say so itself.
+    """
+    pace = progress.pace
+    timed: set[tuple[str, ...]] = set()
+    for run_id in progress.waiting:
+        tables = progress.jobs[run_id].tables
+        kind = pace.kind(tables)
+        if len(timed) < MOST_KINDS and kind not in timed and not pace.knows(kind):
+            timed.add(kind)
+            with suppress(NoisyLabelsError):
+                pace.learn(tables, seconds_per_epoch(plan(parse(tables))), 1)
+
+
+def sentence(progress: Progress) -> str:
+    """Say before the start how much there is to do, and how long it will take."""
+    count = len(progress.jobs)
+    runs = "1 run" if count == 1 else f"{count} runs"
+    there = f", {len(progress.done)} of them finished" if progress.done else ""
+    if len(progress.done) == count:
+        return f"{runs}, all of them finished: nothing to do"
+    left = progress.left()
+    time_ = "known after the first epochs" if left is None else f"about {duration(left)}"
+    at_once = f" with {progress.width} at once" if progress.width > 1 else ""
+    return f"{runs}{there}; expected time{at_once}: {time_}"
+
+
+def run(
+    sweep: Sweep,
+    launcher: Launcher,
+    follower: Follower | None = None,
+    progress: Progress | None = None,
+) -> Progress:
+    """Make a study's runs, as far as others do not.
+
+    Args:
+        sweep: The sweep.
+        launcher: Where they are made.
+        follower: Told of what happens.
+        progress: See :func:`begin`; it is kept up to date.
+
+    Returns:
+        The progress.
+
+    Raises:
+        StoppedError: SIGINT or SIGTERM came; every run was ended after its step, whole.
+        SweepError: Runs have failed; every other one is finished.
+    """
+    progress = progress or begin(sweep, launcher.width)
+    follower = follower or Follower()
+    write_manifest(sweep)
+    follower.on_start(progress)
+    with launcher, listening() as request:
+        _Runner(sweep, launcher, follower, progress).run(lambda: request.number)
+    if request.number:
+        raise StoppedError(
+            request.number, f"stopped: {progress.counts()}; the same command continues"
+        )
+    if progress.failed:
+        raise SweepError(explain(sweep, progress))
+    return progress
+
+
+def explain(sweep: Sweep, progress: Progress) -> str:
+    """Name the runs that have failed, each with its error and its log."""
+    listed = "; ".join(
+        f"{progress.jobs[run_id].title}: {error} (log: {progress.jobs[run_id].folder.log})"
+        for run_id, error in progress.failed.items()
+    )
+    count = f"{len(progress.failed)} of {len(sweep.jobs)} runs failed"
+    return f"{count}, the same command tries them again: {listed}"
+
+
+def state_rows(sweep: Sweep) -> list[tuple[str, ...]]:
+    """Return the state of every run of a study, see ``STATE_HEADER``.
+
+    Args:
+        sweep: The study.
+
+    Raises:
+        DataError: A file of a run is damaged.
+    """
+    rows = []
+    for job in sweep.jobs:
+        known = (job.folder.path / "config.json").exists()
+        found = read_status(job.folder) if known else Status(job.folder.path, "not started")
+        _, _, _, _, _, *rest = found.row()
+        rows.append((job.run_id, job.title, *rest))
+    return rows
+
+
+def summary(jobs: Iterable[Job]) -> str:
+    """Say how many of some runs are in which state, in a line."""
+    states = Counter(job.folder.state() for job in jobs)
+    parts = [f"{states[state]} {state}" for state in get_args(State) if states[state]]
+    return f"{sum(states.values())} runs: {', '.join(parts)}"
+
+
+def failures(jobs: Iterable[Job]) -> Iterator[str]:
+    """Say of every run that has failed why, and where its log is."""
+    for job in jobs:
+        if job.folder.state() == "failed":
+            why = job.folder.failure()
+            yield f"failed: {job.title}: {why['error']} (log: {why['log']})"
+
+
+def find_studies(out: Path) -> Iterator[tuple[str, list[Job]]]:
+    """Yield the studies that were made into a folder of run folders, each with its runs.
+
+    Args:
+        out: The folder.
+
+    Raises:
+        DataError: What was written of one is damaged.
+    """
+    for path in sorted((out / MANIFESTS).glob("*.json")):
+        found = read_manifest(path)
+        jobs = [Job(run_id, title, {}, out) for run_id, title in found["runs"].items()]
+        yield found["file"], jobs
+
+
+class _Runner:
+    """The loop of a sweep: gives jobs away, listens, looks at what others make."""
+
+    def __init__(
+        self, sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress
+    ) -> None:
+        self._launcher = launcher
+        self._follower = follower
+        self._progress = progress
+        self._queue = deque(job for job in sweep.jobs if job.run_id not in progress.done)
+        self._heard: dict[str, float] = {}
+        self._said: set[str] = set()
+        self._asked = False
+        self._looked = time.monotonic()
+
+    def run(self, asked: Callable[[], int]) -> None:
+        progress = self._progress
+        while self._queue or progress.running or progress.elsewhere:
+            if asked() and not self._asked:
+                self._asked = True
+                self._launcher.stop()
+            if self._asked and not progress.running:
+                return
+            if not self._asked:
+                self._give()
+            for event in self._launcher.events(SECONDS_BETWEEN_LOOKS):
+                self._take(event)
+            self._look_elsewhere()
+
+    def _give(self) -> None:
+        """Give away as many jobs as there is room for, but those that someone else does."""
+        given: list[Job] = []
+        while self._queue and len(given) < self._launcher.room:
+            job = self._queue.popleft()
+            state = job.folder.state()
+            if state == "finished":
+                self._progress.done.add(job.run_id)
+                self._follower.on_event(Ended(job.run_id, "finished"), self._progress)
+            elif state == "running":
+                self._progress.elsewhere.add(job.run_id)
+            else:
+                given.append(job)
+        if given:
+            for job in given:
+                self._progress.running[job.run_id] = 0
+            self._launcher.submit(given)
+
+    def _take(self, event: Event) -> None:
+        progress, run_id = self._progress, event.run_id
+        if isinstance(event, Said):
+            if event.sentence not in self._said:
+                self._said.add(event.sentence)
+                self._follower.on_message(event.sentence)
+            return
+        if isinstance(event, Advanced):
+            now, before = time.monotonic(), progress.running.get(run_id, 0)
+            if event.metrics and run_id in self._heard and event.epoch > before:
+                seconds = now - self._heard[run_id]
+                tables = progress.jobs[run_id].tables
+                progress.pace.learn(tables, seconds, event.epoch - before)
+            self._heard[run_id] = now
+            progress.running[run_id] = event.epoch
+        else:
+            progress.running.pop(run_id, None)
+            if event.state == "finished":
+                progress.done.add(run_id)
+            elif event.state == "failed":
+                progress.failed[run_id] = event.error
+            elif event.state == "stopped":
+                progress.stopped.add(run_id)
+            else:
+                progress.elsewhere.add(run_id)
+        self._follower.on_event(event, progress)
+
+    def _look_elsewhere(self) -> None:
+        """See what has become of the runs that someone else makes; take up what was left."""
+        if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self._looked = time.monotonic()
+        for run_id in list(self._progress.elsewhere):
+            job = self._progress.jobs[run_id]
+            state = job.folder.state()
+            if state == "running":
+                continue
+            self._progress.elsewhere.discard(run_id)
+            if state == "finished":
+                self._progress.done.add(run_id)
+                self._follower.on_event(Ended(run_id, "finished"), self._progress)
+            elif state == "failed":
+                self._progress.failed[run_id] = job.folder.failure()["error"]
+                self._follower.on_event(
+                    Ended(run_id, "failed", self._progress.failed[run_id]), self._progress
+                )
+            else:
+                self._queue.append(job)
