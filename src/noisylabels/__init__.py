@@ -1,12 +1,21 @@
 """Train classifiers on data whose labels are partly wrong."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from noisylabels import errors, functional, losses, noise, schedules
+    from noisylabels.studies.records import frame as runs
+    from noisylabels.studies.study import grid
+
+__all__ = ["errors", "functional", "grid", "losses", "noise", "runs", "schedules"]
 __version__ = "0.1.0.dev0"
 
 _CORE = ("errors", "functional", "losses", "noise", "schedules")
-_FUNCTIONS = {"runs": ("noisylabels.studies.records", "frame")}
+_FUNCTIONS = {
+    "grid": ("noisylabels.studies.study", "grid"),
+    "runs": ("noisylabels.studies.records", "frame"),
+}
 
 
 def __getattr__(name: str) -> Any:
