@@ -76,7 +76,7 @@ def test_the_readme_has_what_is_tried_here():
     assert len(COMMANDS) >= 15
     assert {words[0] for words in COMMANDS} == {"make", "noisylabels", "source"}
     tried = {words[1] for words in COMMANDS if words[0] == "noisylabels"}
-    assert tried == {"train", "sweep", "report", "data", "noise"}
+    assert tried == {"train", "sweep", "report", "table", "data", "noise"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
