@@ -36,13 +36,14 @@ def keep(identity: Mapping[str, Any], vectors: Tensor) -> None:
         identity: All that they depend on, plain values.
         vectors: Of shape (N, D).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with suppress(OSError, RuntimeError):
         path = _path(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            save_file({"vectors": vectors.contiguous()}, temporary)
+            # Not save_file, which lets only its owner read the file.
+            temporary.write_bytes(save({"vectors": vectors.contiguous()}))
 
 
 def _path(identity: Mapping[str, Any]) -> Path:

@@ -214,8 +214,7 @@ def _finish(
     }
     described = {
         "classes": dataset.classes,
-        "model": run.model.table(),
-        "features": run.features.table(),
+        **{what: run.tables()[what] for what in ("model", "features")},
         "networks": len(method.networks),
         "shape": dataset.train.shape,
         "mean": dataset.mean.tolist(),
