@@ -124,7 +124,7 @@ class Folder(SplittableImageSource):
                 if not path.is_dir() and _is_users(path.name)
             ]
             for folder in _folders(top):
-                found = list(_images(folder, self.root, others, system))
+                found = list(images_below(folder, self.root, others, system))
                 if not found:
                     report.reject(str(folder), "expected images of this class, got none")
                 # Composed and decomposed letters are the same letters.
@@ -172,7 +172,7 @@ class Folder(SplittableImageSource):
                 report.note(f"{self.root / alike[0]}: named like a part of a set, is a class here")
             return {"": self.root}
         if test is not None and not _folders(test):
-            held = sum(1 for _ in _images(test, self.root, [], []))
+            held = sum(1 for _ in images_below(test, self.root, [], []))
             got = "no images" if any(test.iterdir()) else "an empty folder"
             got = f"{held} images whose classes nothing tells" if held else got
             raise DataError(
@@ -260,7 +260,7 @@ class Table(SplittableImageSource):
             if split in TEST_NAMES and split != test:
                 other += 1
                 continue
-            relative = _inside(root, name, place, report)
+            relative = inside(root, name, place, report)
             if relative is None:
                 continue
             if not _is_text(str(label)):
@@ -294,18 +294,18 @@ class Table(SplittableImageSource):
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
-            table = _read_table(self.path)
+            table = read_table(self.path)
             names = table.column_names
             columns = (self.path_column, self.label_column, self.split_column or SPLIT)
             used = [name for name in dict.fromkeys(columns) if name in names]
-            found = [_values(self.path, table, name) for name in used]
+            found = [column_values(self.path, table, name) for name in used]
             rows = (dict(zip(used, row, strict=True)) for row in zip(*found, strict=True))
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         elif self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
             numbered = _read_list(self.path, names)
         else:
-            names, numbered = _read_csv(self.path, self.path_column, report)
+            names, numbered = read_csv(self.path, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
         for column in (self.path_column, self.label_column, self.split_column):
             if column is not None and column not in names:
@@ -379,7 +379,7 @@ class Parquet(SplittableImageSource):
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
         for position, path in enumerate(files):
-            schema = _schema(path)
+            schema = read_schema(path)
             image, label = self._image_column(path, schema), self._label_column(path, schema)
             named = _class_names(schema, label)
             if classes and named and named != classes:
@@ -388,8 +388,8 @@ class Parquet(SplittableImageSource):
                     f"..., got {', '.join(named[:5])}, ..."
                 )
             classes = classes or named
-            chunks.append(_encoded(path, image))
-            found = _values(path, _read_table(path, [label]), label)
+            chunks.append(encoded_column(path, image))
+            found = column_values(path, read_table(path, [label]), label)
             values += found
             rows += [(position, row) for row in range(len(found))]
         images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
@@ -411,7 +411,7 @@ class Parquet(SplittableImageSource):
         same.
         """
         path = self._chosen(self._files(), "train")[0]
-        schema = _schema(path)
+        schema = read_schema(path)
         image, label = self._image_column(path, schema), self._label_column(path, schema)
         # What `labels` leads to is hashed.
         own = {key: value for key, value in super().identity().items() if key != "labels"}
@@ -455,13 +455,7 @@ class Parquet(SplittableImageSource):
         return [*found[0]]
 
     def _image_column(self, path: Path, schema: Any) -> str:
-        import pyarrow as pa
-
-        structs = [
-            field.name
-            for field in schema
-            if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
-        ]
+        structs = image_columns(schema)
         wanted = [self.image] if self.image else structs
         if len(wanted) == 1 and wanted[0] in structs:
             return wanted[0]
@@ -516,7 +510,7 @@ class Animal10N(ImageSource):
         report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for part, expected in (("training", 50_000), ("testing", 5_000)):
-            found = list(_images(_folder(self.root / part), self.root, [], []))
+            found = list(images_below(_folder(self.root / part), self.root, [], []))
             if len(found) != expected:
                 report.note(f"{self.root / part}: {len(found)} images, published were {expected}")
             for name in found:
@@ -800,8 +794,18 @@ def _in_order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
-def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> Iterator[str]:
-    """Yield the images below a folder, relative to the root, in alphabetical order."""
+def images_below(folder: Path, root: Path, others: list[str], system: list[str]) -> Iterator[str]:
+    """Yield the images below a folder, relative to the root, in alphabetical order.
+
+    Args:
+        folder: The folder.
+        root: The folder, or one above it.
+        others: Gets the paths of the files that have no image's extension.
+        system: Gets the paths of folders that a system or a file manager made.
+
+    Yields:
+        Paths. Hidden files and folders are left out.
+    """
     known = extensions()
     for top, below, files in os.walk(folder):
         made = [name for name in below if _is_system_name(name)]
@@ -816,8 +820,18 @@ def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> I
                 others.append(f"{top}{os.sep}{name}")
 
 
-def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
-    """Return a path relative to the root, unless it is missing or leads out of it."""
+def inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
+    """Return a path relative to the root, unless it is missing or leads out of it.
+
+    Args:
+        root: A folder, resolved.
+        name: The path as a table has it.
+        place: The table's row, for messages.
+        report: Decides about a bad one.
+
+    Raises:
+        DataError: It is bad, and bad rows are not to be skipped.
+    """
     if not name or "\0" in name:
         report.reject(place, "expected a path, got none" if not name else f"no path: {name!r}")
         return None
@@ -849,9 +863,22 @@ def _read_text(path: Path, errors: str = "strict") -> str:
         raise DataError(f"{path}: expected UTF-8 text, save it as that ({error})") from error
 
 
-def _read_csv(
+def read_csv(
     path: Path, column: str, report: LoadReport
 ) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    """Read a table whose first line names its columns.
+
+    Args:
+        path: The file; commas, semicolons or tabs lie between its columns.
+        column: A column that it has, by which the separator is found.
+        report: Decides about rows that are too short or too long.
+
+    Returns:
+        The columns' names; and each row's number, as a spreadsheet counts, with its values by name.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     # Names of files are not always text; what else there is must be.
     text = _read_text(path, errors="surrogateescape")
     header = text.partition("\n")[0]
@@ -916,12 +943,22 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
 
 
-def _schema(path: Path) -> Any:
+def read_schema(path: Path) -> Any:
+    """Read the Arrow schema of a Parquet or Arrow file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     opened = _open(path)
     return opened.schema if path.suffix == ".arrow" else opened.schema_arrow
 
 
-def _read_table(path: Path, columns: list[str] | None = None) -> Any:
+def read_table(path: Path, columns: list[str] | None = None) -> Any:
+    """Read columns of a Parquet or Arrow file, by default all.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     opened = _open(path)
     if path.suffix == ".arrow":
         return opened.select(columns)
@@ -931,7 +968,7 @@ def _read_table(path: Path, columns: list[str] | None = None) -> Any:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
-def _values(path: Path, table: Any, name: str) -> list[Any]:
+def column_values(path: Path, table: Any, name: str) -> list[Any]:
     """Return a column of an Arrow table; times as text, which alone holds all of their digits."""
     import pyarrow as pa
 
@@ -952,7 +989,24 @@ def _values(path: Path, table: Any, name: str) -> list[Any]:
     return values
 
 
-def _encoded(path: Path, column: str) -> Any:
+def image_columns(schema: Any) -> list[str]:
+    """Return the columns of an Arrow schema that hold encoded images: structs with ``bytes``."""
+    import pyarrow as pa
+
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
+    ]
+
+
+def encoded_column(path: Path, column: str) -> Any:
+    """Return the encoded images of a file, by row: a part of an ``ArrowImages``.
+
+    Args:
+        path: A Parquet or Arrow file.
+        column: Its image column.
+    """
     import pyarrow.compute as compute
 
     opened = _open(path)

@@ -94,6 +94,13 @@ class Source(ABC):
     def facts(self) -> Facts:
         """Return what is known of the inputs and classes without reading every example."""
 
+    def image_spec(self) -> ImageSpec | None:
+        """Return what an image file becomes before it is such an input; None if it never does.
+
+        A trained classifier decodes the images of its users so.
+        """
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values.
 
@@ -351,6 +358,10 @@ class ImageSource(FileSource):
     def facts(self) -> Facts:
         """Return the shape that images are resized to."""
         return Facts(self._image_spec.shape, images=True)
+
+    def image_spec(self) -> ImageSpec:
+        """Return what every image is brought to."""
+        return self._image_spec
 
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
