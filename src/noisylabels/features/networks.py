@@ -106,8 +106,7 @@ class NetworkFeatures(Features):
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
     ) -> dict[str, Tensor]:
         """Compute the vectors in the fast precision, batch by batch."""
-        backbone = self._make(True)
-        network = Preprocessed(backbone, self._size or backbone.size)
+        network = self.module()
         precision = compute.precision(network, compute.device)
         layout = compute.memory_format(network, precision)
         network = network.to(compute.device).to(memory_format=layout).eval()
@@ -121,15 +120,25 @@ class NetworkFeatures(Features):
                     given = images.to(compute.device, memory_format=layout, non_blocking=True)
                     rows.append(network(given).float().cpu())
                     meter.add(len(images))
-                vectors[part] = torch.cat(rows) if rows else torch.zeros(0, backbone.width)
+                vectors[part] = torch.cat(rows) if rows else torch.zeros(0, network.width)
         meter.end()
         return vectors
 
+    def module(self, *, filled: bool = True) -> "Preprocessed":
+        """Build the network with what its images go through first."""
+        backbone = self._make(filled)
+        return Preprocessed(backbone, self._size or backbone.size)
+
     def network(
-        self, input_shape: tuple[int, ...], num_classes: int, head: Callable[..., nn.Module]
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        head: Callable[..., nn.Module],
+        *,
+        filled: bool = True,
     ) -> nn.Module:
-        """Build the network with its weights, its images resized, and a head over its vectors."""
-        backbone = self._make(True)
+        """Build the network, its images resized, and a head over its vectors."""
+        backbone = self._make(filled)
         for parameter in backbone.network.parameters():
             # Read where the optimiser is made.
             parameter.lr_factor = self._backbone_lr  # type: ignore[attr-defined]
@@ -176,6 +185,7 @@ class Preprocessed(nn.Module):
     def __init__(self, backbone: Backbone, size: int) -> None:
         super().__init__()
         self.network = backbone.network
+        self.width = backbone.width
         self.size = size
         for name in ("mean", "std"):
             values = 255 * torch.tensor(getattr(backbone, name))

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,12 +21,12 @@ from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError
-from noisylabels.methods import MethodContext, Task
+from noisylabels.methods import Method, MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
 from noisylabels.run.advice import on_short_training
 from noisylabels.run.callbacks import Callback, Callbacks, Start
-from noisylabels.run.config import Component, RunConfig
+from noisylabels.run.config import Component, RunConfig, load, parse
 from noisylabels.run.device import (
     Setup,
     allow_tf32,
@@ -43,19 +43,25 @@ from noisylabels.run.loop import Loop, Predictions, RunState, accuracies
 from noisylabels.run.plan import Plan, build, plan
 from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
 
+PARTS = ("model", "features")
+"""Components that a trained classifier is built from."""
+
 
 def train(
-    run: RunConfig | Plan, out: Path | str = Path("runs"), callbacks: Iterable[Callback] = ()
+    run: RunConfig | Plan | Mapping[str, Any] | Path | str,
+    out: Path | str = Path("runs"),
+    callbacks: Iterable[Callback] = (),
 ) -> Path:
     """Make a run, continue it, or find it finished.
 
     Args:
-        run: The configuration, or its plan.
+        run: The configuration, as it is, as plain tables (``{"data": "digits", "epochs": 10}``), or
+            as a TOML file; or its plan.
         out: Folder of run folders.
         callbacks: Whoever follows the run.
 
     Returns:
-        The run folder.
+        The run folder; ``noisylabels.load`` makes a classifier of it.
 
     Raises:
         ConfigError: The configuration is not valid.
@@ -67,15 +73,14 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from noisylabels.run.config import parse
         >>> noise = {"name": "symmetric", "rate": 0.4}
-        >>> run = parse({"data": "digits", "noise": noise, "epochs": 1})
+        >>> run = {"data": "digits", "noise": noise, "epochs": 1}
         >>> with tempfile.TemporaryDirectory() as out:
         ...     result = RunFolder(train(run, Path(out))).result()
         >>> round(result["actual_noise_rate"], 4)
         0.3709
     """
-    made = run if isinstance(run, Plan) else plan(run)
+    made = _planned(run)
     first_process = is_global_zero(made.config)
     followers = list(callbacks) if first_process else []
     folder = RunFolder(Path(out) / made.run_id)
@@ -92,6 +97,18 @@ def train(
         else:
             _make(made, folder, followers)
     return folder.path
+
+
+def _planned(run: RunConfig | Plan | Mapping[str, Any] | Path | str) -> Plan:
+    if isinstance(run, Plan):
+        return run
+    if isinstance(run, str | Path):
+        configured = load(Path(run))
+        try:
+            return plan(configured)
+        except ConfigError as error:
+            raise ConfigError(f"{run}: {error}") from error
+    return plan(parse(run) if isinstance(run, Mapping) else run)
 
 
 def _tell_finished(made: Plan, folder: RunFolder, callbacks: Callback) -> None:
@@ -212,19 +229,50 @@ def _finish(
             "python": platform.python_version(),
         },
     }
-    described = {
+    described = _describe(made, state, predictions["test"])
+    # A compiled network's weights are those of the network within.
+    networks = [getattr(network, "_orig_mod", network) for network in method.networks]
+    weights = [network.state_dict() for network in networks] if run.save_model else []
+    folder.finish(result, arrays, weights, described)
+
+
+def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, Any]:
+    """Collect all that one needs, beside the weights, to predict as the run does."""
+    dataset, method, features = state.dataset, state.method, made.features
+    spec = made.source.image_spec()
+    frozen = features is not None and features.freeze
+    # Frozen features are of images decoded as those in memory are.
+    streams = isinstance(dataset.train.inputs, StreamedImages)
+    return {
         "classes": dataset.classes,
-        **{what: run.tables()[what] for what in ("model", "features")},
+        **{what: made.config.tables()[what] for what in PARTS},
+        "contents": {
+            key: value
+            for key, value in made.identity["contents"].items()
+            if key.partition(".")[0].partition(" ")[0] in PARTS
+        },
         "networks": len(method.networks),
+        "shares": _shares(method, probabilities),
+        "input": made.source.facts().shape if frozen else dataset.train.shape,
+        "images": None if spec is None else dataclasses.asdict(spec) | {"margin": streams},
         "shape": dataset.train.shape,
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "run_id": made.run_id,
     }
-    # A compiled network's weights are those of the network within.
-    networks = [getattr(network, "_orig_mod", network) for network in method.networks]
-    weights = [network.state_dict() for network in networks] if run.save_model else []
-    folder.finish(result, arrays, weights, described)
+
+
+def _shares(method: Method, probabilities: Tensor) -> list[float] | None:
+    """Return each network's share in the method's own prediction; None where it is no such mean."""
+    count = len(method.networks)
+    each = torch.eye(count).reshape(count, count, 1).expand(count, count, probabilities.shape[2])
+    # A method of the user's own may expect true probabilities: the run must not be lost for it.
+    with suppress(Exception):
+        shares = method.combine(each)[:, 0]
+        combined = torch.tensordot(shares, probabilities, 1)
+        if torch.allclose(combined, method.combine(probabilities), atol=1e-6):
+            return [float(share) for share in shares]
+    return None
 
 
 def _unpredicted(probabilities: Tensor) -> int:
