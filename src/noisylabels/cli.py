@@ -50,6 +50,45 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """Predict the classes of new inputs with a finished run, into a CSV file.
+
+    Inputs are decoded, resized and normalised as those of the run. One that cannot be used is named
+    and has no class but an error in the file; only where none can be used is the exit status 2, and
+    nothing written.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, or a .safetensors file that export made of one."""
+    inputs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders or files of images; or a table (.csv, .tsv, .parquet); or an .npz file with x."""
+    out: Path = Path("predictions.csv")
+    """The file to write: path (or row), class, probability, error."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the probability of every class, too."""
+    path_column: str = "path"
+    """A table's column of paths."""
+    root: Path | None = None
+    """Folder that a table's paths are relative to, and must lie in; by default the table's own."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run's classifier as one file, compared with the run before it is kept.
+
+    Its input is uint8 images of the run's size, or features; its output is class probabilities. The
+    class names and how images are decoded stand in its metadata.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    format: str = "onnx"
+    """onnx, torch-export (.pt2) or safetensors."""
+    out: Path | None = None
+    """The file to write; by default it is named like the run."""
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Make all runs of a study: a base run and axes, whose product is made.
 
@@ -214,6 +253,8 @@ class Data:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
@@ -227,6 +268,8 @@ Command = (
 CLASSES: dict[str, type] = {
     "demo": Demo,
     "train": Train,
+    "predict": Predict,
+    "export": Export,
     "sweep": Sweep,
     "report": Report,
     "table": Table,
@@ -290,6 +333,10 @@ def run(words: Sequence[str]) -> None:
         _demo(command)
     elif isinstance(command, Train):
         _train(command, overrides)
+    elif isinstance(command, Predict):
+        _predict(command)
+    elif isinstance(command, Export):
+        _export(command)
     elif isinstance(command, Sweep):
         _sweep(command, overrides)
     elif isinstance(command, Report):
@@ -377,6 +424,37 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
         folder = train(made, command.out, [display])
     if is_global_zero(made.config):
         print(folder)
+
+
+def _predict(command: Predict) -> None:
+    from noisylabels.data.unlabelled import read_places
+    from noisylabels.inference import predictions
+    from noisylabels.inference.classifier import load
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    found = read_places(command.inputs, path_column=command.path_column, root=command.root)
+    predictions.write(load(command.run), found, command.out, every=command.all, say=say)
+    print(command.out)
+
+
+def _export(command: Export) -> None:
+    from noisylabels.inference.classifier import load
+    from noisylabels.inference.export import FORMATS, SUFFIXES, export, sample
+    from noisylabels.run.folder import RunFolder
+
+    check_choice("--format", command.format, FORMATS)
+    classifier = load(command.run)
+    name = command.run.resolve().name
+    out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
+    samples = sample(RunFolder(command.run), classifier)
+    difference = export(classifier, out, command.format, samples)
+    print(
+        f"probabilities of {len(samples)} inputs within {difference:.1g} of the run's own",
+        file=sys.stderr,
+    )
+    print(out)
 
 
 def _demo(command: Demo) -> None:

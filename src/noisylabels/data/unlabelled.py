@@ -51,6 +51,11 @@ class Unlabelled:
     bad: Mapping[int, str]
     column: Literal["path", "row"] = "path"
 
+    def place(self, position: int) -> str:
+        """Say where an input lies, for people."""
+        name = self.names[position]
+        return name if self.column == "path" else f"row {name}"
+
     def positions(self) -> list[int]:
         """Return the positions of the inputs among the names."""
         return [position for position in range(len(self.names)) if position not in self.bad]

@@ -143,13 +143,31 @@ class Classifier:
         """
         found = self._listed(inputs)
         probabilities, bad = self.predict_listed(found)
-        if bad:
-            position = min(bad)
-            name = found.names[position]
-            place = name if found.column == "path" else f"input {name}"
-            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            raise DataError(f"{place}: {bad[position]}{more}")
+        _refuse(found, bad)
         return probabilities
+
+    def inputs(self, inputs: Inputs) -> Tensor:
+        """Bring inputs to what :attr:`network` takes.
+
+        Args:
+            inputs: As for :meth:`predict_proba`.
+
+        Returns:
+            uint8 images of :attr:`input_shape`, or float32 features, on the CPU.
+
+        Raises:
+            DataError: As for :meth:`predict_proba`.
+        """
+        found = self._listed(inputs)
+        bad = dict(found.bad)
+        values: list[Tensor] = []
+        for position, value in zip(found.positions(), self._values(found), strict=True):
+            if isinstance(value, str):
+                bad[position] = value
+            else:
+                values.append(value)
+        _refuse(found, bad)
+        return torch.stack(values)
 
     def predict_listed(self, found: Unlabelled) -> tuple[Array, dict[int, str]]:
         """Predict the class probabilities of listed inputs, the bad ones left out.
@@ -332,6 +350,13 @@ class Classifier:
                     f"{self._where}: its weights do not fit its network ({reason:.300})"
                 ) from error
         return made
+
+
+def _refuse(found: Unlabelled, bad: Mapping[int, str]) -> None:
+    if bad:
+        position = min(bad)
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise DataError(f"{found.place(position)}: {bad[position]}{more}")
 
 
 def load(run: Path | str) -> Classifier:
