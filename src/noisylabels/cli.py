@@ -448,12 +448,12 @@ def _export(command: Export) -> None:
     classifier = load(command.run)
     name = command.run.resolve().name
     out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
-    samples = sample(RunFolder(command.run), classifier)
+    samples, kind = sample(RunFolder(command.run), classifier)
     difference = export(classifier, out, command.format, samples)
-    print(
-        f"probabilities of {len(samples)} inputs within {difference:.1g} of the run's own",
-        file=sys.stderr,
+    compared = (
+        f"compared on {len(samples)} {kind}: probabilities differ by at most {difference:.1g}"
     )
+    print(compared, file=sys.stderr)
     print(out)
 
 

@@ -1,12 +1,9 @@
 """Exports of a trained classifier, each compared with it before it is kept."""
 
-import contextlib
 import functools
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +56,6 @@ def export(classifier: Classifier, out: Path, format: str, samples: Tensor) -> f
     try:
         with torch.inference_mode():
             expected = network(samples).numpy()
-        # Its name ends as the format's files do, which some readers ask for.
         with writing(out), replacing(out) as temporary:
             run = write(classifier, network, temporary, samples)
             difference = max(
@@ -156,13 +152,13 @@ def _safetensors(
 def _torch_export(
     classifier: Classifier, network: Whole, path: Path, samples: Tensor
 ) -> Callable[[Tensor], Array]:
-    with _quiet():
-        program = _program(network, samples)
-        # A stream, for torch wants a path to end in .pt2, which a temporary one does not.
-        with path.open("wb") as file:
-            torch.export.save(program, file, extra_files=describe(classifier))
-        with path.open("rb") as written:
-            loaded = torch.export.load(written).module()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = _traced(lambda: torch.export.export(network, (samples[:2],), dynamic_shapes=shapes))
+    # A stream, for torch wants a path to end in .pt2, which a temporary one does not.
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files=describe(classifier))
+    with path.open("rb") as written:
+        loaded = torch.export.load(written).module()
 
     def run(inputs: Tensor) -> Array:
         with torch.inference_mode():
@@ -180,20 +176,19 @@ def _onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from error
-    with _quiet():
-        program = _traced(
-            lambda: torch.onnx.export(
-                network,
-                (samples[:2],),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["input"],
-                output_names=["probabilities"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
+    program = _traced(
+        lambda: torch.onnx.export(
+            network,
+            (samples[:2],),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
         )
-        model = program.model_proto
+    )
+    model = program.model_proto
     for key, value in describe(classifier).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -221,11 +216,6 @@ FORMATS: dict[str, Callable[[Classifier, Whole, Path, Tensor], Callable[[Tensor]
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 
 
-def _program(network: Whole, samples: Tensor) -> Any:
-    shapes = ({0: torch.export.Dim("batch")},)
-    return _traced(lambda: torch.export.export(network, (samples[:2],), dynamic_shapes=shapes))
-
-
 def _traced(make: Callable[[], Any]) -> Any:
     try:
         return make()
@@ -234,17 +224,3 @@ def _traced(make: Callable[[], Any]) -> Any:
         raise DataError(
             f"the network cannot be exported in this format ({type(error).__name__}: {reason:.300})"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what torch and onnxscript say about their own code: nobody can act on it."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
