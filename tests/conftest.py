@@ -6,6 +6,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+from safetensors.torch import save_file
 
 # A busy machine is no reason to fail, and every draw comes again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
@@ -34,6 +36,18 @@ def own_module(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory) -> dict:
+    """Features of a tiny network of timm, with a file of weights."""
+    timm = pytest.importorskip("timm")
+    path = tmp_path_factory.mktemp("backbone") / "weights.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", pretrained=False)
+    save_file(network.state_dict(), path)
+    return {"name": "timm", "model": "test_resnet", "weights": str(path), "size": 32}
 
 
 @pytest.fixture

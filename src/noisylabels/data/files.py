@@ -883,7 +883,7 @@ def read_csv(
     text = _read_text(path, errors="surrogateescape")
     header = text.partition("\n")[0]
     # Spreadsheets of half the world write semicolons.
-    delimiter = ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     for candidate in (",", ";", "\t"):
         if column in [name.strip().strip('"') for name in header.split(candidate)]:
             delimiter = candidate

@@ -244,10 +244,10 @@ class Classifier:
             inputs = of_images([Image.fromarray(each) for each in pixels]).inputs
             assert not isinstance(inputs, Tensor), "Pillow's images are none"
         elif self._spec is None:
-            kind = "numbers" if len(self._input) == 1 else "arrays, not files"
+            kind = "numbers" if len(self._input) == 1 else "arrays"
             raise DataError(
                 f"expected {kind} of shape (N, {', '.join(map(str, self._input))}) as those that "
-                f"{self._where} was trained on, got images"
+                f"{self._where} was trained on, got image files or images of Pillow's"
             )
         # So few that starting processes takes longer.
         workers = 0 if len(inputs) < 2 * BATCH else default_workers()
