@@ -13,7 +13,6 @@ from noisylabels.data.examples import Dataset, Examples
 from noisylabels.features import Compute
 from noisylabels.features.cache import keep, recall
 from noisylabels.run.device import choose_memory_format, choose_precision
-from noisylabels.run.launch import default_device
 from noisylabels.run.plan import Plan, build
 
 
@@ -38,6 +37,9 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if not features.freeze:
         mean, std = build(functools.partial(features.normalisation, dataset), "features")
         return dataclasses.replace(dataset, mean=mean, std=std)
+    # Fabric takes a second to import, which making labels does not need.
+    from noisylabels.run.launch import default_device
+
     device = default_device()
     asked = made.config.precision
 
