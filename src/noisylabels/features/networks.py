@@ -59,9 +59,22 @@ class Make(ABC):
 
 
 @functools.cache
-def _check(make: Make) -> None:
+def _check(make: Make, name: str, size: int | None) -> None:
     """Try once in a process: a study of a hundred runs has one network."""
-    make(True)
+    backbone = make(True)
+    side = size or backbone.size
+    try:
+        with torch.no_grad():
+            vectors = backbone.network.eval()(torch.zeros(1, 3, side, side))
+    except Exception as error:  # many networks take one size only, and say so in their own way
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{name!r} fails on images of {side}x{side} pixels ({reason:.200}); its own are "
+            f"{backbone.size}x{backbone.size}"
+        ) from error
+    if not isinstance(vectors, Tensor) or vectors.shape != (1, backbone.width):
+        got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise ConfigError(f"{name!r}: expected a vector of {backbone.width} numbers, got {got}")
 
 
 class NetworkFeatures(Features):
@@ -99,8 +112,8 @@ class NetworkFeatures(Features):
         self._backbone_lr = backbone_lr
 
     def check(self) -> None:
-        """Refuse a network that there is none of, or weights that do not fit."""
-        _check(self._make)
+        """Refuse a network that there is none of, or weights or a size that do not fit."""
+        _check(self._make, self._name, self._size)
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
@@ -309,7 +322,8 @@ class Timm(Make):
         preset = network.pretrained_cfg
         return Backbone(
             network,
-            network.num_features,
+            # Of some networks a layer comes after what timm calls their features.
+            getattr(network, "head_hidden_size", None) or network.num_features,
             preset["input_size"][-1],
             tuple(preset["mean"]),
             tuple(preset["std"]),
@@ -425,11 +439,12 @@ def _built(make: Callable[[], Any], model: str, hub: bool) -> Any:
 
 def _behead(network: nn.Module, model: str) -> int:
     """Replace a classifier's last linear layer, and return how many numbers it was given."""
-    *_, (name, last) = ((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear))
+    linear = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ConfigError(f"{model!r} has no linear layer in the end")
+    name, last = linear[-1]
     parent, _, attribute = name.rpartition(".")
     owner = network.get_submodule(parent)
-    if not isinstance(last, nn.Linear):
-        raise ConfigError(f"{model!r} has no linear layer in the end")
     setattr(owner, attribute, nn.Identity())
     return last.in_features
 

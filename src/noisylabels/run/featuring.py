@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisylabels.data.datasets import feature_statistics
 from noisylabels.data.examples import Dataset, Examples
+from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute
 from noisylabels.features.cache import keep, recall
 from noisylabels.run.device import choose_memory_format, choose_precision
@@ -61,6 +62,7 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if missing:
         extract = functools.partial(features.extract, missing, dataset.train, compute)
         for part, rows in build(extract, "features", made.config.features).items():
+            _check_vectors(made, rows, parts[part])
             keep(identity | {"part": part}, rows)
             vectors[part] = rows
     train = vectors["train"]
@@ -73,6 +75,21 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )
+
+
+def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:
+    """Refuse vectors that nothing can be learnt from, before they are kept."""
+    name = made.config.features.name
+    if rows.ndim != 2 or len(rows) != len(examples) or not rows.is_floating_point():
+        raise ConfigError(
+            f"features: {name!r}: expected {len(examples)} vectors of floating-point numbers, got "
+            f"{rows.dtype} of shape {tuple(rows.shape)}"
+        )
+    bad = (~rows.isfinite()).any(1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        place = f"example {row}" if examples.places is None else str(examples.places[row])
+        raise DataError(f"{place}: its features by {name!r} are not finite")
 
 
 def features_identity(made: Plan) -> dict[str, Any]:
