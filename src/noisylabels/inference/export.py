@@ -57,7 +57,9 @@ def export(classifier: Classifier, out: Path, format: str, samples: Tensor) -> f
         with torch.inference_mode():
             expected = network(samples).numpy()
         with writing(out), replacing(out) as temporary:
-            run = write(classifier, network, temporary, samples)
+            # Not real ones: some formats keep the inputs that they were traced with.
+            example = torch.zeros_like(samples[:2])
+            run = write(classifier, network, temporary, example)
             difference = max(
                 float(np.abs(run(samples[:count]) - expected[:count]).max())
                 for count in (1, len(samples))
@@ -136,7 +138,7 @@ def _real(folder: RunFolder, classifier: Classifier) -> Tensor:
 
 
 def _safetensors(
-    classifier: Classifier, network: Whole, path: Path, samples: Tensor
+    classifier: Classifier, network: Whole, path: Path, example: Tensor
 ) -> Callable[[Tensor], Array]:
     from safetensors.torch import save
 
@@ -150,10 +152,10 @@ def _safetensors(
 
 
 def _torch_export(
-    classifier: Classifier, network: Whole, path: Path, samples: Tensor
+    classifier: Classifier, network: Whole, path: Path, example: Tensor
 ) -> Callable[[Tensor], Array]:
     shapes = ({0: torch.export.Dim("batch")},)
-    program = _traced(lambda: torch.export.export(network, (samples[:2],), dynamic_shapes=shapes))
+    program = _traced(lambda: torch.export.export(network, (example,), dynamic_shapes=shapes))
     # A stream, for torch wants a path to end in .pt2, which a temporary one does not.
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files=describe(classifier))
@@ -169,7 +171,7 @@ def _torch_export(
 
 
 def _onnx(
-    classifier: Classifier, network: Whole, path: Path, samples: Tensor
+    classifier: Classifier, network: Whole, path: Path, example: Tensor
 ) -> Callable[[Tensor], Array]:
     try:
         import onnx
@@ -179,7 +181,7 @@ def _onnx(
     program = _traced(
         lambda: torch.onnx.export(
             network,
-            (samples[:2],),
+            (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=["input"],
