@@ -63,7 +63,7 @@ def test_says_of_the_test_set_what_the_run_does(digits, tmp_path, method, shares
     folder = train(digits | {"method": method}, tmp_path)
     images = Digits().load().test.tensor()
     classifier = assert_reproduces(folder, images)
-    assert classifier.described["shares"] == shares
+    assert classifier.described.shares == tuple(shares)
     assert classifier.classes == tuple("0123456789")
     assert len(classifier.network.networks) == sum(share > 0 for share in shares)
     best = classifier.predict_proba(images[:20]).argmax(1)
@@ -95,6 +95,21 @@ def test_takes_what_people_have(photos, tmp_path, monkeypatch):
     ready = classifier.inputs(paths)
     assert (ready.dtype, ready.shape) == (torch.uint8, (8, 3, 16, 16))
     np.testing.assert_allclose(classifier.network(ready), expected, atol=1e-6)
+
+
+def test_arrays_of_any_making(photos, tmp_path):
+    classifier = load(make(photos, tmp_path))
+    array = np.stack([pixels(seed, (20, 24, 3)) for seed in range(4)])
+    expected = classifier.predict_proba(array)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(classifier.predict_proba(frozen), expected)
+    np.testing.assert_array_equal(classifier.predict_proba(array[::-1]), expected[::-1])
+    gray = array[..., 0]
+    colour = np.repeat(gray[..., None], 3, 3)
+    found = classifier.predict_proba(colour)
+    for same in (gray, gray[..., None], gray[:, None]):
+        np.testing.assert_array_equal(classifier.predict_proba(same), found)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "HSV"])
@@ -135,6 +150,8 @@ def test_features_are_standardised(tmp_path):
     predicted = classifier.predict(x)
     assert sum(a == b for a, b in zip(predicted, expected, strict=True)) > 50
     assert classifier.predict(x.double().numpy()) == predicted
+    rough = classifier.predict(x.bfloat16())
+    assert sum(a == b for a, b in zip(rough, predicted, strict=True)) > 55
     assert classifier.predict(tmp_path / "rows.npz") == predicted
     for bad, message in [
         (x[:, :2], r"shape \(N, 3\).*got \(60, 2\)"),
@@ -170,8 +187,9 @@ def test_network_is_part_of_other_code(digits, tmp_path):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
 
 
-def test_loading_draws_nothing(digits, tmp_path):
-    folder = train(digits, tmp_path)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_loading_draws_nothing(photos, backbone, tmp_path, frozen):
+    folder = make(photos, tmp_path, **({"features": backbone, "model": "linear"} if frozen else {}))
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -235,8 +253,21 @@ def test_refuses_weights_of_another_network(digits, tmp_path):
     rewrite(weights, described | {"model": {"name": "mpl"}})
     with pytest.raises(ConfigError, match="unknown .*model 'mpl': did you mean 'mlp'"):
         load(folder)
+    for name, value, message in [
+        ("shape", ["sh", 8, 8], "its weights' shape.0: Input should be a valid integer"),
+        ("mean", [0, 1], "shape, mean, std and shares do not fit together"),
+        ("shares", [0.5, 0.5], "shape, mean, std and shares do not fit together"),
+        ("classes", "abc", "its weights' classes: Input should be a valid tuple"),
+    ]:
+        rewrite(weights, described | {name: value})
+        with pytest.raises(DataError, match=message):
+            load(folder)
+    # A file can come from anywhere, and is not to start programs.
+    rewrite(weights, described | {"model": {"name": "subprocess:run", "shell": True}})
+    with pytest.raises(ConfigError, match="'subprocess:run' is no network of anyone's"):
+        load(folder)
     rewrite(weights, {"classes": ["a"], "model": {}})
-    with pytest.raises(DataError, match="a model of an older version"):
+    with pytest.raises(DataError, match="its weights are of an older version, which does not say"):
         load(folder)
 
 
@@ -255,7 +286,7 @@ def test_own_network_is_found_unless_it_has_changed(digits, own_module, tmp_path
     assert_reproduces(folder, Digits().load().test.tensor())
     file.write_text(OWN + "\n# changed\n")
     with pytest.raises(
-        ConfigError, match=r"'own_network:network' is not what it was .*own_network"
+        ConfigError, match=r"'own_network:network' is not what it was .*has changed"
     ):
         load(folder)
 

@@ -106,7 +106,9 @@ def test_frozen_features_are_inside(frozen, tmp_path, format):
     path = tmp_path / f"model{SUFFIXES[format]}"
     classifier = made(frozen, path, format)
     described = json.loads(describe(classifier)["preprocessing"])
-    assert described["resizing"] == "resized to cover the input's size and cropped at the centre"
+    assert described["resizing"] == (
+        "resized to cover the size, bilinear with antialiasing, and cropped at the centre"
+    )
     assert (described["height"], described["margin"]) == (24, False)
 
 

@@ -90,7 +90,11 @@ def test_many_inputs_are_decoded_by_workers_in_order(classifier, tmp_path, monke
     for number in range(150):
         content = b"bad" if number % 40 == 3 else encode(pixels(number) // 2 + 128 * (number % 2))
         save(tmp_path / "new" / f"{number:03}.png", content)
-    write(classifier, read_places([tmp_path / "new"]), tmp_path / "out.csv")
+    monkeypatch.setattr("noisylabels.inference.classifier.SECONDS_BETWEEN_SENTENCES", 0)
+    said = []
+    write(classifier, read_places([tmp_path / "new"]), tmp_path / "out.csv", say=said.append)
+    assert said[:3] == ["66 of 150 inputs", "132 of 150 inputs", "150 of 150 inputs"]
+    assert len(said) == 3 + 4
     for number, row in enumerate(rows(tmp_path / "out.csv")):
         expected = "" if number % 40 == 3 else "bright" if number % 2 else "dark"
         assert row["class"] == expected

@@ -1,9 +1,10 @@
 """A finished run as a classifier."""
 
 import functools
-import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +17,11 @@ from noisylabels.data.augment import centre
 from noisylabels.data.decoding import decode_all, default_workers
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Examples
-from noisylabels.data.images import ImageSpec
 from noisylabels.data.source import Facts
 from noisylabels.data.unlabelled import Unlabelled, of_array, of_images, read_places
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute, Features
+from noisylabels.inference.metadata import KEY, Description, read
 from noisylabels.inference.network import Whole
 from noisylabels.run import config
 from noisylabels.run.config import Component
@@ -33,58 +34,40 @@ Inputs = Path | str | Sequence[Path | str] | Image.Image | Sequence[Image.Image]
 """What people have: places, images of Pillow's, arrays."""
 
 BATCH = 64
-KEYS = ("classes", "model", "features", "contents", "networks", "shares", "input", "images")
-"""What a model's metadata must have."""
+SECONDS_BETWEEN_SENTENCES = 10.0
 
 
 class Classifier:
     """A trained classifier, see :func:`load`.
 
     Args:
-        described: The metadata of its weights.
+        described: What its weights say of themselves.
         weights: The weights, by name.
         where: The run folder or file, for messages.
-        whole: Whether the weights are those of the whole network, its features' among them.
 
     Attributes:
         classes: The K class names.
-        described: The metadata of its weights.
+        described: What its weights say of themselves.
 
     Raises:
-        ConfigError: A component is missing.
+        ConfigError: A component is not known here, or is not what it was.
         DataError: The weights or a file do not fit.
     """
 
-    def __init__(
-        self,
-        described: Mapping[str, Any],
-        weights: Mapping[str, Tensor],
-        where: Path,
-        *,
-        whole: bool = False,
-    ) -> None:
-        missing = [key for key in KEYS if key not in described]
-        if missing:
-            raise DataError(
-                f"{where}: a model of an older version, which does not say its {missing[0]}: make "
-                f"the run again"
-            )
-        self.classes: Final = tuple(described["classes"])
-        self.described: Final = described
-        self._where = where
-        self._input = tuple(described["input"])
-        self._device = default_device()
-        images = described["images"]
-        self._spec = images and ImageSpec(**{k: v for k, v in images.items() if k != "margin"})
-        size = self._input[1:]
-        self._resize = centre((size[0], size[1])) if images and images["margin"] else None
-        if described["shares"] is None:
+    def __init__(self, described: Description, weights: Mapping[str, Tensor], where: Path) -> None:
+        if described.shares is None:
             raise ConfigError(
                 f"{where}: its method combines the predictions of its networks in a way of its "
                 f"own, which only the run itself knows"
             )
-        self._features = self._find_features(files=not whole)
-        self._whole = self._assemble(weights, whole).to(self._device).eval()
+        self.classes: Final = described.classes
+        self.described: Final = described
+        self._where = where
+        self._device = default_device()
+        # First weights are overwritten: the user's own draws go on as if nothing was.
+        with torch.random.fork_rng(devices=[]):
+            self._features = self._find_features()
+            self._whole = self._assemble(weights, described.shares).to(self._device).eval()
         self._whole.requires_grad_(False)
 
     @property
@@ -100,7 +83,7 @@ class Classifier:
         """
         if self._apart:
             raise ConfigError(
-                f"{self._where}: its features {self.described['features']['name']!r} are no "
+                f"{self._where}: its features {self.described.features['name']!r} are no "
                 f"network (their class has no module), so the whole is none"
             )
         return self._whole
@@ -108,7 +91,7 @@ class Classifier:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input: channels, height and width of an image, or (D,)."""
-        return self._input
+        return self.described.input
 
     def predict(self, inputs: Inputs) -> list[str]:
         """Predict classes.
@@ -169,11 +152,14 @@ class Classifier:
         _refuse(found, bad)
         return torch.stack(values)
 
-    def predict_listed(self, found: Unlabelled) -> tuple[Array, dict[int, str]]:
+    def predict_listed(
+        self, found: Unlabelled, say: Callable[[str], None] = lambda sentence: None
+    ) -> tuple[Array, dict[int, str]]:
         """Predict the class probabilities of listed inputs, the bad ones left out.
 
         Args:
             found: The inputs.
+            say: Told now and then how far it has come.
 
         Returns:
             float32 of shape (N, K), NaN for those that cannot be used; and why, by position.
@@ -186,11 +172,18 @@ class Classifier:
         positions: list[int] = []
         batch: list[Tensor] = []
 
+        spoke = time.monotonic()
+
         def flush() -> None:
-            if batch:
-                result[positions] = self._probabilities(torch.stack(batch))
-                batch.clear()
-                positions.clear()
+            nonlocal spoke
+            if not batch:
+                return
+            result[positions] = self._probabilities(torch.stack(batch))
+            if time.monotonic() - spoke > SECONDS_BETWEEN_SENTENCES:
+                spoke = time.monotonic()
+                say(f"{positions[-1] + 1:,} of {len(found.names):,} inputs")
+            batch.clear()
+            positions.clear()
 
         for position, value in zip(found.positions(), self._values(found), strict=True):
             if isinstance(value, str):
@@ -209,10 +202,14 @@ class Classifier:
         if isinstance(inputs, Image.Image):
             return of_images([inputs])
         if isinstance(inputs, Tensor):
-            inputs = inputs.detach().cpu().numpy()
+            given = inputs.detach().cpu()
+            # NumPy knows no bfloat16.
+            inputs = (given.float() if given.is_floating_point() else given).numpy()
         if isinstance(inputs, np.ndarray):
+            # As torch wants it: not read-only, nor from back to front.
+            inputs = np.require(inputs, requirements=("C", "W"))
             # An array that fits as it is may look like another layout too.
-            if inputs.dtype == np.uint8 and inputs.shape[1:] == self._input and len(inputs):
+            if inputs.dtype == np.uint8 and inputs.shape[1:] == self.input_shape and len(inputs):
                 names = list(map(str, range(len(inputs))))
                 return Unlabelled(torch.from_numpy(inputs), names, {}, "row")
             return of_array(inputs)
@@ -229,29 +226,31 @@ class Classifier:
 
     def _values(self, found: Unlabelled) -> Iterator[Tensor | str]:
         """Yield each input as the network takes it, or why it cannot."""
-        inputs = found.inputs
+        inputs, images = found.inputs, self.described.images
+        shape = f"(N, {', '.join(map(str, self.input_shape))})"
         if isinstance(inputs, Tensor):
-            if inputs.shape[1:] == self._input:
+            if inputs.shape[1:] == self.input_shape:
                 yield from inputs
                 return
-            if inputs.ndim != 4 or self._spec is None:
+            if inputs.ndim != 4 or images is None:
                 raise DataError(
-                    f"expected inputs of shape (N, {', '.join(map(str, self._input))}) as those "
-                    f"that {self._where} was trained on, got {tuple(inputs.shape)}"
+                    f"expected inputs of shape {shape} as those that {self._where} was trained "
+                    f"on, got {tuple(inputs.shape)}"
                 )
             # Of another size: the way of image files.
             pixels = inputs.permute(0, 2, 3, 1).squeeze(3).numpy()
             inputs = of_images([Image.fromarray(each) for each in pixels]).inputs
             assert not isinstance(inputs, Tensor), "Pillow's images are none"
-        elif self._spec is None:
-            kind = "numbers" if len(self._input) == 1 else "arrays"
+        elif images is None:
+            kind = "numbers" if len(self.input_shape) == 1 else "arrays"
             raise DataError(
-                f"expected {kind} of shape (N, {', '.join(map(str, self._input))}) as those that "
-                f"{self._where} was trained on, got image files or images of Pillow's"
+                f"expected {kind} of shape {shape} as those that {self._where} was trained on, got "
+                f"image files or images of Pillow's"
             )
         # So few that starting processes takes longer.
         workers = 0 if len(inputs) < 2 * BATCH else default_workers()
-        for _, image, _ in decode_all(inputs, self._spec, workers, self._resize):
+        resize = centre((images.height, images.width)) if images.margin else None
+        for _, image, _ in decode_all(inputs, images.spec(), workers, resize):
             yield image
 
     def _probabilities(self, inputs: Tensor) -> Array:
@@ -261,7 +260,7 @@ class Classifier:
             extract = functools.partial(
                 self._features.extract, {"test": examples}, examples.take(torch.arange(0)), compute
             )
-            inputs = build(extract, "features", Component.parse(self.described["features"]))["test"]
+            inputs = build(extract, "features", Component.parse(self.described.features))["test"]
         with torch.inference_mode():
             found: Array = self._whole(inputs.to(self._device)).float().cpu().numpy()
         return found
@@ -272,20 +271,23 @@ class Classifier:
         frozen = self._features is not None and self._features.freeze
         return frozen and self._whole.features is None
 
-    def _find_features(self, *, files: bool) -> Features | None:
-        component = Component.parse(self.described["features"])
+    def _find_features(self) -> Features | None:
+        component = Component.parse(self.described.features)
         if component.name == "none":
             return None
-        # What was fine-tuned is among the run's own weights.
-        files = files and bool(component.parameters.get("freeze", True))
+        # What was fine-tuned is among the run's own weights, and an export has everything.
+        files = not self.described.whole and bool(component.parameters.get("freeze", True))
         target, parameters = self._find("features", component, files=files)
-        facts = Facts(self._input, images=len(self._input) == 3)
+        facts = Facts(self.input_shape, images=len(self.input_shape) == 3)
         made: Features = build(lambda: target(facts, **parameters), "features", component, Features)
         return made
 
     def _find(self, what: str, component: Component, *, files: bool) -> tuple[Any, dict[str, Any]]:
         """Find a component, and refuse one that has changed since the run."""
-        contents: Mapping[str, str] = self.described["contents"]
+        contents = self.described.contents
+        if component.name.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+            # A file of weights can come from anywhere: it is not to run what it likes.
+            raise ConfigError(f"{self._where}: {what} {component.name!r} is no network of anyone's")
         target = config.find(component.name, REGISTRIES[what], f"{self._where}: {what}")
         parameters = config.bind(component, target, f"{self._where}: {what}")
         if ":" in component.name and source_digest(target) != contents.get(
@@ -293,7 +295,7 @@ class Classifier:
         ):
             raise ConfigError(
                 f"{self._where}: {what} {component.name!r} is not what it was when the run was "
-                f"made: {inspect.getsourcefile(target)} or a module that it uses has changed since"
+                f"made: its file, or one that it uses, has changed since"
             )
         for name, value in parameters.items():
             if files and isinstance(value, Path):
@@ -308,39 +310,36 @@ class Classifier:
                     )
         return target, parameters
 
-    def _assemble(self, weights: Mapping[str, Tensor], whole: bool) -> Whole:
+    def _assemble(self, weights: Mapping[str, Tensor], shares: Sequence[float]) -> Whole:
         described, features = self.described, self._features
-        component = Component.parse(described["model"])
-        target, parameters = self._find("model", component, files=True)
+        component = Component.parse(described.model)
+        target, parameters = self._find("model", component, files=not described.whole)
         make, module = functools.partial(target, **parameters), None
         if features is not None and features.freeze:
-            module = build(functools.partial(features.module, filled=not whole), "features")
+            find = functools.partial(features.module, filled=not described.whole)
+            module = build(find, "features", Component.parse(described.features))
         elif features is not None:
             make = functools.partial(features.network, head=make, filled=False)
-        shape, count = tuple(described["shape"]), len(self.classes)
-        shares = {number: share for number, share in enumerate(described["shares"]) if share}
-        # Their first weights are overwritten; the user's own draws go on as if nothing was.
-        with torch.random.fork_rng(devices=[]):
-            networks = [
-                build(lambda: make(shape, count), "model", component, nn.Module) for _ in shares
-            ]
+        shape, count = described.shape, len(self.classes)
+        counting = [number for number, share in enumerate(shares) if share]
+        networks = [
+            build(lambda: make(shape, count), "model", component, nn.Module) for _ in counting
+        ]
         broadcast = (-1, *[1] * (len(shape) - 1))
         mean, std = (
-            torch.tensor(described[name], dtype=torch.float32).reshape(broadcast)
-            for name in ("mean", "std")
+            torch.tensor(values, dtype=torch.float32).reshape(broadcast)
+            for values in (described.mean, described.std)
         )
-        made = Whole(module, mean, std, networks, list(shares.values()))
+        made = Whole(module, mean, std, networks, [shares[number] for number in counting])
         parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(made, weights)]
-        if not whole:
-            several = described["networks"] > 1
-            prefixes = [f"{number}." if several else "" for number in shares]
-            parts = [
-                (
-                    network,
-                    {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)},
-                )
-                for network, prefix in zip(networks, prefixes, strict=True)
+        if not described.whole:
+            several = described.networks > 1
+            prefixes = [f"{number}." if several else "" for number in counting]
+            owned = [
+                {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+                for prefix in prefixes
             ]
+            parts = list(zip(networks, owned, strict=True))
         for network, named in parts:
             try:
                 network.load_state_dict(named)
@@ -398,7 +397,7 @@ def load(run: Path | str) -> Classifier:
         reason = "model.safetensors is missing" if kept else "it was made with save_model = false"
         raise DataError(f"{path}: expected a run with its weights, but {reason}")
     weights, described = folder.model()
-    return Classifier(described, weights, path)
+    return Classifier(read(described, path), weights, path)
 
 
 def _load_file(path: Path) -> Classifier:
@@ -406,12 +405,13 @@ def _load_file(path: Path) -> Classifier:
 
     try:
         with safe_open(path, framework="pt") as file:
-            described = json.loads(file.metadata()["noisylabels"])
-            whole = bool(described["whole"])
+            described = json.loads(file.metadata()[KEY])
+            if not described["whole"]:
+                raise ValueError("it has no more than a run's own weights")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: expected a run folder, or what noisylabels export --format safetensors wrote "
             f"({error})"
         ) from error
-    return Classifier(described, weights, path, whole=whole)
+    return Classifier(read(described, path), weights, path)

@@ -1,5 +1,6 @@
 """Exports of a trained classifier, each compared with it before it is kept."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ from noisylabels.atomic import replacing
 from noisylabels.data.examples import Dataset
 from noisylabels.errors import DataError, MissingExtraError, NoisyLabelsError, check_choice
 from noisylabels.inference.classifier import Array, Classifier, load
+from noisylabels.inference.metadata import KEY
 from noisylabels.inference.network import Whole
 from noisylabels.run import config, spec
 from noisylabels.run.folder import RunFolder, writing
@@ -85,20 +87,23 @@ def describe(classifier: Classifier) -> dict[str, str]:
         how image files become inputs; ``run_id``; and ``noisylabels``, JSON of all of it.
     """
     described = classifier.described
-    shape = ", ".join(map(str, classifier.input_shape))
-    image = len(classifier.input_shape) == 3
-    images = described["images"]
-    how = "resized to cover the input's size and cropped at the centre"
-    margin = "resized to cover 256/224 of the input's size and cropped at the centre"
+    shape = ", ".join(map(str, described.input))
+    images = described.images
+    covered = "256/224 of the size" if images and images.margin else "the size"
     return {
         "classes": json.dumps(classifier.classes),
-        "input": f"uint8 images (N, {shape})" if image else f"float32 features (N, {shape})",
+        "input": f"{'uint8 images' if len(described.input) == 3 else 'features'} (N, {shape})",
         "output": "float32 class probabilities (N, K); the input's normalisation is inside",
         "preprocessing": json.dumps(
-            images and images | {"resizing": margin if images["margin"] else how}
+            images
+            and {
+                **dataclasses.asdict(images),
+                "resizing": f"resized to cover {covered}, bilinear with antialiasing, and cropped "
+                f"at the centre",
+            }
         ),
-        "run_id": str(described["run_id"]),
-        "noisylabels": json.dumps({**described, "whole": True}),
+        "run_id": described.run_id,
+        KEY: dataclasses.replace(described, whole=True).text(),
     }
 
 

@@ -31,13 +31,14 @@ def write(
             of what has no paths), ``class``, ``probability`` and ``error``, which says why an input
             cannot be used: it has no class then.
         every: Whether there is a column ``p_<class>`` for each class, too.
-        say: Told of each input that cannot be used, a line each.
+        say: Told of each input that cannot be used, a line each, and now and then how far it has
+            come.
 
     Raises:
         DataError: No input can be used, or all are of another kind than the run's.
         CheckpointError: The file cannot be written.
     """
-    probabilities, bad = classifier.predict_listed(found)
+    probabilities, bad = classifier.predict_listed(found, say)
     for position, reason in sorted(bad.items()):
         say(f"{found.place(position)}: {reason}")
     if len(bad) == len(found.names):
