@@ -44,6 +44,7 @@ class Facts(NamedTuple):
     Args:
         shape: Shape of one input: (channels, height, width) of images, (D,) of features.
         images: Whether inputs are images.
+        texts: Whether inputs are texts, whose shape is ().
         class_map: The class map of asymmetric noise, see ``noisylabels.noise``; None where only the
             user can know it.
     """
@@ -51,6 +52,7 @@ class Facts(NamedTuple):
     shape: tuple[int, ...]
     images: bool
     class_map: str | None = None
+    texts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,7 +489,8 @@ def _sample(train: Examples, workers: int) -> Tensor:
     if isinstance(train.inputs, Tensor):
         return train.inputs
     index = torch.linspace(0, len(train) - 1, min(SAMPLED, len(train))).long()
-    streamed: StreamedImages = train.inputs
+    streamed = train.inputs
+    assert isinstance(streamed, StreamedImages), "an image source has images"
     return decode_examples(
         streamed.encoded.take(index.numpy()),
         train.labels[index],

@@ -333,7 +333,8 @@ def assemble(
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
-        trial = functools.partial(made.augment, inputs[:2], torch.Generator())
+        some = dataset.train.tensor()[:2]
+        trial = functools.partial(made.augment, some, torch.Generator())
         build(trial, "augment", run.augment, Tensor)
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
