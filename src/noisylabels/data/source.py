@@ -42,9 +42,9 @@ class Facts(NamedTuple):
     """What is known of a source before any example is read.
 
     Args:
-        shape: Shape of one input: (channels, height, width) of images, (D,) of features.
+        shape: Shape of one input: (channels, height, width) of images, (D,) of features, () of
+            texts.
         images: Whether inputs are images.
-        texts: Whether inputs are texts, whose shape is ().
         class_map: The class map of asymmetric noise, see ``noisylabels.noise``; None where only the
             user can know it.
     """
@@ -52,7 +52,11 @@ class Facts(NamedTuple):
     shape: tuple[int, ...]
     images: bool
     class_map: str | None = None
-    texts: bool = False
+
+    @property
+    def texts(self) -> bool:
+        """Whether inputs are texts."""
+        return not self.shape
 
 
 @dataclass(frozen=True, kw_only=True)

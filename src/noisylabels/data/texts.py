@@ -62,7 +62,7 @@ class Text(SplittableSource):
 
     def facts(self) -> Facts:
         """Return that the inputs are texts."""
-        return Facts((), images=False, texts=True)
+        return Facts((), images=False)
 
     def digest(self) -> str:
         """Return a hash of the file's contents."""
