@@ -54,7 +54,7 @@ def cluster(tmp_path, monkeypatch):
     commands = {
         "sbatch": 'cp "$1" batch.sh; echo Submitted batch job 7',
         "srun": "",
-        "sacct": "cat states",
+        "squeue": "cat states",
         "scancel": 'echo "$@" >> cancelled',
     }
     for name, text in commands.items():
@@ -66,20 +66,12 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurm, "SECONDS_OF_DELAY", 0.0)
 
-    def become(*states):
-        rows = [f"7_{number}|{state}|node\n" for number, state in enumerate(states)]
-        (tmp_path / "states").write_text("".join(["JobID|State|NodeList\n", *rows]))
+    def become(jobs, *states):
+        rows = [f"7_{number} {state}\n" for number, state in enumerate(states)]
+        (tmp_path / "states").write_text("".join(rows))
+        jobs._next_look = jobs._next_question = 0.0
 
-    become()
     return become
-
-
-def ends(jobs):
-    """Return what the launcher knows to have ended by now, of jobs that it asks Slurm about."""
-    jobs._next_look = 0.0
-    for run in jobs._runs.values():
-        run.handle.get_info(mode="force")
-    return jobs.events(0.0)
 
 
 def test_an_array_its_options_and_its_ends(digits, cluster, tmp_path):
@@ -91,19 +83,20 @@ def test_an_array_its_options_and_its_ends(digits, cluster, tmp_path):
     for line in ("array=0-2%2", "partition=gpu", "mem=8GB", "time=90", "job-name=noisylabels"):
         assert f"#SBATCH --{line}\n" in batch
     assert "\nmodule load cuda\n" in batch
-    cluster("PENDING", "RUNNING", "OUT_OF_MEMORY")
+    cluster(jobs, "PENDING", "RUNNING", "COMPLETING")
+    assert jobs.events(0.0) == []
+    cluster(jobs, "PENDING", "RUNNING", "OUT_OF_MEMORY")
     killed = prepared.jobs[2]
     error = "its job 7_2 ended without a result (state OUT_OF_MEMORY)"
-    assert ends(jobs) == [Ended(killed.run_id, "failed", error)]
+    assert jobs.events(0.0) == [Ended(killed.run_id, "failed", error)]
     assert killed.folder.failure()["error"] == error
     # One that waits is cancelled; one that runs is asked by its ticket alone.
     running = jobs._runs[prepared.jobs[1].run_id]
-    running.task._write('{"kind": "ready"}\n')
     jobs.stop()
     assert (tmp_path / "cancelled").read_text() == "7_0\n"
     assert not running.task.wanted
-    cluster("CANCELLED", "COMPLETED", "OUT_OF_MEMORY")
-    assert ends(jobs) == [Ended(job.run_id, "stopped") for job in prepared.jobs[:2]]
+    cluster(jobs, "CANCELLED", "COMPLETED", "OUT_OF_MEMORY")
+    assert jobs.events(0.0) == [Ended(job.run_id, "stopped") for job in prepared.jobs[:2]]
     # What submitit wrote stays, for one has failed.
     assert list((tmp_path / "runs/logs/slurm").glob("*/7_2_submitted.pkl"))
 

@@ -183,6 +183,15 @@ class Remote(Launcher):
     def _cancel(self, handle: Any) -> None:
         """End a task, which may still wait for its turn."""
 
+    def _waits(self, handle: Any, begun: bool) -> bool:
+        """Return whether a task waits for its turn.
+
+        Args:
+            handle: What the library knows it by.
+            begun: Whether a process has begun with it.
+        """
+        return not begun
+
     @property
     def room(self) -> int:
         """How many more runs there may be; who has to wait for whom is the library's to say."""
@@ -220,10 +229,9 @@ class Remote(Launcher):
         """Take the tickets of these runs away; those that wait for their turn end at once."""
         for run in self._runs.values():
             if run_ids is None or run.job.run_id in run_ids:
-                run.asked = True
-                if not run.started:
-                    self._cancel(run.handle)
+                run.asked, run.begun = True, run.begun or run.started
                 run.task.ticket.unlink(missing_ok=True)
+                self._drop(run)
 
     def __exit__(
         self,
@@ -240,7 +248,16 @@ class Remote(Launcher):
             self._cancel(run.handle)
         self._runs.clear()
 
+    def _drop(self, run: "_Run") -> None:
+        """Cancel a run that was asked to stop, if it waits for its turn."""
+        if not run.cancelled and self._waits(run.handle, run.begun):
+            run.cancelled = True
+            self._cancel(run.handle)
+
     def _look(self, run: "_Run") -> Iterator[Event]:
+        if run.asked:
+            # It may have been put back just when it was asked.
+            self._drop(run)
         # Asked before the last events are read.
         outcome = self._outcome(run.handle)
         yield from run.events()
@@ -262,6 +279,8 @@ class _Run:
         handle: What the library knows it by.
         batch: Those that it was given with.
         asked: Whether it was asked to stop.
+        begun: Whether a process had begun with it by then.
+        cancelled: Whether it was cancelled, for it waited for its turn.
         read: How much of its ticket has been read.
     """
 
@@ -270,6 +289,8 @@ class _Run:
     handle: Any
     batch: "_Batch"
     asked: bool = False
+    begun: bool = False
+    cancelled: bool = False
     read: int = 0
 
     @property

@@ -1,12 +1,14 @@
 """Jobs of Slurm, one for each run."""
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,8 +26,12 @@ GENERIC = ("name", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout
 """Options that submitit calls the same for every cluster; others get Slurm's name before them."""
 SECONDS_TO_BE_KILLED = 120.0
 """How long a run that Slurm has told to end waits for what Slurm will do with its job."""
-SECONDS_OF_DELAY = 15.0
+SECONDS_OF_DELAY = 60.0
 """How long a result may take to appear on a file system that several machines share."""
+SECONDS_BETWEEN_QUESTIONS = 30.0
+"""How often Slurm is asked which jobs it has; what a job has done shows without asking."""
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+"""States of jobs that have not ended, next to those in which Slurm requeues or completes them."""
 
 
 class Slurm(Remote):
@@ -86,7 +92,10 @@ class Slurm(Remote):
             **options,
         }
         self._timeouts = check_count("slurm: max_num_timeout", max_num_timeout)
+        self._states: dict[str, str] = {}
+        self._next_question = 0.0
         self._missed: dict[str, float] = {}
+        self._cancelled: set[str] = set()
         # Now, and not when the first runs are submitted, it shows that an option is none.
         with tempfile.TemporaryDirectory() as folder:
             self._executor(Path(folder))
@@ -104,12 +113,17 @@ class Slurm(Remote):
     def _start(self, tasks: Sequence[Task], folder: Path) -> Sequence[Any]:
         executor = self._executor(folder)
         with _named_errors(), _without_interrupts(), executor.batch():
-            return [executor.submit(SlurmTask(**vars(task))) for task in tasks]
+            handles = [executor.submit(SlurmTask(**vars(task))) for task in tasks]
+        # A job is not known to have ended before Slurm has been asked of it.
+        self._states |= {handle.job_id: "PENDING" for handle in handles}
+        return handles
 
     def _outcome(self, handle: Any) -> Ended | Lost | None:
         from submitit.core.utils import pickle_load
 
-        if not handle.done():
+        local = self._cluster == "local"
+        if local and not handle.done():
+            # Its result may be there already; nothing of it is to be left running.
             return None
         path = handle.paths.result_pickle
         if path.exists():
@@ -117,15 +131,60 @@ class Slurm(Remote):
             if kind == "success":
                 return cast(Ended, result)
             return Lost(f"its job failed: {result.strip().splitlines()[-1]}", result)
-        missed = self._missed.setdefault(handle.job_id, time.monotonic())
-        if self._cluster == "slurm" and time.monotonic() - missed < SECONDS_OF_DELAY:
+        if handle.job_id in self._cancelled:
+            return Lost("its job was cancelled")
+        state = handle.state if local else self._state(handle.job_id)
+        if state in ALIVE or state.startswith(("REQUEUE", "COMPLETING")):
+            self._missed.pop(handle.job_id, None)
             return None
-        state = f"job {handle.job_id} ended without a result (state {handle.state})"
+        missed = self._missed.setdefault(handle.job_id, time.monotonic())
+        if not local and time.monotonic() - missed < SECONDS_OF_DELAY:
+            return None
         printed = handle.stderr() or handle.stdout() or ""
-        return Lost(f"its {state}", printed)
+        return Lost(f"its job {handle.job_id} ended without a result (state {state})", printed)
+
+    def stop(self, run_ids: Sequence[str] | None = None) -> None:
+        """Cancel those of these runs that are in the queue, and let the others end their step."""
+        self._next_question = 0.0
+        super().stop(run_ids)
+
+    def _waits(self, handle: Any, begun: bool) -> bool:
+        if self._cluster == "local":
+            return super()._waits(handle, begun)
+        # It may have begun, and been requeued.
+        state = self._state(handle.job_id)
+        return state == "PENDING" or state.startswith("REQUEUE")
 
     def _cancel(self, handle: Any) -> None:
-        handle.cancel(check=False)
+        if self._cluster == "local":
+            # What submitit would do here kills a run a second later, in whatever step it is.
+            with suppress(ProcessLookupError):
+                os.kill(int(handle.job_id), signal.SIGTERM)
+        else:
+            handle.cancel(check=False)
+            # If it has begun all the same, it finds no ticket.
+            self._cancelled.add(handle.job_id)
+
+    def _state(self, job_id: str) -> str:
+        """Return what Slurm calls a job's state; it is asked of all jobs at once, and not often.
+
+        Not submitit's way, which is ``sacct``: many clusters keep no accounts.
+        """
+        if time.monotonic() >= self._next_question:
+            self._ask()
+            self._next_question = time.monotonic() + SECONDS_BETWEEN_QUESTIONS
+        return self._states.get(job_id, "UNKNOWN")
+
+    def _ask(self) -> None:
+        ids = [run.handle.job_id for run in self._runs.values()]
+        numbers = ",".join(sorted({each.partition("_")[0] for each in ids}))
+        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T"]
+        asked = subprocess.run([*command, f"--jobs={numbers}"], capture_output=True, text=True)
+        if asked.returncode and "Invalid job id" not in asked.stderr:
+            # Slurm does not answer just now.
+            return
+        told = dict(line.split() for line in asked.stdout.splitlines())
+        self._states = {each: told.get(each, "UNKNOWN") for each in ids}
 
     def _executor(self, folder: Path) -> Any:
         from submitit import AutoExecutor
@@ -188,7 +247,8 @@ class SlurmTask(Task):
 def _without_interrupts() -> Iterator[None]:
     """Leave Ctrl-C to this process: those that it starts meanwhile never hear of it.
 
-    submitit's own process on this machine would kill a run a second later, in whatever step it is.
+    submitit's process on this machine would kill a run a second later, in whatever step it is, and
+    a submission that is cut would leave jobs that nobody knows of.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
