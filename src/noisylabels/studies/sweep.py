@@ -2,23 +2,25 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from noisylabels.atomic import write_json
 from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
-from noisylabels.run.config import RunConfig, parse
+from noisylabels.run import timing
+from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import State, writing
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.plan import plan
-from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import check_writable
 from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Launcher, Said
+from noisylabels.studies.launchers.local import environment
 from noisylabels.studies.status import HEADER, Status, duration
 from noisylabels.studies.status import read as read_status
 from noisylabels.studies.study import Point, Study
@@ -296,14 +298,41 @@ def time_kinds(progress: Progress) -> None:
         progress: Its pace learns what is found; a run that cannot be timed will say so itself.
     """
     pace = progress.pace
-    timed: set[tuple[str, ...]] = set()
+    kinds: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for run_id in progress.waiting:
         tables = progress.jobs[run_id].tables
         kind = pace.kind(tables)
-        if len(timed) < MOST_KINDS and kind not in timed and not pace.knows(kind):
-            timed.add(kind)
-            with suppress(NoisyLabelsError):
-                pace.learn(tables, seconds_per_epoch(plan(parse(tables))), 1)
+        if len(kinds) < MOST_KINDS and not pace.knows(kind):
+            kinds.setdefault(kind, tables)
+    chosen = list(kinds.values())
+    for tables, seconds in zip(chosen, time_runs(chosen, progress.width), strict=False):
+        if seconds is not None:
+            pace.learn(tables, seconds, 1)
+
+
+def time_runs(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[float | None]:
+    """Time some steps of each of some runs, in a process of their own.
+
+    Args:
+        runs: Their configurations.
+        width: How many runs there will be at once: as many threads as then has that process.
+
+    Yields:
+        Seconds per epoch, None where a run cannot be timed; nothing more once the process died.
+    """
+    if not runs:
+        return
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from {timing.__name__} import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(0, width),
+    ) as process:
+        lines = "".join(json.dumps(each, default=str) + "\n" for each in (sys.path, *runs))
+        out, _ = process.communicate(lines)
+    yield from map(json.loads, out.splitlines())
 
 
 def sentence(progress: Progress) -> str:
