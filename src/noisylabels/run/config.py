@@ -107,6 +107,8 @@ class RunConfig:
             devices that compute it natively, else 32.
         validation: Share of the training set that is held out, with its given labels, to choose
             hyper-parameters by; in [0, 0.5]. The test set is never touched.
+        test: Whether the test set is predicted and scored; ``noisylabels tune`` leaves it alone,
+            lest anything be chosen by it.
         compile: Whether networks are compiled by ``torch.compile``.
         clip_norm: Norm that a step's gradients are scaled down to, above 0; by default they are
             left as they are.
@@ -140,6 +142,7 @@ class RunConfig:
     seed: Seed = 0
     precision: Precision = "auto"
     validation: Share = 0.0
+    test: bool = True
     compile: bool = False
     clip_norm: Positive | None = None
     accumulate: Count = 1
