@@ -71,6 +71,37 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """Choose keys of a run on a hold-out of its noisy labels, then train with what was chosen.
+
+    No trial sees the test set. The same command continues; several at once, also on several
+    machines, share a study. Any key of the run can be set here too, as in train: --epochs 10.
+    """
+
+    config: tyro.conf.Positional[Path]
+    """The run's TOML file."""
+    space: Path
+    """A TOML file of keys and their ranges or choices: "loss.q" = { low = 0.1, high = 1.0 }."""
+    trials: int = 40
+    """Trials in the end, those that failed among them."""
+    seeds: int = 1
+    """Runs of each trial, and final runs."""
+    jobs: int | None = None
+    """Runs made at once; by default one per GPU, else one."""
+    launcher: str = "local"
+    """Where they are made: local (processes of this machine)."""
+    storage: str | None = None
+    """Where trials are kept: sqlite:///FILE, postgresql://..., or the path of a journal; by default
+    a journal beside the run folders."""
+    prune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Give trials up that are worse than the median after a third of their epochs."""
+    out: Path = Path("runs")
+    """Folder of run folders."""
+    report: Path = Path("tune.html")
+    """The page to write: the choice, every trial, accuracy against each parameter."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Make the table and the curves of any runs."""
 
@@ -186,6 +217,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Losses, tyro.conf.subcommand("losses")]
@@ -198,6 +230,7 @@ CLASSES: dict[str, type] = {
     "demo": Demo,
     "train": Train,
     "sweep": Sweep,
+    "tune": Tune,
     "report": Report,
     "status": Status,
     "losses": Losses,
@@ -261,6 +294,8 @@ def run(words: Sequence[str]) -> None:
         _train(command, overrides)
     elif isinstance(command, Sweep):
         _sweep(command, overrides)
+    elif isinstance(command, Tune):
+        _tune(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
     elif isinstance(command, Status):
@@ -301,10 +336,16 @@ def _check_command(words: Sequence[str]) -> None:
 
 def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
-    if words[:1] not in (["train"], ["sweep"]):
+    if words[:1] not in (["train"], ["sweep"], ["tune"]):
         return list(words)
-    files = [word for word in words[1:] if word.endswith(".toml") and not word.startswith("-")]
-    return [words[0], *files, *(word for word in words[1:] if word not in files)]
+    first = [
+        place
+        for place, word in enumerate(words)
+        # The file of an option stays where it is.
+        if word.endswith(".toml") and not word.startswith("-") and words[place - 1] != "--space"
+    ]
+    rest = [word for place, word in enumerate(words[1:], 1) if place not in first]
+    return [words[0], *(words[place] for place in first), *rest]
 
 
 def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
@@ -314,7 +355,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
         ConfigError: A word is an option of no command.
     """
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
-    prefix = {"train": "--", "sweep": "--", "noise make": "--noise."}.get(name)
+    prefix = {"train": "--", "sweep": "--", "tune": "--", "noise make": "--noise."}.get(name)
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
@@ -376,6 +417,37 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     elif progress.done != set(progress.jobs):
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
+
+
+def _tune(command: Tune, overrides: Sequence[str]) -> None:
+    from noisylabels.display import TuneDisplay
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+    from noisylabels.run import config
+    from noisylabels.studies import space, tune, tune_page
+    from noisylabels.studies.launchers import launcher
+
+    read = space.read(command.space)
+    tuning = tune.prepare(
+        config.load(command.config, overrides),
+        read,
+        command.out,
+        trials=command.trials,
+        seeds=command.seeds,
+        prune=command.prune,
+        storage=command.storage,
+        name=command.config.stem,
+        suggestions=HYPERPARAMETERS,
+    )
+    made = launcher(command.launcher, command.jobs)
+    trials = tune.open_trials(tuning)
+    print(tune.describe(tuning, trials), flush=True)
+    with TuneDisplay() as display:
+        outcome = tune.run(tuning, trials, made, display)
+    for sentence in outcome.sentences():
+        print(sentence)
+    print(tuning.chosen)
+    tune_page.write(outcome, command.report)
+    print(command.report)
 
 
 def _status(command: Status) -> None:
