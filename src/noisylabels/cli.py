@@ -251,8 +251,12 @@ COMMANDS = {
 """The commands, and those that each has below it."""
 
 
-def options(command: type) -> list[str]:
+def options(command: type, *, flags: bool = True) -> list[str]:
     """Return the options of a command: all that it takes but its positional words.
+
+    Args:
+        command: One of ``CLASSES``.
+        flags: Whether those that take no value are among them.
 
     Example:
         >>> options(Report)
@@ -262,7 +266,7 @@ def options(command: type) -> list[str]:
     return [
         f"--{field.name.replace('_', '-')}"
         for field in fields(command)
-        if positional not in get_args(field.type)
+        if positional not in get_args(field.type) and (flags or bool not in get_args(field.type))
     ]
 
 
@@ -338,11 +342,12 @@ def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
     if words[:1] not in (["train"], ["sweep"], ["tune"]):
         return list(words)
+    # The file of an option stays where it is.
+    valued = options(CLASSES[words[0]], flags=False)
     first = [
         place
         for place, word in enumerate(words)
-        # The file of an option stays where it is.
-        if word.endswith(".toml") and not word.startswith("-") and words[place - 1] != "--space"
+        if word.endswith(".toml") and not word.startswith("-") and words[place - 1] not in valued
     ]
     rest = [word for place, word in enumerate(words[1:], 1) if place not in first]
     return [words[0], *(words[place] for place in first), *rest]

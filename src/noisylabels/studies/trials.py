@@ -1,5 +1,6 @@
 """Trials in a storage that several machines can share: the one place that knows Optuna."""
 
+import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,8 +38,12 @@ STATES: dict[TrialState, Stage] = {
 }
 TRIALS_BEFORE_PRUNING = 5
 """How many trials there must be for others to be compared with their median."""
-DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "mysqlclient"}
-"""What to install for databases that need a driver."""
+DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
+"""What to install for a module that a database needs, where it is called otherwise."""
 
 
 class Trials:
@@ -94,7 +99,7 @@ class Trials:
         """Begin the next trial."""
         with _reaching(self.storage):
             asked = self._study.ask(self._distributions)
-            return self._read(self._frozen(asked.number))
+            return self._read(self._frozen(asked.number + 1))
 
     def assign(self, trial: Trial, runs: Sequence[str], out: Path) -> None:
         """Remember which runs a trial has, and that they are made here.
@@ -151,7 +156,7 @@ class Trials:
 
     def _note(self, trial: Trial, **attributes: Any) -> None:
         with _reaching(self.storage):
-            handle = self._handle(self._frozen(trial.number - 1))
+            handle = self._handle(self._frozen(trial.number))
             try:
                 for name, value in attributes.items():
                     handle.set_user_attr(name, value)
@@ -160,7 +165,7 @@ class Trials:
                 return
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self._study.get_trials(deepcopy=False)[number - 1]
 
     def _handle(self, frozen: FrozenTrial) -> optuna.Trial:
         # A trial that another process has begun has no handle but this.
@@ -229,11 +234,27 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 def _open(storage: str) -> BaseStorage:
     if "://" in storage:
+        address = make_url(storage)
+        if address.drivername.startswith("sqlite") and address.database in (None, "", ":memory:"):
+            raise ConfigError(
+                f"storage {storage}: expected a file, as in sqlite:///tune.db: what is in memory "
+                f"is lost"
+            )
         return RDBStorage(storage)
     # A lock that a dead process has left is looked up through this path, from the file's folder.
     path = Path(storage).expanduser().absolute()
+    if path.exists():
+        _check_journal(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a file that is no journal: Optuna would write into it all the same."""
+    with path.open("rb") as file:
+        line = file.readline()
+    if line and "op_code" not in json.loads(line):
+        raise ValueError(f"{line[:80]!r}")
 
 
 def hide_password(storage: str) -> str:
@@ -264,12 +285,15 @@ def _reaching(storage: str, kind: type[ConfigError | DataError] = DataError) -> 
     lost = "" if kind is ConfigError else "; every run folder stays, the same command continues"
     try:
         yield
+    except ConfigError:
+        raise
     except ImportError as error:
-        scheme = storage.partition("://")[0].partition("+")[0]
-        driver = DRIVERS.get(scheme)
-        install = f": pip install {driver}" if driver else ""
         cause = error.__cause__ or error
-        raise kind(f"storage {storage}: its driver is not installed ({cause}){install}") from error
+        module = str(getattr(cause, "name", None) or cause)
+        raise kind(
+            f"storage {storage}: {module} is not installed: pip install "
+            f"'{DRIVERS.get(module, module)}'"
+        ) from error
     except (SQLAlchemyError, OptunaError, OSError) as error:
         cause = error.__cause__ or error if isinstance(error, OptunaError) else error
         text = str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause)
