@@ -1,19 +1,32 @@
 """Train classifiers on data whose labels are partly wrong."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from noisylabels import errors, functional, losses, noise, schedules
+    from noisylabels.studies.records import frame as runs
+    from noisylabels.studies.study import grid
+
+__all__ = ["errors", "functional", "grid", "losses", "noise", "runs", "schedules"]
 __version__ = "0.1.0.dev0"
 
 _CORE = ("errors", "functional", "losses", "noise", "schedules")
+_FUNCTIONS = {
+    "grid": ("noisylabels.studies.study", "grid"),
+    "runs": ("noisylabels.studies.records", "frame"),
+}
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     # Torch takes seconds to import, `noisylabels --help` may take half of one.
     if name in _CORE:
         return importlib.import_module(f"noisylabels.{name}")
+    if name in _FUNCTIONS:
+        module, function = _FUNCTIONS[name]
+        return getattr(importlib.import_module(module), function)
     raise AttributeError(f"module 'noisylabels' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_CORE]
+    return [*globals(), *_CORE, *_FUNCTIONS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, get_args
 
-from noisylabels.errors import ConfigError, MissingExtraError, unknown
+from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
 
 try:
     import tyro
@@ -109,6 +109,35 @@ class Report:
     """Run folders, or folders of run folders."""
     out: Path = Path("report.html")
     """The report to write: table and curves in one file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Make a table of any runs: settings in rows and columns, one result in the cells.
+
+    Keys are settings: epochs, noise.rate, or loss, which stands for the whole component. Cells are
+    mean ± standard deviation over seeds, the best of each column is bold. Example:
+    noisylabels table runs --rows loss --columns noise,noise.rate --against dal
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run folders, or folders of run folders."""
+    rows: str = "loss"
+    """Keys with commas between them."""
+    columns: str = "noise"
+    """Keys with commas between them; "" for one column."""
+    value: str = "test_accuracy"
+    """A number of result.json; several, with commas between them, are several tables."""
+    where: str = ""
+    """Runs to take, as key=value with commas between them, such as epochs=150,loss=dal."""
+    against: str | None = None
+    """A row that the others are compared with, seed by seed, such as dal."""
+    best: str = "auto"
+    """What is bold: high, low, none, or what suits the value (auto)."""
+    format: str | None = None
+    """text, markdown, csv, latex or html; by default what the file ends with, or text."""
+    out: Path | None = None
+    """The file to write; by default the table is printed."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +248,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Losses, tyro.conf.subcommand("losses")]
     | Annotated[Noise, tyro.conf.subcommand("noise")]
@@ -232,6 +262,7 @@ CLASSES: dict[str, type] = {
     "sweep": Sweep,
     "tune": Tune,
     "report": Report,
+    "table": Table,
     "status": Status,
     "losses": Losses,
     "noise": Noise,
@@ -302,6 +333,8 @@ def run(words: Sequence[str]) -> None:
         _tune(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
+    elif isinstance(command, Table):
+        _table(command)
     elif isinstance(command, Status):
         _status(command)
     elif isinstance(command, Losses):
@@ -415,6 +448,7 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
+    sweep.time_kinds(progress)
     print(sweep.sentence(progress), flush=True)
     if command.dry_run:
         for job in prepared.jobs:
@@ -627,9 +661,9 @@ def _report(runs: Sequence[Path], out: Path) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    from noisylabels.studies import report
+    from noisylabels.studies import records, report
 
-    summary = report.summarise(report.read(runs))
+    summary = report.summarise(records.read(runs))
     console = Console(width=None if sys.stdout.isatty() else 120)
     settings, rows = len(summary.settings), summary.rows()
 
@@ -658,3 +692,32 @@ def _report(runs: Sequence[Path], out: Path) -> None:
         print(f"not finished, not in the table: {run.folder}", file=sys.stderr)
     report.write_html(summary, out)
     print(out)
+
+
+def _table(command: Table) -> None:
+    from rich.console import Console
+
+    from noisylabels.studies import formats, pages, records, table
+
+    suffix = command.out.suffix.lower() if command.out else ""
+    format = command.format or formats.SUFFIXES.get(suffix, "text")
+    check_choice("--format", format, formats.FORMATS)
+    values = table.keys(command.value)
+    if not values:
+        raise ConfigError("--value: expected a key such as test_accuracy, got none")
+    chosen = table.select(records.read(command.runs), command.where)
+    rows, columns = table.keys(command.rows), table.keys(command.columns)
+    made = [
+        table.pivot(chosen, rows, columns, value, best=command.best, against=command.against)
+        for value in values
+    ]
+    for run in chosen:
+        if run.result is None:
+            print(f"not finished, not in the table: {run.folder}", file=sys.stderr)
+    if command.out is not None:
+        pages.write(command.out, formats.FORMATS[format](made))
+        print(command.out)
+    elif format == "text" and sys.stdout.isatty():
+        formats.show(made, Console())
+    else:
+        print(formats.FORMATS[format](made), end="")

@@ -9,6 +9,7 @@ from noisylabels.data.datasets import Folder
 from noisylabels.errors import ConfigError
 from noisylabels.losses import LOSSES
 from noisylabels.run.config import Component, bind, find, load, parse
+from noisylabels.run.plan import plan
 from noisylabels.schedules import Hyperparameter
 
 RUN = """
@@ -112,6 +113,20 @@ def test_a_schedule_is_a_table_on_the_command_line_too(file):
 def test_what_is_given_twice_is_refused(file, words):
     with pytest.raises(ConfigError, match=r"is given twice, as .* a run has one value of it"):
         load(file, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "0,1,2"], "seed: expected a whole number, got '0,1,2'"),
+        (["--loss", "ce,gce"], "loss: expected one name, got 'ce,gce'"),
+        (["--loss.name", "gce", "--loss.q", "0.7,0.8"], "loss.q: expected a number, got '0.7,0.8'"),
+        (["--loss", "ce", "--loss", "gce"], "is given twice"),
+    ],
+)
+def test_several_values_name_the_command_that_makes_several_runs(file, words, said):
+    with pytest.raises(ConfigError, match=rf"{said}.*; several runs are made by noisylabels sweep"):
+        plan(load(file, words))
 
 
 def test_tables_round_trip(file):

@@ -81,7 +81,7 @@ def test_run_folder_holds_what_is_promised(digits, tmp_path):
     folder = train(parse(digits), tmp_path)
     names = {path.name for path in folder.iterdir()}
     events = {name for name in names if name.startswith("events.")}
-    left_out = {"events.*", "checkpoint.pt", "nonfinite.npz", "mlflow.json"}
+    left_out = {"events.*", "checkpoint.pt", "nonfinite.npz", "mlflow.json", "failure.json"}
     assert names - events == {*FILES, "README.md", ".lock"} - left_out
     assert len(events) == 1
     result = read(folder)
@@ -98,6 +98,8 @@ def test_run_folder_holds_what_is_promised(digits, tmp_path):
     predictions = RunFolder(folder).predictions()
     assert predictions["train_probabilities"].dtype == np.float16
     assert predictions["train_probabilities"].shape == (1437, 10)
+    predicted = set(predictions["test_probabilities"].argmax(1).tolist())
+    assert result["unpredicted_classes"] == 10 - len(predicted) > 0
     assert predictions["test_probabilities"].shape == (360, 10)
     wrong = labels["given"] != labels["true"]
     assert wrong.mean() == pytest.approx(result["actual_noise_rate"])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from browser import browse
+from folders import alter
 from noisylabels.errors import DataError
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
-from noisylabels.studies import report
+from noisylabels.studies import records, report
 from pictures import encode, pixels, write
 
 CONFIG = {
@@ -57,7 +58,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_rows_are_means_over_seeds(runs):
-    summary = report.summarise(report.read([runs]))
+    summary = report.summarise(records.read([runs]))
     # Not in the order of the folders' names, which are hashes.
     assert [group.title for group in summary.groups] == ["ce", "gce (q 0.7)"]
     assert "noise symmetric (rate 0.4)" in summary.shared
@@ -75,7 +76,7 @@ def test_rows_are_means_over_seeds(runs):
 def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_path):
     run = {"data": "digits", "noise": "none", "model": {"name": "mlp", "hidden": [16]}, "epochs": 1}
     folders = [train(parse(run | {"batch_size": size}), tmp_path) for size in (64, 128)]
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     titles = [group.title for group in summary.groups]
     loss = "dal (q_start 0.6, q_end 1.5, lambda_end 1)"
     assert titles == [f"{loss}, batch_size {size}" for size in (64, 128)]
@@ -87,21 +88,6 @@ def test_one_run_has_no_deviation_and_other_settings_are_told_apart(runs, tmp_pa
     assert row["noise, actual / nominal"] == "0.0 / 0 %"
 
 
-def alter(run, folder, *, result=None, **settings):
-    """Copy a run folder as a run with other settings would have made it."""
-    shutil.copytree(run, folder)
-    identity = json.loads((folder / "identity.json").read_text())
-    changes = {
-        "config.json": settings,
-        "identity.json": {"settings": identity["settings"] | settings},
-        "result.json": {"run_id": folder.name} | (result or {}),
-    }
-    for name, change in changes.items():
-        value = json.loads((folder / name).read_text()) | change
-        (folder / name).write_text(json.dumps(value))
-    return folder
-
-
 def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_path):
     first = next(runs.iterdir())
     settings = [
@@ -110,7 +96,7 @@ def test_a_name_stands_for_its_values_where_it_has_one_set_of_them(runs, tmp_pat
         {"method": {"name": "gjs"}, "batch_size": 9},
     ]
     folders = [alter(first, tmp_path / str(n), **own) for n, own in enumerate(settings)]
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     assert sorted(group.title.partition(", ")[2] for group in summary.groups) == [
         "method elr, batch_size 64",
         "method gjs (pi 0.3), batch_size 64",
@@ -126,7 +112,7 @@ def test_components_of_one_name_are_compared_by_parameter(runs, tmp_path):
     first = next(runs.iterdir())
     noises = [{"name": "symmetric", "rate": rate, "seed": 3} for rate in (0.2, 0.1234567)]
     folders = [alter(first, tmp_path / str(n), noise=noise) for n, noise in enumerate(noises)]
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     assert summary.settings == ["loss", "noise rate"]
     assert {group.settings[1] for group in summary.groups} == {"0.2", "0.1234567"}
     assert "noise symmetric (seed 3);" in summary.shared
@@ -149,7 +135,7 @@ def test_what_no_result_depends_on_makes_no_row_of_its_own(tmp_path):
     ):
         data = {"name": source, "root": str(tmp_path / folder)}
         train(parse(base | settings | {"data": data, "seed": seed}), tmp_path / "runs")
-    (group,) = report.summarise(report.read([tmp_path / "runs"])).groups
+    (group,) = report.summarise(records.read([tmp_path / "runs"])).groups
     assert len(group.runs) == 4
     # One of them knows the last epoch's only.
     assert report.mean_curve(group, "test_accuracy")[0] == [2]
@@ -162,7 +148,7 @@ def test_precisions_are_rows_that_say_so(runs, tmp_path):
         for run in sorted(runs.iterdir())
         for number, result in enumerate(computed)
     ]
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     assert summary.settings == ["loss", "precision"]
     assert [group.settings for group in summary.groups] == [
         [loss, precision]
@@ -181,7 +167,7 @@ def test_sets_of_other_contents_are_told_apart(tmp_path):
         for seed in (0, 1):
             data = {"name": "arrays", "path": str(tmp_path / f"{name}.npz")}
             train(parse(base | {"data": data, "seed": seed}), tmp_path / "runs")
-    summary = report.summarise(report.read([tmp_path / "runs"]))
+    summary = report.summarise(records.read([tmp_path / "runs"]))
     assert summary.settings == ["loss", "contents of data"]
     assert [len(group.runs) for group in summary.groups] == [2, 2]
     first, second = (group.settings[1] for group in summary.groups)
@@ -200,7 +186,7 @@ def test_methods_of_two_networks_show_both(tmp_path):
         "epochs": 1,
     }
     folder = train(parse(run), tmp_path)
-    (group,) = report.summarise(report.read([folder])).groups
+    (group,) = report.summarise(records.read([folder])).groups
     result = json.loads((folder / "result.json").read_text())
     shown = [100 * result[key] for key in ("test_accuracy", "test_accuracy_ensemble")]
     assert group.numbers()[1] == "{:.1f} % (both networks {:.1f} %)".format(*shown)
@@ -213,7 +199,7 @@ def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
         loss = json.loads((run / "config.json").read_text())["loss"]["name"]
         given = {"test_labels": "given"} if all_given or loss == "ce" else {}
         folders.append(alter(run, tmp_path / run.name, result=given))
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     name = "test accuracy against given labels" if all_given else "test accuracy"
     place = summary.header.index(name)
     ends = [row[place].endswith(" % against given labels") for row in summary.rows()]
@@ -227,7 +213,7 @@ def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
 
 def test_page_is_whole_and_self_contained(runs, tmp_path):
     path = tmp_path / "report.html"
-    summary = report.summarise(report.read([runs]))
+    summary = report.summarise(records.read([runs]))
     report.write_html(summary, path)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
@@ -299,7 +285,7 @@ def test_the_page_fits_windows_of_any_width(runs, tmp_path, columns):
         own = dict(list(settings.items())[: columns - 1])
         loss = {"name": long[:140] + str(number), "q": 0.7}
         folders.append(alter(first, tmp_path / str(number), loss=loss, **own))
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     assert len(summary.settings) == columns
     assert len(summary.groups[0].settings[0]) >= 147
     report.write_html(summary, tmp_path / "report.html")
@@ -317,7 +303,7 @@ def test_the_page_fits_windows_of_any_width(runs, tmp_path, columns):
 
 
 def test_curves_are_means_over_seeds(runs):
-    group = report.summarise(report.read([runs])).groups[0]
+    group = report.summarise(records.read([runs])).groups[0]
     for key in report.CURVES:
         one, two = ([line[key] for line in run.metrics] for run in group.runs)
         epochs, means, deviations = report.mean_curve(group, key)
@@ -329,7 +315,7 @@ def test_curves_are_means_over_seeds(runs):
 
 
 def test_every_curve_is_drawn_with_its_band(runs):
-    svg = report.draw_curves(report.summarise(report.read([runs])).groups[0])
+    svg = report.draw_curves(report.summarise(records.read([runs])).groups[0])
     assert svg.startswith("<svg")
     assert svg.count("fill-opacity: 0.2") == 3
     for _, colour, _ in report.CURVES.values():
@@ -340,7 +326,7 @@ def test_the_overlay_has_a_curve_of_its_own_look_for_every_row(runs, tmp_path):
     first = next(runs.iterdir())
     count = len(report.COLOURS) + 3
     folders = [alter(first, tmp_path / str(n), batch_size=n + 1) for n in range(count)]
-    summary = report.summarise(report.read(folders))
+    summary = report.summarise(records.read(folders))
     svg = report.draw_overlay(summary)
     curves = re.findall(r'<path d="[^"]*" clip-path[^>]*style="(fill: none; stroke[^"]*)"', svg)
     curves = [curve for curve in curves if "#b0b0b0" not in curve]
@@ -362,8 +348,8 @@ def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(DataError, match="expected at least one finished run, got 1 unfinished"):
-        report.summarise(report.read([tmp_path]))
-    summary = report.summarise(report.read([runs, tmp_path]))
+        report.summarise(records.read([tmp_path]))
+    summary = report.summarise(records.read([runs, tmp_path]))
     assert [run.folder for run in summary.unfinished] == [folder]
     report.write_html(summary, tmp_path / "report.html")
     assert "(epoch 0 of 9)" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -371,9 +357,9 @@ def test_unfinished_runs_are_left_out_and_named(runs, tmp_path):
 
 def test_runs_reached_twice_count_once(runs, tmp_path):
     one = next(runs.iterdir())
-    assert len(report.read([runs, one, runs])) == 4
+    assert len(records.read([runs, one, runs])) == 4
     shutil.copytree(one, tmp_path / "copy")
-    assert len(report.read([runs, tmp_path])) == 4
+    assert len(records.read([runs, tmp_path])) == 4
 
 
 def test_runs_that_differ_in_the_noise_seed_are_told_apart(tmp_path):
@@ -381,33 +367,33 @@ def test_runs_that_differ_in_the_noise_seed_are_told_apart(tmp_path):
     for seed in (0, 1):
         noise = {"name": "symmetric", "rate": 0.2, "seed": seed}
         train(parse(base | {"noise": noise}), tmp_path)
-    titles = [group.title for group in report.summarise(report.read([tmp_path])).groups]
+    titles = [group.title for group in report.summarise(records.read([tmp_path])).groups]
     assert len(titles) == 2
     assert all(f"seed {seed}" in title for seed, title in enumerate(sorted(titles)))
 
 
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(DataError, match="expected run folders"):
-        report.read([])
+        records.read([])
     with pytest.raises(DataError, match="expected a run folder"):
-        report.read([tmp_path])
+        records.read([tmp_path])
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config.json: expected JSON"):
-        report.read([tmp_path])
+        records.read([tmp_path])
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(DataError, match=r"config.json: expected a JSON object, got list"):
-        report.read([tmp_path])
+        records.read([tmp_path])
     (tmp_path / "config.json").write_text('{"epochs": 3}')
     with pytest.raises(DataError, match=r"config.json: expected data, method, loss, seed in it"):
-        report.read([tmp_path])
+        records.read([tmp_path])
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(DataError, match=r"result.json: expected run_id, test_accuracy"):
-        report.read([tmp_path])
+        records.read([tmp_path])
 
 
 def test_names_from_files_are_escaped(runs, tmp_path):
-    read = report.read([runs])[:1]
+    read = records.read([runs])[:1]
     config = dict(read[0].config) | {"loss": {"name": "<script>alert(1)</script>"}}
     run = dataclasses.replace(read[0], config=config)
     report.write_html(report.summarise([run]), tmp_path / "report.html")
@@ -415,7 +401,7 @@ def test_names_from_files_are_escaped(runs, tmp_path):
 
 
 def test_unwritable_report_is_named(runs, tmp_path):
-    summary = report.summarise(report.read([runs]))
+    summary = report.summarise(records.read([runs]))
     report.write_html(summary, tmp_path / "new" / "report.html")
     with pytest.raises(DataError, match=r"inside: cannot be written"):
         report.write_html(summary, tmp_path / "new" / "report.html" / "inside")

@@ -598,13 +598,13 @@ def test_the_command_prunes_with_workers_and_writes_what_it_chose(files, capsys)
     folders = RunFolder.find([files / "runs"])
     stopped = [folder for folder in folders if folder.state() == "stopped"]
     assert len(stopped) == len(pruned)
-    assert all(4 < len(folder.metrics()) < 12 for folder in stopped)
+    assert all(4 <= len(folder.metrics()) < 12 for folder in stopped)
     assert "pruned" in (files / "tune.html").read_text()
 
 
 @pytest.mark.slow
 def test_two_commands_share_a_study_and_one_that_is_killed_is_taken_up(files):
-    command = [*COMMAND, "--epochs", "60", "--trials", "5", "--storage", "sqlite:///tune.db"]
+    command = [*COMMAND, "--epochs", "8", "--trials", "5", "--storage", "sqlite:///tune.db"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     for line in killed.stderr:
@@ -628,7 +628,7 @@ def test_two_commands_share_a_study_and_one_that_is_killed_is_taken_up(files):
     chosen = [re.search(r"(?m)^chosen: .*", text)[0] for text in printed]
     assert chosen[0] == chosen[1]
     tuning = tune.prepare(
-        config.load(files / "run.toml", ["--epochs", "60"]),
+        config.load(files / "run.toml", ["--epochs", "8"]),
         space.read(files / "space.toml"),
         trials=5,
         storage="sqlite:///tune.db",
@@ -641,5 +641,5 @@ def test_two_commands_share_a_study_and_one_that_is_killed_is_taken_up(files):
     # Each epoch was trained once: a run that was cut has two files of events, no other.
     assert sorted(count(files / "runs").values())[:-1] == [1] * (len(finished) - 1)
     for folder in finished:
-        assert [line["epoch"] for line in folder.metrics()] == list(range(60))
+        assert [line["epoch"] for line in folder.metrics()] == list(range(8))
     assert json.loads((finished[0].path / "result.json").read_text())

@@ -30,6 +30,7 @@ from pydantic.dataclasses import dataclass
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.schedules import SCHEDULES, Hyperparameter
 
+SEVERAL = "several runs are made by noisylabels sweep"
 LONGEST_EXPECTATION = 200
 """In characters: an enumeration of a library's can go on for pages."""
 
@@ -283,6 +284,9 @@ def find(name: str, registry: Mapping[str, Any], what: str) -> Any:
         return registry[name]
     module, colon, attribute = name.partition(":")
     if not colon:
+        names = name.split(",")
+        if len(names) > 1 and any(each in registry for each in names):
+            raise ConfigError(f"{what}: expected one name, got {name!r}; {SEVERAL}")
         raise ConfigError(unknown(what, name, registry))
     if "" not in sys.path:
         sys.path.append("")
@@ -432,8 +436,9 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
     # The only item of a list may be at fault, not that it is no list.
     first, reading = next((r for r in refusals if r[0]["loc"]), refusals[0])
     refusal = f"{place}: {_explain(first, reading)}"
-    if first["loc"] and isinstance(value, Word) and "," in value.text:
-        refusal += f"; several are written {json.dumps(value.text.split(','))}"
+    if isinstance(value, Word) and "," in value.text:
+        listed = f"several are written {json.dumps(value.text.split(','))}"
+        refusal += f"; {listed if first['loc'] else SEVERAL}"
     raise ConfigError(refusal)
 
 
@@ -484,7 +489,8 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
             table, leaf = table[leaf], "name"
         if leaf in table:
             raise ConfigError(
-                f"{key} is given twice, as {table[leaf]!r} and {text!r}: a run has one value of it"
+                f"{key} is given twice, as {table[leaf]!r} and {text!r}: a run has one value of "
+                f"it; {SEVERAL}"
             )
         table[leaf] = text if leaf == "name" else Word(text)
     return tables

@@ -181,7 +181,7 @@ def _finish(
     """Write what a run ends with."""
     run, dataset, method = state.config, state.dataset, state.method
     true, given = state.true, dataset.train.labels
-    seconds, last = loop.seconds, loop.history[-1]
+    seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
     arrays = {}
     for part, each in predictions.items():
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
@@ -191,6 +191,7 @@ def _finish(
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
+        "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
         "test_labels": _test_labels(state),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
@@ -224,6 +225,11 @@ def _finish(
     networks = [getattr(network, "_orig_mod", network) for network in method.networks]
     weights = [network.state_dict() for network in networks] if run.save_model else []
     folder.finish(result, arrays, weights, described)
+
+
+def _unpredicted(probabilities: Tensor) -> int:
+    """Count the classes that are predicted for no example: those that a network has given up."""
+    return probabilities.shape[1] - len(set(probabilities.argmax(1).tolist()))
 
 
 def _test_labels(state: RunState) -> str | None:

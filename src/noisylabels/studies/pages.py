@@ -7,6 +7,48 @@ from noisylabels.atomic import replacing
 from noisylabels.errors import DataError, MissingExtraError
 
 
+def render(template: str, **context: Any) -> str:
+    """Fill a template.
+
+    Args:
+        template: Name of a file in ``noisylabels/studies/templates``. What fills it is escaped.
+        **context: What the template asks for.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingExtraError: Jinja is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report") from error
+    environment = Environment(
+        loader=PackageLoader("noisylabels.studies"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template(template).render(**context)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text, whole or not at all.
+
+    Args:
+        path: The file to make or replace; its folder is made if it is not there.
+        text: What it is to hold.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            # Names of files are not always text.
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 def write_page(path: Path, template: str, **context: Any) -> None:
     """Fill a template and write it, whole or not at all.
 
@@ -19,18 +61,4 @@ def write_page(path: Path, template: str, **context: Any) -> None:
         MissingExtraError: Jinja is not installed.
         DataError: The file cannot be written.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
-    environment = Environment(
-        loader=PackageLoader("noisylabels.studies"), autoescape=True, undefined=StrictUndefined
-    )
-    html = environment.get_template(template).render(**context)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            # Names of files are not always text.
-            temporary.write_bytes(html.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, render(template, **context))

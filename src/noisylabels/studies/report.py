@@ -4,24 +4,19 @@ Runs that differ in nothing but the seed are one row: mean ± sample standard de
 epoch. What all rows share stands once above the table, what differs has a column of its own.
 """
 
-import hashlib
 import io
-import json
-import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisylabels.errors import DataError, MissingExtraError
-from noisylabels.losses import LOSSES, Loss
-from noisylabels.run import config
-from noisylabels.run.device import PRECISIONS
-from noisylabels.run.folder import Metrics, RunFolder
-from noisylabels.run.plan import INVARIANT
+from noisylabels.errors import MissingExtraError
+from noisylabels.run.plan import REGISTRIES
+from noisylabels.studies import records
 from noisylabels.studies.pages import write_page
+from noisylabels.studies.records import Run
 from noisylabels.studies.status import AGAINST_GIVEN
 
 CURVES = {
@@ -45,8 +40,6 @@ MARKERS = {
 }
 """Markers, and the same as signs."""
 # Their numbers have no common divisor, so that each curve has a look of its own.
-ALWAYS_SAID = ("epochs", "batch_size")
-"""Settings that are said even where they are the defaults."""
 UNKNOWN = "unknown"
 NUMBERS = (
     "seeds",
@@ -56,26 +49,6 @@ NUMBERS = (
     "noise, actual / nominal",
 )
 """The columns that follow those of the settings."""
-DIGEST_LENGTH = 8
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder as it was read.
-
-    Args:
-        folder: The run folder.
-        config: The configuration's tables.
-        metrics: The metrics of each epoch.
-        identity: All that the result depends on; None, as ``result``, while it is not finished.
-        result: The last epoch's numbers.
-    """
-
-    folder: Path
-    config: Mapping[str, Any]
-    metrics: Sequence[Metrics]
-    identity: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +68,7 @@ class Group:
     @property
     def against_given(self) -> bool:
         """Whether the labels that its test accuracy is counted against may be wrong themselves."""
-        return any((run.result or {}).get("test_labels") == "given" for run in self.runs)
+        return any(run.against_given for run in self.runs)
 
     def numbers(self) -> tuple[str, ...]:
         """Return the group's results, in the order of ``NUMBERS``."""
@@ -169,43 +142,11 @@ class Report:
         return all(group.against_given for group in self.groups)
 
 
-def read(paths: Iterable[Path]) -> list[Run]:
-    """Read run folders, or folders of run folders.
-
-    Args:
-        paths: The folders; a run that is reached twice counts once.
-
-    Returns:
-        The runs.
-
-    Raises:
-        DataError: There is no path, a path is no run folder and holds none, or a file in it is
-            damaged.
-    """
-    folders = RunFolder.find(paths)
-    if not folders:
-        raise DataError("expected run folders, or folders of them")
-    runs: dict[object, Run] = {}
-    for folder in folders:
-        result = folder.result() if folder.finished else None
-        run = Run(
-            folder=folder.path,
-            config=folder.config(),
-            metrics=folder.metrics(),
-            identity=folder.identity() if result else None,
-            result=result,
-        )
-        # A copy of a run is no other seed.
-        same = (result["run_id"], _computed(result)) if result else folder
-        runs.setdefault(same, run)
-    return list(runs.values())
-
-
 def summarise(runs: Sequence[Run]) -> Report:
     """Group runs by everything that their results depend on but the seed.
 
     Args:
-        runs: The runs, see :func:`read`.
+        runs: The runs, see :func:`noisylabels.studies.records.read`.
 
     Returns:
         The report. Runs that were computed in different precision are different rows.
@@ -213,31 +154,43 @@ def summarise(runs: Sequence[Run]) -> Report:
     Raises:
         DataError: No run is finished.
     """
-    by_key: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.result is not None:
-            by_key.setdefault(_key(run), []).append(run)
-    if not by_key:
-        raise DataError(f"expected at least one finished run, got {len(runs)} unfinished")
-    groups = list(by_key.values())
-    shared, columns = _compare([_settings(group[0]) for group in groups])
-    shown = {name: [_describe(value) for value in values] for name, values in columns.items()}
-    legend = _abbreviate(shown)
+    groups = records.group(runs)
+    settings = [group[0].settings for group in groups]
+    # The loss is what is compared: it is always in the table, and in full.
+    losses = [each["loss"] for each in settings]
+    apart = {
+        key: values for key, values in records.differences(settings).items() if key[0] != "loss"
+    }
+    columns = {"loss": [records.describe(loss) for loss in losses]}
+    legend: list[str] = []
+    for key, values in apart.items():
+        name = " ".join(key)
+        columns[name], full = records.describe_apart(values)
+        legend += [f"{name} {each}" for each in full]
+
+    def place(number: int) -> list[tuple[Any, ...]]:
+        return [
+            records.order(losses[number], REGISTRIES["loss"]),
+            *(
+                records.order(values[number], REGISTRIES.get(key[0], ()))
+                for key, values in apart.items()
+            ),
+        ]
+
     made = []
-    for number, group in enumerate(groups):
-        cells = [values[number] for values in shown.values()]
+    for number in sorted(range(len(groups)), key=place):
+        cells = [values[number] for values in columns.values()]
         said = [
             cell if name == "loss" else f"{name} {cell}"
-            for name, cell in zip(shown, cells, strict=True)
+            for name, cell in zip(columns, cells, strict=True)
             if cell
         ]
-        seeds = sorted(group, key=lambda run: run.config["seed"])
-        made.append(Group(", ".join(said), cells, seeds))
+        made.append(Group(", ".join(said), cells, groups[number]))
     return Report(
-        shared="; ".join(f"{name} {_describe(value)}" for name, value in shared.items()),
-        settings=list(shown),
-        legend=legend + _places(columns, groups),
-        groups=sorted(made, key=lambda group: _by_loss(group.title)),
+        shared=records.common(settings, [("loss",), *apart]),
+        settings=list(columns),
+        legend=sorted(legend) + records.places(groups, apart),
+        groups=made,
         unfinished=[run for run in runs if run.result is None],
     )
 
@@ -428,160 +381,3 @@ def svg_element(drawing: io.StringIO) -> str:
     """
     text = drawing.getvalue()
     return text[text.index("<svg") :]
-
-
-def _computed(result: Mapping[str, Any]) -> str:
-    """Name the precision that a run was computed in, which ``"auto"`` does not tell."""
-    return PRECISIONS[result["precision"]] + ", TF32" * bool(result.get("tf32"))
-
-
-def _key(run: Run) -> str:
-    """Return all that a run's result depends on but the seed, as one string."""
-    assert run.identity is not None, "asked of finished runs only"
-    assert run.result is not None, "asked of finished runs only"
-    # Precision counts as it was computed, not as it was asked for.
-    left_out = ("seed", "precision")
-    settings = {k: v for k, v in run.identity["settings"].items() if k not in left_out}
-    whole = dict(run.identity) | {"settings": settings}
-    return json.dumps([whole, _computed(run.result)], sort_keys=True)
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Return all that a run's result depends on but the seed, with the defaults, as plain values.
-
-    Components are tables, without what the result does not depend on: where files lie.
-    """
-    assert run.identity is not None, "asked of finished runs only"
-    assert run.result is not None, "asked of finished runs only"
-    own = run.identity["settings"]
-    unsaid = config.defaults(Loss)
-    settings: dict[str, Any] = {"loss": None}
-    for name, field in config.FIELDS.items():
-        value = run.config.get(name, field.default)
-        if name == "data":
-            value = own["data"]
-        elif isinstance(value, Mapping):
-            counted = own.get(name, {})
-            value = {
-                key: each
-                for key, each in value.items()
-                if key in ("name", *counted)
-                # What is a path is not told from other words, but no path is counted.
-                or not (isinstance(each, str) or (name == "loss" and unsaid.get(key) == each))
-            }
-        if name not in ("seed", *INVARIANT):
-            settings[name] = value
-    settings["precision"] = _computed(run.result)
-    contents = run.identity["contents"].items()
-    return (
-        settings
-        | {f"contents of {name}": _short(digest) for name, digest in contents if digest}
-        | {"version of results": run.identity["version"]}
-    )
-
-
-def _compare(
-    settings: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Part what all have in common from what differs.
-
-    Args:
-        settings: The settings of each group.
-
-    Returns:
-        What is common and has to be said, by name; and what differs, the values of all groups by
-        name. The loss is always in the second. Components of one name are compared by parameter.
-    """
-    shared: dict[str, Any] = {}
-    columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for each in settings for name in each):
-        values: list[Any] = [each.get(name) for each in settings]
-        first, others = values[0], values[1:]
-        if name == "loss":
-            columns[name] = values
-        elif all(value == first for value in others):
-            default = config.FIELDS[name].default if name in config.FIELDS else first
-            if name in ALWAYS_SAID or name == "precision" or first != default:
-                shared[name] = first
-        elif all(isinstance(v, Mapping) and v["name"] == first["name"] for v in values):
-            parameters = dict.fromkeys(key for value in values for key in value)
-            apart = [key for key in parameters if any(v.get(key) != first.get(key) for v in others)]
-            shared[name] = {key: value for key, value in first.items() if key not in apart}
-            columns |= {f"{name} {key}": [value.get(key) for value in values] for key in apart}
-        else:
-            columns[name] = values
-    return shared, columns
-
-
-def _describe(value: Any) -> str:
-    """Write a setting for people; nothing where there is none."""
-    if isinstance(value, Mapping):
-        # A component, or the schedule of a hyper-parameter.
-        name = next(value[key] for key in ("name", "schedule") if key in value)
-        own = [
-            f"{key} {_describe(each)}"
-            for key, each in value.items()
-            if key not in ("name", "schedule") and each is not None
-        ]
-        return f"{name} ({', '.join(own)})" if own else str(name)
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-    return "" if value is None else str(value)
-
-
-def _abbreviate(shown: dict[str, list[str]]) -> list[str]:
-    """Shorten components that have one set of parameters in all rows to their names, in place.
-
-    The loss stays as it is: it is what is compared.
-
-    Args:
-        shown: The cells by column.
-
-    Returns:
-        What the names stand for.
-    """
-    legend = []
-    for column, cells in shown.items():
-        if column != "loss":
-            full: dict[str, set[str]] = {}
-            for cell in cells:
-                full.setdefault(_name(cell), set()).add(cell)
-            shown[column] = [n if len(full[n := _name(cell)]) == 1 else cell for cell in cells]
-            legend += [f"{column} {cell}" for cell in sorted(set(cells) - set(shown[column]))]
-    return sorted(legend)
-
-
-def _places(columns: Mapping[str, Sequence[Any]], groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Say where the contents that tell groups apart lay when their first run was made."""
-    said: dict[str, str] = {}
-    for column, digests in columns.items():
-        if column.startswith("contents of "):
-            part, _, parameter = column.removeprefix("contents of ").partition(".")
-            for digest, group in zip(digests, groups, strict=True):
-                if digest is None:
-                    continue
-                run = group[0]
-                table = run.config.get(part, {})
-                names = [parameter] if parameter else ["root", "path"]
-                places = [str(table[name]) for name in names if name in table]
-                where = ", ".join([*places, f"as run {run.folder.name} found it"])
-                said.setdefault(f"{column} {digest}", where)
-    return [f"{contents}: {where}" for contents, where in said.items()]
-
-
-def _short(digest: str) -> str:
-    """Return a few digits for a digest, which may be those of several files in a row."""
-    return hashlib.sha256(digest.encode()).hexdigest()[:DIGEST_LENGTH]
-
-
-def _name(value: str) -> str:
-    """Return a described component's name; any other value has no parameters to leave out."""
-    return value.partition(" (")[0]
-
-
-def _by_loss(title: str) -> tuple[int, list[str | int]]:
-    key = title.partition(" ")[0].partition(",")[0]
-    # Numbers inside sort as numbers: 64 before 128.
-    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", title)]
-    return (list(LOSSES).index(key) if key in LOSSES else len(LOSSES), parts)

@@ -23,17 +23,12 @@ class Point:
     """One run of a study.
 
     Args:
-        changes: What tells it from the base, by dotted key, in the order of the axes.
+        title: What tells it from the others, in one line.
         run: Its configuration.
     """
 
-    changes: Changes
+    title: str
     run: RunConfig
-
-    @property
-    def title(self) -> str:
-        """What tells it from the others, in one line."""
-        return ", ".join(f"{key} {describe(value)}" for key, value in self.changes.items())
 
 
 @dataclass(frozen=True)
@@ -135,18 +130,18 @@ class Axis:
 
     Args:
         name: Its name, or those of the axes that it unites.
-        points: The changes that each makes.
+        points: What each is called, and the changes that it makes.
         note: That it unites several axes, and why.
     """
 
     name: str
-    points: Sequence[Changes]
+    points: Sequence[tuple[str, Changes]]
     note: str = ""
 
     @property
     def keys(self) -> set[str]:
         """The keys that its points set; a component and its name are the same key."""
-        keys = {key for point in self.points for key in point}
+        keys = {key for _, changes in self.points for key in changes}
         return {f"{key}.name" if _is_component(key) else key for key in keys}
 
 
@@ -181,11 +176,12 @@ def _of_key(key: str, values: Any) -> Iterator[Axis]:
     listed = [_plain(value) for value in values]
     if not listed:
         raise ConfigError(f"axis {key}: expected at least one value, got none")
-    yield Axis(key, [{key: value} for value in listed])
+    yield Axis(key, [(f"{key} {describe(value)}", {key: value}) for value in listed])
 
 
 def _of_several(name: str, values: Any) -> Axis:
     """Return the axis of keys that change together."""
+    names = [f"{name} {each}" for each in values] if isinstance(values, Mapping) else None
     points = list(values.values()) if isinstance(values, Mapping) else values
     if not isinstance(points, Sequence) or isinstance(points, str):
         raise ConfigError(unknown("axis", name, config.FIELDS))
@@ -206,7 +202,11 @@ def _of_several(name: str, values: Any) -> Axis:
             )
     if not all(flat):
         raise ConfigError(f"axis {name}: a point sets no key")
-    return Axis(name, flat)
+    if names is None:
+        names = [
+            ", ".join(f"{key} {describe(value)}" for key, value in point.items()) for point in flat
+        ]
+    return Axis(name, list(zip(names, flat, strict=True)))
 
 
 def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -244,11 +244,12 @@ def _product(base: RunConfig, axes: Sequence[Axis]) -> Iterator[Point]:
     """Yield the points, each checked by itself."""
     tables = base.tables()
     for parts in itertools.product(*(axis.points for axis in axes)):
-        changes = {key: value for part in parts for key, value in part.items()}
+        title = ", ".join(name for name, _ in parts)
+        changes = {key: value for _, part in parts for key, value in part.items()}
         try:
-            yield Point(changes, config.parse(with_changes(tables, changes)))
+            yield Point(title, config.parse(with_changes(tables, changes)))
         except ConfigError as error:
-            raise ConfigError(f"{Point(changes, base).title}: {error}") from error
+            raise ConfigError(f"{title}: {error}" if title else str(error)) from error
 
 
 def with_changes(tables: Mapping[str, Any], changes: Changes) -> dict[str, Any]:

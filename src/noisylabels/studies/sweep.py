@@ -5,16 +5,18 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from noisylabels.atomic import write_json
 from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
-from noisylabels.run.config import RunConfig
+from noisylabels.run.config import RunConfig, parse
 from noisylabels.run.folder import State, writing
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.plan import plan
+from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import check_writable
 from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Launcher, Said
 from noisylabels.studies.status import HEADER, Status, duration
@@ -29,6 +31,12 @@ STATE_HEADER = ("run", "point", *HEADER[5:])
 """Columns of the states of a study's runs."""
 COST = ("data", "model", "method", "batch_size", "epochs", "noise")
 """Keys of runs that take about as long; from the left, the more of them are equal the better."""
+
+
+KIND = 2
+"""How many of the closest likenesses may be missing before a kind of run is timed."""
+MOST_KINDS = 6
+"""How many kinds of runs are timed at most: a second or two each."""
 
 
 class SweepError(NoisyLabelsError):
@@ -78,7 +86,7 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
         CheckpointError: The folder cannot be written.
     """
     file = study.path if isinstance(study, Study) else None
-    points = study.points if isinstance(study, Study) else [Point({}, run) for run in study]
+    points = study.points if isinstance(study, Study) else [Point("", run) for run in study]
     if not points:
         raise ConfigError("expected at least one run, got none")
     jobs: dict[str, Job] = {}
@@ -236,6 +244,14 @@ class Pace:
             total, count = self._seconds.get(key, (0.0, 0))
             self._seconds[key] = (total + seconds, count + epochs)
 
+    def kind(self, tables: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the data, model, method and batch size of a run, as one value."""
+        return self._keys(tables)[KIND]
+
+    def knows(self, kind: tuple[str, ...]) -> bool:
+        """Return whether there is an example of a kind."""
+        return kind in self._seconds
+
     def seconds_per_epoch(self, tables: Mapping[str, Any]) -> float | None:
         """Return what an epoch of a run takes; None where no run is like it.
 
@@ -273,6 +289,23 @@ def begin(sweep: Sweep, width: int) -> Progress:
     return progress
 
 
+def time_kinds(progress: Progress) -> None:
+    """Time some steps of each kind of run that no finished run is like.
+
+    Args:
+        progress: Its pace learns what is found; a run that cannot be timed will say so itself.
+    """
+    pace = progress.pace
+    timed: set[tuple[str, ...]] = set()
+    for run_id in progress.waiting:
+        tables = progress.jobs[run_id].tables
+        kind = pace.kind(tables)
+        if len(timed) < MOST_KINDS and kind not in timed and not pace.knows(kind):
+            timed.add(kind)
+            with suppress(NoisyLabelsError):
+                pace.learn(tables, seconds_per_epoch(plan(parse(tables))), 1)
+
+
 def sentence(progress: Progress) -> str:
     """Say before the start how much there is to do, and how long it will take."""
     count = len(progress.jobs)
@@ -286,7 +319,12 @@ def sentence(progress: Progress) -> str:
     return f"{runs}{there}; expected time{at_once}: {time_}"
 
 
-def run(sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress) -> None:
+def run(
+    sweep: Sweep,
+    launcher: Launcher,
+    follower: Follower | None = None,
+    progress: Progress | None = None,
+) -> Progress:
     """Make a study's runs, as far as others do not.
 
     Args:
@@ -295,10 +333,15 @@ def run(sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress
         follower: Told of what happens.
         progress: See :func:`begin`; it is kept up to date.
 
+    Returns:
+        The progress.
+
     Raises:
         StoppedError: SIGINT or SIGTERM came; every run was ended after its step, whole.
         SweepError: Runs have failed; every other one is finished.
     """
+    progress = progress or begin(sweep, launcher.width)
+    follower = follower or Follower()
     write_manifest(sweep)
     follower.on_start(progress)
     with launcher, listening() as request:
@@ -311,6 +354,7 @@ def run(sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress
         )
     if progress.failed:
         raise SweepError(explain(sweep, progress))
+    return progress
 
 
 def explain(sweep: Sweep, progress: Progress) -> str:

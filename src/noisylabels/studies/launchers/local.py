@@ -154,7 +154,8 @@ class _Worker:
             start_new_session=True,
         )
         self._write(json.dumps(sys.path) + "\n")
-        threading.Thread(target=self._read, args=(heard,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(heard,), daemon=True)
+        self._reader.start()
 
     def give(self, job: Job) -> None:
         self.job = job
@@ -189,9 +190,11 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
 
     def buried(self) -> Iterator[Event]:
         """Yield the end of the run that the process took with it."""
+        self.dismiss()
         code = self._process.wait()
         if not self.ready and not self._stopping:
             raise NoisyLabelsError(f"a worker process could not start (exit status {code})")
@@ -221,8 +224,9 @@ class _Worker:
 
     def _read(self, heard: "queue.SimpleQueue[tuple[_Worker, str | None]]") -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            heard.put((self, line))
+        with self._process.stdout as lines:
+            for line in lines:
+                heard.put((self, line))
         heard.put((self, None))
 
 

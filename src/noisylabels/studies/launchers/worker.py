@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -66,11 +66,15 @@ def main() -> None:
     threading.Thread(target=_listen, args=(sys.stdin, inbox, busy), daemon=True).start()
 
     def tell(event: Event) -> None:
-        events.write(encode(event))
-        events.flush()
+        send(encode(event))
 
-    events.write(json.dumps({"kind": READY}) + "\n")
-    events.flush()
+    def send(line: str) -> None:
+        # Where nobody listens any more, the end of what comes in ends the run, whole.
+        with suppress(BrokenPipeError):
+            events.write(line)
+            events.flush()
+
+    send(json.dumps({"kind": READY}) + "\n")
     try:
         while (given := inbox.get()) is not None:
             job = Job(given["run_id"], given["title"], given["tables"], Path(given["out"]))
@@ -85,9 +89,11 @@ def main() -> None:
                 fail(job, ended.error, f"{log.partition(chr(10))[2]}\n{printed}")
             output.unlink(missing_ok=True)
             tell(ended)
-    except (StoppedError, BrokenPipeError):
+    except StoppedError:
         # Nobody gives any more.
-        os._exit(0)
+        pass
+    with suppress(BrokenPipeError):
+        events.close()
 
 
 def _listen(

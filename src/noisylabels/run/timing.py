@@ -1,0 +1,57 @@
+"""How long a run will take, from a few of its steps."""
+
+import itertools
+import time
+
+from noisylabels.run.labelling import label
+from noisylabels.run.plan import Plan
+from noisylabels.run.trainer import assemble
+
+WARM_UP = 2
+"""Steps that are not timed: the first ones allocate, and choose their kernels."""
+ENOUGH = 1.0
+"""Seconds that the timed steps are to take at least, if the epoch has so many."""
+MOST = 32
+"""Batches that are in memory at once at most."""
+FORWARD = 1 / 3
+"""What a prediction costs of a step, which computes gradients too."""
+
+
+def seconds_per_epoch(made: Plan) -> float:
+    """Time some steps of a run, in memory, and say what an epoch will take with its evaluation.
+
+    Methods that do something else later, as DivideMix does after its warm-up, take longer then.
+
+    Args:
+        made: The plan of a run of one process.
+
+    Returns:
+        Seconds, without what comes once for a run: reading its data, say.
+
+    Raises:
+        ConfigError: A component does not fit the data.
+        DataError: The data is missing or damaged.
+    """
+    dataset, true = label(made)
+    state, _ = assemble(made, dataset, true)
+    method, run = state.method, made.config
+    method.set_epoch(0, run.epochs)
+    method.begin_epoch()
+    batches = state.batches.epoch(0, 0, order=method.order(), views=method.views)
+    method.train_epoch(itertools.islice(batches, WARM_UP))
+    steps, seconds, more = 0, 0.0, WARM_UP
+    while seconds < ENOUGH:
+        begun = time.perf_counter()
+        part = list(itertools.islice(batches, more))
+        if not part:
+            break
+        method.train_epoch(iter(part))
+        seconds += time.perf_counter() - begun
+        steps, more = steps + len(part), min(2 * more, MOST)
+    if not steps:
+        # Warming up took all there was: a tiny set, in no time.
+        return 0.0
+    examples = len(dataset.train)
+    predicted = sum(method.context.task.sizes.values()) / run.evaluate_every
+    per_example = seconds / (steps * run.batch_size)
+    return per_example * (examples + FORWARD * predicted)

@@ -1,0 +1,336 @@
+import os
+import re
+import shutil
+import signal
+
+import pytest
+
+from noisylabels.__main__ import main
+from noisylabels.errors import CheckpointError, ConfigError, DataError
+from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.interruption import StoppedError
+from noisylabels.studies import study, sweep
+from noisylabels.studies.launchers.jobs import Ended, Launcher, make
+from noisylabels.studies.study import grid
+from noisylabels.studies.sweep import Follower, Progress, SweepError, begin, prepare
+
+
+class Here(Launcher):
+    """Makes runs in this process, one after the other; `before` is told of each."""
+
+    def __init__(self, before=lambda job: None):
+        self.given, self.stopped, self._heard, self._before = [], False, [], before
+
+    width = 1
+
+    @property
+    def room(self):
+        return 0 if self._heard else 1
+
+    def submit(self, jobs):
+        for job in jobs:
+            self.given.append(job.run_id)
+            self._before(job)
+            self._heard.append(make(job, self._heard.append))
+
+    def events(self, seconds):
+        heard, self._heard = self._heard, []
+        return heard
+
+    def stop(self, run_ids=None):
+        self.stopped = True
+
+    def __exit__(self, *error):
+        pass
+
+
+class Notes(Follower):
+    def __init__(self):
+        self.said, self.ends = [], []
+
+    def on_message(self, sentence):
+        self.said.append(sentence)
+
+    def on_event(self, event, progress):
+        if isinstance(event, Ended):
+            self.ends.append((event.run_id, event.state))
+
+
+def run(prepared, launcher=None, follower=None):
+    launcher = launcher or Here()
+    return sweep.run(prepared, launcher, follower)
+
+
+@pytest.fixture
+def base(digits):
+    return {**digits, "epochs": 1}
+
+
+def test_every_run_is_made_once(base, tmp_path):
+    runs = grid(base, loss=["ce", "mae"], seed=[0, 1])
+    # What a result does not depend on makes no other run.
+    again = parse({**base, "loss": "ce", "save_model": False})
+    prepared = prepare([*runs, again], tmp_path)
+    assert len(prepared.jobs) == 4
+    assert prepared.notes == ["digits ce seed 0 is the same run as digits ce seed 0: made once"]
+    assert (
+        sweep.sentence(begin(prepared, 1)) == "4 runs; expected time: known after the first epochs"
+    )
+    notes, launcher = Notes(), Here()
+    progress = run(prepared, launcher, notes)
+    assert launcher.given == [job.run_id for job in prepared.jobs]
+    assert progress.done == set(launcher.given)
+    assert progress.counts() == "4 done"
+    assert len([each for each in notes.said if "float32" in each]) == 1
+    assert sweep.sentence(begin(prepared, 1)) == "4 runs, all of them finished: nothing to do"
+    more = prepare(grid(base, loss=["ce", "mae"], seed=[0, 1, 2]), tmp_path)
+    said = sweep.sentence(begin(more, 1))
+    assert said.startswith("6 runs, 4 of them finished; expected time: about ")
+    launcher = Here()
+    run(more, launcher)
+    assert launcher.given == [job.run_id for job in more.jobs if job.title.endswith("seed 2")]
+
+
+def test_every_run_is_checked_before_the_first_starts(base, tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        "[base]\ndata = 'digits'\n[axes]\nloss = [{name = 'ce'}, {name = 'gce', q = -1}]\n"
+    )
+    with pytest.raises(ConfigError, match=r"study.toml: loss gce \(q -1\): loss: q must be in"):
+        prepare(study.read(path), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ConfigError, match="expected at least one run, got none"):
+        prepare([], tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="expected a folder that can be written"):
+        prepare(grid(base), tmp_path / "file" / "runs")
+
+
+SOURCE = """
+from dataclasses import dataclass
+from pathlib import Path
+from noisylabels.data.datasets import Digits
+
+@dataclass(frozen=True, kw_only=True)
+class Moody(Digits):
+    def load(self, workers=0):
+        if not Path("calm").exists():
+            print("an omen")
+            raise KeyError("not today")
+        return super().load(workers)
+"""
+
+
+def test_a_failing_run_does_not_stop_the_others(base, own_module, tmp_path, monkeypatch):
+    own_module("moody", SOURCE)
+    monkeypatch.chdir(tmp_path)
+    runs = [parse(base), parse({**base, "data": "moody:Moody"}), parse({**base, "seed": 1})]
+    prepared = prepare(runs, tmp_path / "runs")
+    bad = prepared.jobs[1]
+    with pytest.raises(
+        SweepError, match=r"1 of 3 runs failed, .*moody:Moody dal.*not today"
+    ) as all:
+        run(prepared)
+    assert str(bad.folder.log) in str(all.value)
+    assert all.value.status == 1
+    assert [job.folder.state() for job in prepared.jobs] == ["finished", "failed", "finished"]
+    assert bad.folder.failure()["error"].startswith("data: 'moody:Moody' failed: KeyError")
+    assert "Traceback" in bad.folder.log.read_text()
+    assert list(sweep.failures(prepared.jobs)) == [
+        f"failed: {bad.title}: {bad.folder.failure()['error']} (log: {bad.folder.log})"
+    ]
+    (tmp_path / "calm").touch()
+    launcher = Here()
+    run(prepared, launcher)
+    assert launcher.given == [bad.run_id]
+    assert bad.folder.state() == "finished"
+    assert not bad.folder.failure()
+    assert not bad.folder.log.exists()
+
+
+def test_data_that_has_changed_since_it_was_planned(base, own_module, tmp_path):
+    file = own_module("shifty", SOURCE.replace("Moody", "Shifty").replace("calm", str(tmp_path)))
+    (job,) = prepare([parse({**base, "data": "shifty:Shifty"})], tmp_path / "runs").jobs
+    file.write_text(file.read_text() + "\n# edited\n")
+    ended = make(job)
+    assert ended.state == "failed"
+    assert "have changed since it was planned" in ended.error
+
+
+def test_what_others_make_is_waited_for_and_what_they_leave_is_taken_up(
+    base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0)
+    prepared = prepare(grid(base, seed=range(3)), tmp_path)
+    first, second, third = prepared.jobs
+    held = first.folder.held()
+    held.__enter__()
+    seen = []
+    make(second)
+
+    class Look(Notes):
+        def on_event(self, event, progress):
+            super().on_event(event, progress)
+            if isinstance(event, Ended) and event.run_id == third.run_id:
+                seen.append(progress.counts())
+                # Whoever held it leaves it.
+                held.__exit__(None, None, None)
+
+    notes, launcher = Look(), Here()
+    run(prepared, launcher, notes)
+    assert launcher.given == [third.run_id, first.run_id]
+    assert seen == ["2 done, 1 made by another process"]
+    assert {job.folder.state() for job in prepared.jobs} == {"finished"}
+
+
+def test_a_run_that_another_process_has_just_begun(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0)
+    (job,) = prepare([parse(base)], tmp_path).jobs
+    with job.folder.held():
+        assert make(job) == Ended(job.run_id, "held")
+    prepared, launcher = prepare([parse(base)], tmp_path), Here()
+    held = []
+
+    def hold_once(job):
+        if not held:
+            held.append(job.folder.held())
+            held[0].__enter__()
+
+    class Leave(Notes):
+        def on_event(self, event, progress):
+            super().on_event(event, progress)
+            if isinstance(event, Ended) and event.state == "held":
+                held[0].__exit__(None, None, None)
+
+    launcher._before, notes = hold_once, Leave()
+    run(prepared, launcher, notes)
+    assert [state for _, state in notes.ends] == ["held", "finished"]
+
+
+def test_a_study_that_has_changed_says_what_is_new_and_what_is_left(base, tmp_path):
+    path = tmp_path / "study.toml"
+    (tmp_path / "run.toml").write_text("data = 'digits'\nmodel.hidden = [8]\nepochs = 1\n")
+    path.write_text("base = 'run.toml'\n[axes]\nseed = [0, 1]\n")
+    out = tmp_path / "runs"
+    prepared = prepare(study.read(path), out)
+    assert prepared.notes == []
+    gone = prepared.jobs[0]
+    run(prepared)
+    path.write_text("base = 'run.toml'\n[axes]\nseed = [1, 2, 3]\n")
+    new, left = prepare(study.read(path), out).notes
+    assert new == f"2 runs are new since {path} was last made, such as seed 2"
+    assert left == (
+        f"1 runs belong to {path} no longer, such as seed 0 ({gone.folder.path}); "
+        f"their folders stay"
+    )
+    assert gone.folder.state() == "finished"
+    ((name, jobs),) = sweep.find_studies(out)
+    assert name == str(path)
+    assert sweep.summary(jobs) == "2 runs: 2 finished"
+    manifest = prepared.manifest()
+    manifest.write_text("{}")
+    with pytest.raises(DataError, match="expected JSON with file and runs"):
+        prepare(study.read(path), out)
+
+
+def test_the_time_left_is_learnt_from_runs_that_are_alike(base, tmp_path):
+    runs = grid({**base, "epochs": 10}, **{"model.hidden": [[8], [16]]}, seed=[0, 1])
+    prepared = prepare(runs, tmp_path)
+    progress = Progress({job.run_id: job for job in prepared.jobs}, width=2)
+    small, _, large, _ = (job.tables for job in prepared.jobs)
+    assert progress.left() is None
+    progress.pace.learn(small, 20, 10)
+    assert progress.left() is None
+    progress.pace.learn(large, 60, 10)
+    assert progress.left() == (2 * 20 + 2 * 60) / 2
+    progress.running[prepared.jobs[0].run_id] = 5
+    assert progress.left() == (10 + 20 + 2 * 60) / 2
+    progress.pace.learn(large, 20, 10)
+    assert progress.left() == (10 + 20 + 2 * 40) / 2
+
+
+def test_each_kind_of_run_is_timed_where_no_finished_run_is_like_it(base, tmp_path, monkeypatch):
+    timed = []
+
+    def seconds(made):
+        timed.append((made.config.method.name, made.config.model.parameters["hidden"]))
+        if made.config.method.name == "elr":
+            raise DataError("no luck")
+        return 3.0
+
+    monkeypatch.setattr(sweep, "seconds_per_epoch", seconds)
+    axes = {"model.hidden": [[8], [16]], "method": ["single", "elr"], "seed": [0, 1]}
+    prepared = prepare(grid({**base, "epochs": 10}, **axes), tmp_path)
+    progress = begin(prepared, 1)
+    progress.pace.learn(prepared.jobs[0].tables, 10, 10)
+    sweep.time_kinds(progress)
+    assert timed == [("elr", (8,)), ("single", (16,)), ("elr", (16,))]
+    # What could not be timed is taken to be like the others of its data and model.
+    assert progress.left() == 4 * 10 + 4 * 30
+
+
+def test_being_asked_to_stop(base, tmp_path, monkeypatch):
+    prepared, launcher = prepare(grid(base, seed=range(3)), tmp_path), Here()
+    before = signal.getsignal(signal.SIGINT)
+
+    def submit(jobs):
+        launcher.given += [job.run_id for job in jobs]
+        os.kill(os.getpid(), signal.SIGINT)
+        launcher._heard.append(Ended(jobs[0].run_id, "stopped"))
+
+    launcher.submit = submit
+    with pytest.raises(StoppedError, match="stopped: 1 stopped, 2 to come; the same") as stopped:
+        run(prepared, launcher)
+    assert stopped.value.status == 130
+    assert launcher.stopped
+    assert len(launcher.given) == 1
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text(
+        "[base]\ndata = 'digits'\nmodel.hidden = [8]\nepochs = 1\n[axes]\nseed = [0, 1]\n"
+    )
+    assert main(["sweep", "study.toml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^2 runs; expected time: about \d+ s$", said, flags=re.MULTILINE)
+    assert said.count("not started") == 2
+    assert not (tmp_path / "runs").exists()
+    run(prepare(study.read(study.Path("study.toml")), study.Path("runs")))
+    assert main(["sweep", "study.toml"]) == 0
+    assert "2 runs, all of them finished: nothing to do" in capsys.readouterr().out
+    assert main(["sweep", "study.toml", "--dry-run", "--epochs", "2"]) == 0
+    assert "2 runs are new since study.toml was last made" in capsys.readouterr().out
+    folder = next(iter(RunFolder.find([tmp_path / "runs"])))
+    assert main(["status", "study.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "study.toml: 2 runs: 2 finished" in said
+    assert "seed 1" in said
+    tables = folder.config()
+    shutil.rmtree(folder.path)
+    folder.fail(tables, "a pity", "a.log")
+    assert main(["status", "study.toml", "runs"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("study.toml: 2 runs: 1 finished, 1 failed") == 2
+    assert f"failed: seed {tables['seed']}: a pity (log: a.log)\n" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study.toml", "--jobs", "0"], "jobs must be in [1, inf), got 0"),
+        (["study.toml", "--launcher", "slrum"], "unknown launcher 'slrum': did you mean 'slurm'?"),
+        (["study.toml", "--loss", "gec"], "unknown loss 'gec': did you mean 'gce'?"),
+        (["none.toml"], "none.toml: cannot be read"),
+        (["study.toml", "--job", "2"], "unknown key 'job'"),
+    ],
+)
+def test_bad_words(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text("[base]\ndata = 'digits'\n[axes]\nseed = [0]\n")
+    assert main(["sweep", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
