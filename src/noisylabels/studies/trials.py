@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ try:
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 except ImportError as error:
     raise MissingExtraError("optuna", "tune") from error
 
@@ -38,6 +39,7 @@ STATES: dict[TrialState, Stage] = {
 }
 TRIALS_BEFORE_PRUNING = 5
 """How many trials there must be for others to be compared with their median."""
+SECONDS_FOR_A_TURN = 60
 DRIVERS = {
     "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
@@ -240,13 +242,25 @@ def _open(storage: str) -> BaseStorage:
                 f"storage {storage}: expected a file, as in sqlite:///tune.db: what is in memory "
                 f"is lost"
             )
-        return RDBStorage(storage)
+        return _open_database(storage, address.drivername.startswith("sqlite"))
     # A lock that a dead process has left is looked up through this path, from the file's folder.
     path = Path(storage).expanduser().absolute()
     if path.exists():
         _check_journal(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _open_database(address: str, sqlite: bool) -> RDBStorage:
+    # A file has one writer at a time; the others wait for their turn.
+    options = {"connect_args": {"timeout": SECONDS_FOR_A_TURN}} if sqlite else {}
+    for wait in (0.2, 1.0):
+        try:
+            return RDBStorage(address, options)
+        except DBAPIError:
+            # Two processes that make the tables at once get into each other's way.
+            time.sleep(wait)
+    return RDBStorage(address, options)
 
 
 def _check_journal(path: Path) -> None:
