@@ -72,7 +72,16 @@ class Component:
         return {"name": self.name, **self.parameters}
 
 
-Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Component.table)]
+def _plain(value: Any) -> Any:
+    """Read the words of a command line, which are no plain values."""
+    if isinstance(value, Component):
+        value = value.table()
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.read() if isinstance(value, Word) else value
+
+
+Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(_plain)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Annotated[int, Field(ge=0, le=1024)]
