@@ -20,7 +20,7 @@ from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages
 from noisylabels.data.stream import Stream
-from noisylabels.errors import CheckpointError, ConfigError
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
 from noisylabels.methods import MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
@@ -386,6 +386,9 @@ def _try_network(
     try:
         with torch.no_grad():
             logits = network(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    except NoisyLabelsError:
+        # Being asked to stop, too.
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"model: {model.name!r} fails on {given} ({reason})") from error

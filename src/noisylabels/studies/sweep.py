@@ -315,7 +315,8 @@ def sentence(progress: Progress) -> str:
         return f"{runs}, all of them finished: nothing to do"
     left = progress.left()
     time_ = "known after the first epochs" if left is None else f"about {duration(left)}"
-    at_once = f" with {progress.width} at once" if progress.width > 1 else ""
+    width = min(progress.width, count - len(progress.done))
+    at_once = f" with {width} at once" if width > 1 else ""
     return f"{runs}{there}; expected time{at_once}: {time_}"
 
 

@@ -15,8 +15,8 @@ from types import TracebackType
 
 import torch
 
-from noisylabels.errors import ConfigError, NoisyLabelsError, check_count
-from noisylabels.studies.launchers.jobs import Ended, Event, Job, Launcher, fail
+from noisylabels.errors import NoisyLabelsError, check_count
+from noisylabels.studies.launchers.jobs import Ended, Event, Job, Launcher, check_one_process, fail
 from noisylabels.studies.launchers.worker import decode, encode_job, main
 
 PATIENCE = 60.0
@@ -107,12 +107,7 @@ class Local(Launcher):
 
     def _shared_out(self, job: Job) -> Job:
         """Give a run its share of the processes that decode images."""
-        if job.tables.get("devices", 1) * job.tables.get("nodes", 1) > 1:
-            raise ConfigError(
-                f"{job.title}: a run of a study has one process, got devices "
-                f"{job.tables['devices']}, nodes {job.tables['nodes']}: --jobs makes several runs "
-                f"at once"
-            )
+        check_one_process(job)
         if self._jobs == 1 or job.tables.get("workers") is not None:
             return job
         tables = {**job.tables, "workers": max(1, cores() // self._jobs)}
