@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -189,7 +189,7 @@ class Progress:
         width: How many are made at once here.
     """
 
-    jobs: Mapping[str, Job]
+    jobs: dict[str, Job]
     width: int
     done: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
@@ -375,7 +375,9 @@ def run(
     write_manifest(sweep)
     follower.on_start(progress)
     with launcher, listening() as request:
-        _Runner(sweep, launcher, follower, progress).run(lambda: request.number)
+        runner = Runner(launcher, follower, progress)
+        while runner.busy:
+            runner.step(stop=request.number > 0)
     if request.number:
         raise StoppedError(
             request.number, f"stopped: {progress.counts()}; the same command continues"
@@ -443,34 +445,62 @@ def find_studies(out: Path) -> Iterator[tuple[str, list[Job]]]:
         yield found["file"], jobs
 
 
-class _Runner:
-    """The loop of a sweep: gives jobs away, listens, looks at what others make."""
+class Runner:
+    """Gives jobs away, listens, looks at what others make.
 
-    def __init__(
-        self, sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress
-    ) -> None:
+    Args:
+        launcher: Where the runs are made; whoever made it ends it.
+        follower: Told of what happens.
+        progress: How far the runs have come; it is kept up to date. All of its jobs are to be made
+            that are not done.
+    """
+
+    def __init__(self, launcher: Launcher, follower: Follower, progress: Progress) -> None:
         self._launcher = launcher
         self._follower = follower
         self._progress = progress
-        self._queue = deque(job for job in sweep.jobs if job.run_id not in progress.done)
+        self._queue = deque(progress.jobs[run_id] for run_id in progress.waiting)
         self._heard: dict[str, float] = {}
         self._said: set[str] = set()
         self._asked = False
         self._looked = time.monotonic()
 
-    def run(self, asked: Callable[[], int]) -> None:
-        progress = self._progress
-        while self._queue or progress.running or progress.elsewhere:
-            if asked() and not self._asked:
-                self._asked = True
-                self._launcher.stop()
-            if self._asked and not progress.running:
-                return
-            if not self._asked:
-                self._give()
-            for event in self._launcher.events(SECONDS_BETWEEN_LOOKS):
-                self._take(event)
-            self._look_elsewhere()
+    @property
+    def busy(self) -> bool:
+        """Whether there is a job that has not ended; once asked to stop, one that runs here."""
+        if self._asked:
+            return bool(self._progress.running)
+        return bool(self._queue or self._progress.running or self._progress.elsewhere)
+
+    @property
+    def room(self) -> int:
+        """How many more jobs could be started now."""
+        return self._launcher.room - len(self._queue)
+
+    def add(self, job: Job) -> None:
+        """Take one more job, unless its run is known already.
+
+        Args:
+            job: The job.
+        """
+        if job.run_id not in self._progress.jobs:
+            self._progress.jobs[job.run_id] = job
+            self._queue.append(job)
+
+    def step(self, *, stop: bool = False) -> None:
+        """Give away what there is room for, and take what happens within a moment.
+
+        Args:
+            stop: Whether to ask all runs to end after their step, and to start none.
+        """
+        if stop and not self._asked:
+            self._asked = True
+            self._launcher.stop()
+        if not self._asked:
+            self._give()
+        for event in self._launcher.events(SECONDS_BETWEEN_LOOKS):
+            self._take(event)
+        self._look_elsewhere()
 
     def _give(self) -> None:
         """Give away as many jobs as there is room for, but those that someone else does."""
