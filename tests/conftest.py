@@ -1,13 +1,15 @@
 """What several tests share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
+
+import warm
 
 # A busy machine is no reason to fail, and every draw comes again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
@@ -61,3 +63,20 @@ def digits() -> dict:
         "batch_size": 64,
         "epochs": 3,
     }
+
+
+@pytest.fixture
+def begin(tmp_path) -> Iterator[Callable[..., warm.Job]]:
+    """Start warm processes of the command line, which do not outlive the test."""
+    jobs = []
+
+    def begin(*words: object, target: Callable = warm.saving, **options) -> warm.Job:
+        number = len(jobs)
+        shown = [tmp_path / f".job{number}.{name}" for name in ("out", "err")]
+        jobs.append(warm.Job(target, *map(str, words), shown=shown, **options))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.kill()
+        job.communicate()

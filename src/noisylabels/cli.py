@@ -38,7 +38,7 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, features, model, method, loss, optimizer, lr_schedule, momentum_schedule,
-    augment, epochs, batch_size, seed, precision, validation, compile, clip_norm, accumulate,
+    augment, epochs, batch_size, seed, precision, validation, test, compile, clip_norm, accumulate,
     on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
     save_model.
     """
@@ -107,6 +107,37 @@ class Sweep:
     """Where they are made: local (processes of this machine), slurm or ray."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what there is to do, and do nothing."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Choose keys of a run on a hold-out of its noisy labels, then train with what was chosen.
+
+    No trial sees the test set. The same command continues; several at once, also on several
+    machines, share a study. Any key of the run can be set here too, as in train: --epochs 10.
+    """
+
+    config: tyro.conf.Positional[Path]
+    """The run's TOML file."""
+    space: Path
+    """A TOML file of keys and their ranges or choices: "loss.q" = { low = 0.1, high = 1.0 }."""
+    trials: int = 40
+    """Trials in the end, those that failed among them."""
+    seeds: int = 1
+    """Runs of each trial, and final runs."""
+    jobs: int | None = None
+    """Runs made at once; by default one per GPU, else one."""
+    launcher: str = "local"
+    """Where they are made: local (processes of this machine)."""
+    storage: str | None = None
+    """Where trials are kept: sqlite:///FILE, postgresql://..., or the path of a journal; by default
+    a journal beside the run folders."""
+    prune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Give trials up that are worse than the median after a third of their epochs."""
+    out: Path = Path("runs")
+    """Folder of run folders."""
+    report: Path = Path("tune.html")
+    """The page to write: the choice, every trial, accuracy against each parameter."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +287,7 @@ Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
@@ -271,6 +303,7 @@ CLASSES: dict[str, type] = {
     "predict": Predict,
     "export": Export,
     "sweep": Sweep,
+    "tune": Tune,
     "report": Report,
     "table": Table,
     "status": Status,
@@ -292,8 +325,12 @@ COMMANDS = {
 """The commands, and those that each has below it."""
 
 
-def options(command: type) -> list[str]:
+def options(command: type, *, flags: bool = True) -> list[str]:
     """Return the options of a command: all that it takes but its positional words.
+
+    Args:
+        command: One of ``CLASSES``.
+        flags: Whether those that take no value are among them.
 
     Example:
         >>> options(Report)
@@ -303,7 +340,7 @@ def options(command: type) -> list[str]:
     return [
         f"--{field.name.replace('_', '-')}"
         for field in fields(command)
-        if positional not in get_args(field.type)
+        if positional not in get_args(field.type) and (flags or bool not in get_args(field.type))
     ]
 
 
@@ -339,6 +376,8 @@ def run(words: Sequence[str]) -> None:
         _export(command)
     elif isinstance(command, Sweep):
         _sweep(command, overrides)
+    elif isinstance(command, Tune):
+        _tune(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
     elif isinstance(command, Table):
@@ -381,10 +420,17 @@ def _check_command(words: Sequence[str]) -> None:
 
 def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
-    if words[:1] not in (["train"], ["sweep"]):
+    if words[:1] not in (["train"], ["sweep"], ["tune"]):
         return list(words)
-    files = [word for word in words[1:] if word.endswith(".toml") and not word.startswith("-")]
-    return [words[0], *files, *(word for word in words[1:] if word not in files)]
+    # The file of an option stays where it is.
+    valued = options(CLASSES[words[0]], flags=False)
+    first = [
+        place
+        for place, word in enumerate(words)
+        if word.endswith(".toml") and not word.startswith("-") and words[place - 1] not in valued
+    ]
+    rest = [word for place, word in enumerate(words[1:], 1) if place not in first]
+    return [words[0], *(words[place] for place in first), *rest]
 
 
 def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
@@ -394,7 +440,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
         ConfigError: A word is an option of no command.
     """
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
-    prefix = {"train": "--", "sweep": "--", "noise make": "--noise."}.get(name)
+    prefix = {"train": "--", "sweep": "--", "tune": "--", "noise make": "--noise."}.get(name)
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
@@ -488,6 +534,37 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     elif progress.done != set(progress.jobs):
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
+
+
+def _tune(command: Tune, overrides: Sequence[str]) -> None:
+    from noisylabels.display import TuneDisplay
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+    from noisylabels.run import config
+    from noisylabels.studies import space, tune, tune_page
+    from noisylabels.studies.launchers import launcher
+
+    read = space.read(command.space)
+    tuning = tune.prepare(
+        config.load(command.config, overrides),
+        read,
+        command.out,
+        trials=command.trials,
+        seeds=command.seeds,
+        prune=command.prune,
+        storage=command.storage,
+        name=command.config.stem,
+        suggestions=HYPERPARAMETERS,
+    )
+    made = launcher(command.launcher, command.jobs)
+    trials = tune.open_trials(tuning)
+    print(tune.describe(tuning, trials), flush=True)
+    with TuneDisplay() as display:
+        outcome = tune.run(tuning, trials, made, display)
+    for sentence in outcome.sentences():
+        print(sentence)
+    print(tuning.chosen)
+    tune_page.write(outcome, command.report)
+    print(command.report)
 
 
 def _status(command: Status) -> None:

@@ -25,6 +25,7 @@ from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.images import ImageSpec
 from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
 from noisylabels.data.source import Facts, Source, SplittableSource
+from noisylabels.data.texts import Text
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -400,6 +401,7 @@ SOURCES: dict[str, type[Source]] = {
     "table": Table,
     "parquet": Parquet,
     "arrays": Arrays,
+    "text": Text,
 }
 
 ALIASES = {"hf": "parquet"}

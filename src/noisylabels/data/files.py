@@ -1,8 +1,6 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
-import csv
 import functools
-import io
 import json
 import os
 import re
@@ -20,7 +18,16 @@ from PIL import Image
 from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
 from noisylabels.data.label_encoding import LabelKind, encode_labels
 from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
-from noisylabels.errors import DataError, MissingExtraError
+from noisylabels.data.tables import (
+    open_arrow,
+    read_csv,
+    read_list,
+    read_parquet,
+    read_schema,
+    read_text,
+    read_values,
+)
+from noisylabels.errors import DataError
 
 NO_PHOTOGRAPHS = frozenset(
     # Without a decoder, with the help of another program only, or moving pictures.
@@ -294,16 +301,16 @@ class Table(SplittableImageSource):
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
-            table = read_table(self.path)
+            table = read_parquet(self.path)
             names = table.column_names
             columns = (self.path_column, self.label_column, self.split_column or SPLIT)
             used = [name for name in dict.fromkeys(columns) if name in names]
-            found = [column_values(self.path, table, name) for name in used]
+            found = [read_values(self.path, table, name) for name in used]
             rows = (dict(zip(used, row, strict=True)) for row in zip(*found, strict=True))
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         elif self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
-            numbered = _read_list(self.path, names)
+            numbered = read_list(self.path, names)
         else:
             names, numbered = read_csv(self.path, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
@@ -389,7 +396,7 @@ class Parquet(SplittableImageSource):
                 )
             classes = classes or named
             chunks.append(encoded_column(path, image))
-            found = column_values(path, read_table(path, [label]), label)
+            found = read_values(path, read_parquet(path, [label]), label)
             values += found
             rows += [(position, row) for row in range(len(found))]
         images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
@@ -568,7 +575,7 @@ class WebVision(ImageSource):
         path = self.root / "info" / "synsets.txt"
         if not path.exists():
             return tuple(str(index) for index in range(self.num_classes))
-        lines = _read_text(path).splitlines()
+        lines = read_text(path).splitlines()
         if len(lines) < self.num_classes:
             raise DataError(
                 f"{path}: expected at least {self.num_classes} lines, one per class, "
@@ -854,139 +861,14 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def _read_text(path: Path, errors: str = "strict") -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text, save it as that ({error})") from error
-
-
-def read_csv(
-    path: Path, column: str, report: LoadReport
-) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    """Read a table whose first line names its columns.
-
-    Args:
-        path: The file; commas, semicolons or tabs lie between its columns.
-        column: A column that it has, by which the separator is found.
-        report: Decides about rows that are too short or too long.
-
-    Returns:
-        The columns' names; and each row's number, as a spreadsheet counts, with its values by name.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    # Names of files are not always text; what else there is must be.
-    text = _read_text(path, errors="surrogateescape")
-    header = text.partition("\n")[0]
-    # Spreadsheets of half the world write semicolons.
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    for candidate in (",", ";", "\t"):
-        if column in [name.strip().strip('"') for name in header.split(candidate)]:
-            delimiter = candidate
-            break
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names = [name.strip() for name in next(rows, [])]
-        numbered = []
-        for position, row in enumerate(rows, start=2):
-            if not row:
-                continue
-            if len(row) != len(names):
-                report.reject(
-                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
-                )
-                continue
-            numbered.append((position, dict(zip(names, row, strict=True))))
-    except csv.Error as error:
-        raise DataError(f"{path}: not valid CSV: {error}") from error
-    return names, numbered
-
-
-def _read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Read a list of a path and a label in each line, separated by a tab or else by spaces."""
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for row, line in enumerate(_read_text(path, errors="surrogateescape").splitlines(), start=1):
-        if line.strip():
-            separator = "\t" if "\t" in line.strip() else None
-            image, label = [*line.strip().rsplit(separator, maxsplit=1), ""][:2]
-            rows.append((row, dict(zip(names, (image, label), strict=True))))
-    return rows
-
-
 def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
-    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+    for row, line in enumerate(read_text(path).splitlines(), start=1):
         image, _, label = line.strip().rpartition(" ")
         if not image or not label.isdigit():
             raise DataError(f"{path}: row {row}: expected a path and a class number, got {line!r}")
         if image.startswith("/") or ".." in image.split("/"):
             raise DataError(f"{path}: row {row}: expected a path inside its folder, got {image!r}")
         yield row, image, int(label)
-
-
-def _open(path: Path) -> Any:
-    """Open a Parquet file, or read an Arrow file through a memory map."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "hf") from error
-    try:
-        if path.suffix == ".arrow":
-            with pa.memory_map(str(path)) as source:
-                return pa.ipc.open_stream(source).read_all()
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
-
-
-def read_schema(path: Path) -> Any:
-    """Read the Arrow schema of a Parquet or Arrow file.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    opened = _open(path)
-    return opened.schema if path.suffix == ".arrow" else opened.schema_arrow
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> Any:
-    """Read columns of a Parquet or Arrow file, by default all.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    opened = _open(path)
-    if path.suffix == ".arrow":
-        return opened.select(columns)
-    try:
-        return opened.read(columns=columns)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-
-
-def column_values(path: Path, table: Any, name: str) -> list[Any]:
-    """Return a column of an Arrow table; times as text, which alone holds all of their digits."""
-    import pyarrow as pa
-
-    column = table.column(name)
-    try:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_nested(column.type):
-            raise pa.ArrowInvalid("nested")
-        values: list[Any] = (
-            column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
-        ).to_pylist()
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(
-            f"{path}: column {name!r}: expected text, numbers or dates, one per row, "
-            f"got {column.type} ({' '.join(str(error).split()):.80})"
-        ) from error
-    return values
 
 
 def image_columns(schema: Any) -> list[str]:
@@ -1009,7 +891,7 @@ def encoded_column(path: Path, column: str) -> Any:
     """
     import pyarrow.compute as compute
 
-    opened = _open(path)
+    opened = open_arrow(path)
     if path.suffix == ".arrow":
         return compute.struct_field(opened.column(column), "bytes")
     return ParquetRowGroups(opened, column)

@@ -15,17 +15,14 @@ from noisylabels.data.datasets import PUBLISHED, read_inputs
 from noisylabels.data.decoding import Readable
 from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport
 from noisylabels.data.files import (
-    column_values,
     encoded_column,
     extensions,
     image_columns,
     images_below,
     inside,
-    read_csv,
-    read_schema,
-    read_table,
 )
 from noisylabels.data.images import ORIENTATION
+from noisylabels.data.tables import read_csv, read_parquet, read_schema, read_values
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -164,7 +161,7 @@ def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
         columns = schema.names
         # Rows are counted as a spreadsheet does.
         values = (
-            column_values(path, read_table(path, [path_column]), path_column)
+            read_values(path, read_parquet(path, [path_column]), path_column)
             if path_column in columns
             else []
         )
@@ -204,7 +201,7 @@ def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
 
 def _read_embedded(path: Path, column: str) -> Unlabelled:
     chunk = encoded_column(path, column)
-    count: int = read_table(path, []).num_rows
+    count: int = read_parquet(path, []).num_rows
     rows = np.stack([np.zeros(count, np.int64), np.arange(count)], axis=1)
     return Unlabelled(ArrowImages([chunk], [path], rows), _numbers(count), {}, "row")
 

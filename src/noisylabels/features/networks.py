@@ -257,7 +257,8 @@ def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
         if batch:
             yield torch.stack(batch)
     else:
-        yield from torch.split(inputs, BATCH) if len(inputs) else ()
+        images = examples.tensor()
+        yield from torch.split(images, BATCH) if len(images) else ()
 
 
 class _Meter:

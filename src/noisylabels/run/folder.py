@@ -29,7 +29,7 @@ FILES = {
     "setup.json": "device, precision and memory format, chosen once",
     "data.json": "classes, pixel statistics, how many examples, what was found and done while "
     "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
-    "where those of the test set are as noisy as the rest, else `true`",
+    "where those of the test set are as noisy as the rest, else `true`; null if it is left alone",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
     "`test`; `validation` (as given) where examples are held out; and the `places` that examples "
     "from files come from (`test_places`, `validation_places`)",

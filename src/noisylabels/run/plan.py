@@ -165,6 +165,8 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         wanted.component,
         Features if wanted.component.name != "none" else NoneType,
     )
+    if features is None and facts.texts:
+        raise ConfigError('features: texts need features, such as features = {name = "tfidf"}')
     model = choose_model(facts) if features is None else "linear"
     frozen = features is not None and features.freeze
     if frozen and run.augment.name in {*AUGMENTS} - {"none"}:

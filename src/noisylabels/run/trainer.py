@@ -20,7 +20,7 @@ from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages
 from noisylabels.data.stream import Stream
-from noisylabels.errors import CheckpointError, ConfigError
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
 from noisylabels.methods import Method, MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
@@ -172,7 +172,7 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
             "shape": dataset.train.shape,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
-            "test_labels": _test_labels(dataset),
+            "test_labels": _test_labels(state),
             "notes": dataset.notes,
             "skipped": [{"place": place, "reason": reason} for place, reason in dataset.skipped],
         }
@@ -198,7 +198,7 @@ def _finish(
     """Write what a run ends with."""
     run, dataset, method = state.config, state.dataset, state.method
     true, given = state.true, dataset.train.labels
-    seconds, last = loop.seconds, loop.history[-1]
+    seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
     arrays = {}
     for part, each in predictions.items():
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
@@ -208,9 +208,9 @@ def _finish(
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
-        "unpredicted_classes": _unpredicted(method.combine(predictions["test"])),
+        "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
-        "test_labels": _test_labels(dataset),
+        "test_labels": _test_labels(state),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
         "epochs": run.epochs,
         "skipped_steps": method.skipped,
@@ -229,7 +229,7 @@ def _finish(
             "python": platform.python_version(),
         },
     }
-    described = _describe(made, state, predictions["test"])
+    described = _describe(made, state, predictions["train"])
     # A compiled network's weights are those of the network within.
     networks = [getattr(network, "_orig_mod", network) for network in method.networks]
     weights = [network.state_dict() for network in networks] if run.save_model else []
@@ -280,9 +280,11 @@ def _unpredicted(probabilities: Tensor) -> int:
     return probabilities.shape[1] - len(set(probabilities.argmax(1).tolist()))
 
 
-def _test_labels(dataset: Dataset) -> str:
-    """Say what a test accuracy of this data is counted against."""
-    return "given" if dataset.test_is_given else "true"
+def _test_labels(state: RunState) -> str | None:
+    """Say what a test accuracy of this run is counted against; None where it has none."""
+    if not state.config.test:
+        return None
+    return "given" if state.dataset.test_is_given else "true"
 
 
 def check_writable(out: Path) -> None:
@@ -381,11 +383,13 @@ def assemble(
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
-        trial = functools.partial(made.augment, inputs[:2], torch.Generator())
+        some = dataset.train.tensor()[:2]
+        trial = functools.partial(made.augment, some, torch.Generator())
         build(trial, "augment", run.augment, Tensor)
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
-    parts = {"train": dataset.train, "test": dataset.test, "validation": held_out}
+    tested = dataset.test if run.test else None
+    parts = {"train": dataset.train, "test": tested, "validation": held_out}
     context = MethodContext(
         engine=engine,
         network=prepared,
@@ -431,6 +435,9 @@ def _try_network(
     try:
         with torch.no_grad():
             logits = network(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    except NoisyLabelsError:
+        # Being asked to stop, too.
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"model: {model.name!r} fails on {given} ({reason})") from error
