@@ -122,7 +122,9 @@ class RunConfig:
         sync_batchnorm: Whether batch norm takes its statistics from all processes.
         workers: Processes that decode images, at least 0; one per core (at most 8) by default. The
             result does not depend on it, nor on what follows.
-        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one. What
+            a run keeps as means over its epochs, for ``noisylabels audit``, is over those that were
+            evaluated.
         checkpoint_minutes: Minutes after which a checkpoint is written within a long epoch, above
             0; there is one after every epoch, unless the last is only seconds old.
         trackers: Services that get the metrics beside TensorBoard: ``"wandb"``, ``"mlflow"``.

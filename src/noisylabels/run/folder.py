@@ -40,7 +40,11 @@ FILES = {
     "a finished run has neither",
     "predictions.npz": "`train_probabilities`, `test_probabilities` and, with a hold-out, "
     "`validation_probabilities`, float16, N x K, of the last epoch; of methods with several "
-    "networks also those of each, `train_networks`, ..., networks x N x K",
+    "networks also those of each, `train_networks`, ..., networks x N x K; and over the "
+    "`train_evaluations` epochs in which the training set was evaluated (one in `evaluate_every`, "
+    "and the last): `train_mean_probabilities`, `train_mean_given` (the given label's), "
+    "`train_mean_margin` (by how much it was above the likeliest other class) and "
+    "`train_disagreements`, in how many of them another class was predicted",
     "model.safetensors": "the trained weights; its metadata has the class names, the network, the "
     "input shape and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
@@ -187,7 +191,7 @@ class RunFolder:
         return read_archive(self.path / "labels.npz")
 
     def predictions(self) -> dict[str, Array]:
-        """Read the last epoch's class probabilities, by name."""
+        """Read class probabilities of the last epoch, and means over all epochs, by name."""
         return read_archive(self.path / "predictions.npz")
 
     def model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -341,7 +345,7 @@ class RunFolder:
 
         Args:
             result: The last epoch's numbers.
-            predictions: The last epoch's class probabilities, by name.
+            predictions: Class probabilities of the last epoch, and means over all, by name.
             weights: The weights of each network, by name; nothing where they are not to be kept.
                 Of several networks their number comes first in a name, as in ``1.head.bias``.
             model: What is known of the network.

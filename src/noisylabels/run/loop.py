@@ -18,6 +18,7 @@ from noisylabels.run.callbacks import Callback, Start
 from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import Metrics, RunFolder
 from noisylabels.run.interruption import Request, StoppedError
+from noisylabels.run.trajectory import Trajectory
 
 Predictions = dict[str, Tensor]
 SECONDS_BETWEEN_SAVES = 3.0
@@ -83,6 +84,7 @@ class Loop:
     Attributes:
         history: Every epoch's metrics so far.
         seconds: What time went into.
+        trajectory: What was predicted for the training examples in each epoch so far.
 
     Raises:
         CheckpointError: No checkpoint can be read, it does not fit, or the processes have read
@@ -107,6 +109,8 @@ class Loop:
         self._predictions: Predictions | None = None
         self._collapse_said = False
         self.seconds = Seconds()
+        dataset = state.dataset
+        self.trajectory = Trajectory(dataset.train.labels, len(dataset.classes))
         self._load()
         self._check_place()
         self._started = started - self.seconds.total
@@ -269,6 +273,7 @@ class Loop:
                 f"{self._folder.path}: predictions are not finite after epoch {self._epoch} "
                 f"({self._circumstances()})"
             )
+        self.trajectory.add(self._state.method.combine(self._predictions["train"]))
         return found
 
     def _notice_collapse(self, probabilities: Tensor) -> None:
@@ -306,6 +311,7 @@ class Loop:
                     "metrics": self.history,
                     "method": self._state.method.state_dict(),
                     "loss": self._state.loss.state_dict(),
+                    "trajectory": self.trajectory.state_dict(),
                 }
             )
             # Not among the metrics, which no cut must change.
@@ -327,6 +333,9 @@ class Loop:
             self._epoch, self._step = stored["epoch"], stored["step"]
             self.history = stored["metrics"]
             self.seconds = Seconds(**stored["seconds"])
+            # A checkpoint of an older version has none: it then tells of the epochs from here on.
+            if "trajectory" in stored:
+                self.trajectory.load_state_dict(stored["trajectory"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self._folder.path}: its checkpoint does not fit this run ({error})"

@@ -187,6 +187,7 @@ def _finish(
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
         if len(each) > 1:
             arrays[f"{part}_networks"] = each.half().numpy()
+    arrays |= {name: each.numpy() for name, each in loop.trajectory.means().items()}
     result = {
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
