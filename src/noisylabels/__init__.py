@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noisylabels import errors, functional, losses, noise, schedules
+    from noisylabels.studies.audit import audit
     from noisylabels.studies.records import frame as runs
     from noisylabels.studies.study import grid
 
-__all__ = ["errors", "functional", "grid", "losses", "noise", "runs", "schedules"]
+__all__ = ["audit", "errors", "functional", "grid", "losses", "noise", "runs", "schedules"]
 __version__ = "0.1.0.dev0"
 
 _CORE = ("errors", "functional", "losses", "noise", "schedules")
 _FUNCTIONS = {
+    "audit": ("noisylabels.studies.audit", "audit"),
     "grid": ("noisylabels.studies.study", "grid"),
     "runs": ("noisylabels.studies.records", "frame"),
 }

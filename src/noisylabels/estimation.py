@@ -1,4 +1,4 @@
-"""What predictions tell of the labels: how many are wrong, and which classes are taken for which."""
+"""What predictions tell of the labels: how many are wrong, and which class is taken for which."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,16 @@ from torch import Tensor
 
 STEPS = 50
 """Steps of expectation and maximisation; the rate has settled to three digits before."""
-PRIOR_DIAGONAL = 0.7
+FIRST_RIGHT = 0.7
 """Share of right labels that the first step supposes."""
+LEAST = 1e-6
+"""Least probability that a prediction is taken for: no class is impossible."""
+FEW_WRONG = 0.03
+"""Wrong labels of a class that are supposed beforehand, in sizes of a class."""
+EVEN = 1.0
+"""Weight of evenly spread labels, in sizes of a class, where the squared variation is 1."""
+MOST_EVEN = 100.0
+"""Greatest weight of these."""
 RESAMPLES = 50
 LARGEST_RESAMPLE = 2**16
 """Numbers (examples times classes) in one resample of a bootstrap."""
@@ -20,8 +28,10 @@ WITHIN = 1.96
 def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
     r"""Estimate which share of labels is wrong, from predictions for examples not trained on.
 
-    This is the mass off the diagonal of :func:`confident_joint`. From predictions of a network for
-    its own training examples, :func:`posterior_joint` is nearer to the truth (``docs/results``).
+    This is the mass off the diagonal of :func:`confident_joint`. Where people took hard examples
+    for another class it finds about half of the wrong labels, and :func:`disagreement` nearly all,
+    which in turn counts too many where the network is weak: ``docs/results/audit.md`` has the error
+    of each on several kinds of noise.
 
     Args:
         probabilities: Predicted class probabilities, of shape (N, K).
@@ -83,17 +93,99 @@ def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
     return joint * (given / rows.clamp(min=1))[:, None]
 
 
+def disagreement(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Count how many examples have each pair of given label and likeliest class.
+
+    The share off the diagonal is that of the labels which are not predicted. A network's own
+    mistakes count as wrong labels; wrong labels that it has learnt do not.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Counts, float64, of shape (K, K): given labels in rows, likeliest classes in columns.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> disagreement(p, torch.tensor([0, 0, 1, 1, 1]))
+        tensor([[2., 0.],
+                [1., 2.]], dtype=torch.float64)
+    """
+    classes = probabilities.shape[1]
+    cells = labels * classes + probabilities.argmax(1)
+    return torch.bincount(cells, minlength=classes**2).double().reshape(classes, classes)
+
+
+def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate each example's probabilities of the true class, given its label too.
+
+    The predictions :math:`p_{ij}` are taken for probabilities of the true class before the label
+    :math:`y_i` is known, and the label for a draw from row j of an unknown matrix :math:`T`. That
+    matrix is found by expectation, :math:`q_{ij} \propto p_{ij} T_{j y_i}`, and maximisation,
+    :math:`T_{jk} \propto \sum_{i: y_i = k} q_{ij}`, with two priors: a few labels of each class are
+    wrong; and wrong labels are spread evenly, which counts the more the more evenly the estimated
+    ones are (by the squared coefficient of variation of T off its diagonal). With the first, a
+    network that has learnt the wrong labels too, of which the most likely T is that of no noise,
+    still ranks them; with the second, even noise is ranked by the label's own probability.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        The :math:`q_{ij}`, float64, of shape (N, K). One less that of the given label is the
+        probability that the label is wrong.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> posterior(p, torch.tensor([0, 0, 1, 1, 1]))[:, 1].round(decimals=2)
+        tensor([0.0100, 0.0300, 0.9700, 0.9300, 0.2600], dtype=torch.float64)
+
+    References:
+        Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
+        1977, for the method; the priors are our own, see ``docs/results/audit.md``.
+    """
+    classes = probabilities.shape[1]
+    if classes < 2:
+        return torch.ones(len(labels), classes, dtype=torch.float64)
+    p = probabilities.double().clamp(min=LEAST)
+    mean_size = len(labels) / classes
+    others = (1 - torch.eye(classes, dtype=torch.float64)) / (classes - 1)
+    matrix = torch.eye(classes, dtype=torch.float64) * FIRST_RIGHT + others * (1 - FIRST_RIGHT)
+    for _ in range(STEPS):
+        q = _given_label(p, matrix, labels)
+        counts = _count(q, labels).T
+        rate = wrong_share(counts)
+        even = torch.eye(classes, dtype=torch.float64) * (1 - rate) + others * rate
+        weight = min(MOST_EVEN, EVEN / max(_variation(counts), 1e-9))
+        counts = counts + mean_size * (FEW_WRONG * others + weight * even)
+        matrix = counts / counts.sum(1, keepdim=True)
+    return _given_label(p, matrix, labels)
+
+
+def _given_label(p: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+    q = p * matrix.T[labels]
+    return q / q.sum(1, keepdim=True)
+
+
+def _count(q: Tensor, labels: Tensor) -> Tensor:
+    """Sum probabilities by given label."""
+    return torch.zeros(q.shape[1], q.shape[1], dtype=torch.float64).index_add_(0, labels, q)
+
+
+def _variation(counts: Tensor) -> float:
+    """Return the squared coefficient of variation of the rates off the diagonal."""
+    rates = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
+    off = rates[~torch.eye(len(rates), dtype=torch.bool)]
+    return float(off.var(correction=0) / off.mean().square().clamp(min=1e-24))
+
+
 def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
     r"""Estimate how many examples have each pair of given and true label, by maximum likelihood.
 
-    The predictions are taken for each example's probabilities of the true class, and the given
-    label for a draw from the row :math:`T_j` of an unknown matrix. Its most likely value is found
-    by expectation, :math:`q_{ij} \propto p_{ij} T_{j y_i}`, and maximisation,
-    :math:`T_{jk} \propto \sum_{i: y_i = k} q_{ij}`. What is counted in the end are the
-    :math:`q_{ij}`, so that every example counts, the doubtful ones in part.
-
-    The predictions must not be those of a network that has learnt the wrong labels too: of such the
-    most likely matrix is that of no noise.
+    What is counted are the :func:`posterior` probabilities, so that every example counts, the
+    doubtful ones in part.
 
     Args:
         probabilities: Predicted class probabilities, of shape (N, K).
@@ -105,25 +197,17 @@ def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> round(wrong_share(posterior_joint(p, torch.tensor([0, 0, 1, 1, 1]))), 2)
-        0.16
-
-    References:
-        Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
-        1977, for the method; the application is our own.
+        0.18
     """
-    classes = probabilities.shape[1]
-    p = probabilities.double().clamp(min=1e-6)
-    rest = (1 - PRIOR_DIAGONAL) / max(1, classes - 1)
-    matrix = torch.full((classes, classes), rest, dtype=torch.float64)
-    matrix.fill_diagonal_(PRIOR_DIAGONAL)
-    joint = matrix
-    for _ in range(STEPS):
-        q = p * matrix.T[labels]
-        q /= q.sum(1, keepdim=True)
-        joint = torch.zeros(classes, classes, dtype=torch.float64).index_add_(0, labels, q)
-        sizes = joint.sum(0)
-        matrix = (joint / sizes.clamp(min=1e-12)).T
-    return joint
+    return _count(posterior(probabilities, labels), labels)
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "confident joint": confident_joint,
+    "disagreement": disagreement,
+    "posterior": posterior_joint,
+}
+"""Estimates of the joint distribution of given and true labels, by name."""
 
 
 def wrong_share(joint: Tensor) -> float:

@@ -30,13 +30,13 @@ def test_means_are_those_of_all_epochs_at_once():
     rest = p.copy()
     rest[:, rows, given] = 0
     found = {name: each.numpy() for name, each in made.means().items()}
-    assert found["train_evaluations"] == 5
-    np.testing.assert_allclose(found["train_mean_given"], own.mean(0), rtol=1e-6)
+    assert found["evaluations"] == 5
+    np.testing.assert_allclose(found["mean_given"], own.mean(0), rtol=1e-6)
     margins = (own - rest.max(2)).mean(0)
-    np.testing.assert_allclose(found["train_mean_margin"], margins, atol=1e-7)
-    np.testing.assert_allclose(found["train_mean_probabilities"], p.mean(0), atol=5e-4)
+    np.testing.assert_allclose(found["mean_margin"], margins, atol=1e-7)
+    np.testing.assert_allclose(found["mean_probabilities"], p.mean(0), atol=5e-4)
     differ = (p.argmax(2) != given).sum(0)
-    np.testing.assert_array_equal(found["train_disagreements"], differ)
+    np.testing.assert_array_equal(found["disagreements"], differ)
 
 
 def test_the_other_classes_are_left_out_where_they_are_too_many(monkeypatch):
@@ -45,7 +45,7 @@ def test_the_other_classes_are_left_out_where_they_are_too_many(monkeypatch):
     made.add(epochs(1)[0])
     again = Trajectory(labels(), 4)
     again.load_state_dict(made.state_dict())
-    assert "train_mean_probabilities" not in again.means()
+    assert "mean_probabilities" not in again.means()
     torch.testing.assert_close(again.means(), made.means(), rtol=0, atol=0)
 
 
@@ -85,6 +85,14 @@ def test_of_several_networks_it_is_what_the_method_predicts(digits, tmp_path, mo
     np.testing.assert_array_equal(recorder.seen[-1].half().numpy(), kept["train_probabilities"])
 
 
+def test_held_out_parts_have_them_too_where_their_labels_are_given(digits, tmp_path):
+    folder = RunFolder(train(parse(digits | {"validation": 0.1, "epochs": 2}), tmp_path))
+    kept, labels = folder.predictions(), folder.labels()
+    assert len(kept["validation_mean_given"]) == len(labels["validation"])
+    # Those of the test set are true.
+    assert "test_mean_given" not in kept
+
+
 class Stop(Callback):
     """Ends a run as a kill would, right after an epoch's checkpoint is due."""
 
@@ -102,7 +110,7 @@ def test_a_checkpoint_without_them_is_continued(digits, tmp_path, monkeypatch):
         train(parse(digits), tmp_path, [Stop(0)])
     (folder,) = RunFolder.find([tmp_path])
     stored, _ = folder.load_checkpoint(repair=False)
-    del stored["trajectory"]
+    del stored["trajectories"]
     folder.save_checkpoint(stored)
     train(parse(digits), tmp_path)
     assert folder.predictions()["train_evaluations"] == 2

@@ -40,11 +40,11 @@ FILES = {
     "a finished run has neither",
     "predictions.npz": "`train_probabilities`, `test_probabilities` and, with a hold-out, "
     "`validation_probabilities`, float16, N x K, of the last epoch; of methods with several "
-    "networks also those of each, `train_networks`, ..., networks x N x K; and over the "
-    "`train_evaluations` epochs in which the training set was evaluated (one in `evaluate_every`, "
-    "and the last): `train_mean_probabilities`, `train_mean_given` (the given label's), "
+    "networks also those of each, `train_networks`, ..., networks x N x K; and of each part with "
+    "given labels, over the `train_evaluations` epochs that were evaluated (see "
+    "`evaluate_every`): `train_mean_probabilities`, `train_mean_given` (the given label's), "
     "`train_mean_margin` (by how much it was above the likeliest other class) and "
-    "`train_disagreements`, in how many of them another class was predicted",
+    "`train_disagreements` (in how many epochs another class was predicted)",
     "model.safetensors": "the trained weights; its metadata has the class names, the network, the "
     "input shape and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",

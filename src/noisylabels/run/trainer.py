@@ -187,7 +187,8 @@ def _finish(
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
         if len(each) > 1:
             arrays[f"{part}_networks"] = each.half().numpy()
-    arrays |= {name: each.numpy() for name, each in loop.trajectory.means().items()}
+    for part, trajectory in loop.trajectories.items():
+        arrays |= {f"{part}_{name}": each.numpy() for name, each in trajectory.means().items()}
     result = {
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.

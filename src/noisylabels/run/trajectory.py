@@ -1,4 +1,4 @@
-"""What a run's predictions for its training examples were, over all epochs that were evaluated."""
+"""What a run's predictions for examples with given labels were, over all epochs evaluated."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class Trajectory:
     a run that was cut has the same as one that was not.
 
     Args:
-        labels: Given labels of the training set, int64 in [0, K), of shape (N).
+        labels: Given labels of one part of the data, int64 in [0, K), of shape (N).
         num_classes: K.
 
     Attributes:
@@ -27,9 +27,9 @@ class Trajectory:
         >>> trajectory = Trajectory(torch.tensor([0, 1]), num_classes=2)
         >>> trajectory.add(torch.tensor([[0.75, 0.25], [0.75, 0.25]]))
         >>> trajectory.add(torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
-        >>> trajectory.means()["train_mean_given"]
+        >>> trajectory.means()["mean_given"]
         tensor([0.7500, 0.5000])
-        >>> trajectory.means()["train_disagreements"]
+        >>> trajectory.means()["disagreements"]
         tensor([0, 1], dtype=torch.int32)
     """
 
@@ -48,7 +48,7 @@ class Trajectory:
         """Add the predictions of one more epoch.
 
         Args:
-            probabilities: Class probabilities of the training set, of shape (N, K).
+            probabilities: Class probabilities of the examples, of shape (N, K).
         """
         target = self._labels[:, None]
         given = probabilities.gather(1, target)
@@ -62,24 +62,23 @@ class Trajectory:
         self.evaluations += 1
 
     def means(self) -> dict[str, Tensor]:
-        """Return the means over the evaluations, as ``predictions.npz`` has them.
+        """Return the means over the evaluations; in ``predictions.npz`` the part's name precedes.
 
         Returns:
-            ``train_mean_given`` and ``train_mean_margin``, float32, of shape (N);
-            ``train_mean_probabilities``, float16, of shape (N, K), unless N times K is too large;
-            ``train_disagreements``, int32, of shape (N); and ``train_evaluations``, int64. Nothing
-            where there was no evaluation.
+            ``mean_given`` and ``mean_margin``, float32, of shape (N); ``mean_probabilities``,
+            float16, of shape (N, K), unless N times K is too large; ``disagreements``, int32, of
+            shape (N); and ``evaluations``, int64. Nothing where there was no evaluation.
         """
         if not self.evaluations:
             return {}
         means = {
-            "train_mean_given": (self._given / self.evaluations).float(),
-            "train_mean_margin": (self._margin / self.evaluations).float(),
-            "train_disagreements": self._disagreements.clone(),
-            "train_evaluations": torch.tensor(self.evaluations),
+            "mean_given": (self._given / self.evaluations).float(),
+            "mean_margin": (self._margin / self.evaluations).float(),
+            "disagreements": self._disagreements.clone(),
+            "evaluations": torch.tensor(self.evaluations),
         }
         if self._all is not None:
-            means["train_mean_probabilities"] = (self._all / self.evaluations).half()
+            means["mean_probabilities"] = (self._all / self.evaluations).half()
         return means
 
     def state_dict(self) -> dict[str, Any]:
