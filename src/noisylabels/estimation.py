@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 STEPS = 50
-"""Steps of expectation and maximisation; the rate has settled to three digits before."""
+"""Most steps of expectation and maximisation."""
+LARGEST_FIT = 2**21
+"""Numbers (examples times classes) that a matrix is fitted to."""
+SETTLED = 1e-5
+"""Greatest change of a probability in the step after which there is no other."""
+SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Exponents, as their inverses, that predictions are brought to the scale of probabilities with."""
 FIRST_RIGHT = 0.7
 """Share of right labels that the first step supposes."""
 LEAST = 1e-6
@@ -140,16 +146,65 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> posterior(p, torch.tensor([0, 0, 1, 1, 1]))[:, 1].round(decimals=2)
-        tensor([0.0100, 0.0300, 0.9700, 0.9300, 0.2600], dtype=torch.float64)
+        tensor([0.0200, 0.0400, 0.9700, 0.9400, 0.3000], dtype=torch.float64)
 
     References:
         Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
         1977, for the method; the priors are our own, see ``docs/results/audit.md``.
     """
-    classes = probabilities.shape[1]
-    if classes < 2:
-        return torch.ones(len(labels), classes, dtype=torch.float64)
     p = probabilities.double().clamp(min=LEAST)
+    return _given_label(p, _fit(p, labels), labels)
+
+
+def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate, for each label, the probability that it is wrong.
+
+    This is one less :func:`posterior` of the given label, in the same order, brought to the scale
+    of probabilities: means over epochs are less sure than the networks were in the end. With
+    :math:`p^{1/\tau}` in place of p the likelihood of the labels is greatest at some
+    :math:`\tau`; the logarithms of the odds are divided by it, but for the part of them that says
+    how frequent wrong labels are.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Probabilities, float64, of shape (N).
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> wrong_probability(p, torch.tensor([0, 0, 1, 1, 1])).round(decimals=2)
+        tensor([0.0000, 0.0100, 0.0000, 0.0200, 0.9600], dtype=torch.float64)
+    """
+    p = probabilities.double().clamp(min=LEAST)
+    matrix = _fit(p, labels)
+    own = _given_label(p, matrix, labels).gather(1, labels[:, None]).squeeze(1)
+    odds = torch.logit(1 - own, eps=1e-12)
+    _, tau, rate = max(_try(p ** (1 / tau), labels, tau) for tau in SHARPNESS)
+    others = max(1, p.shape[1] - 1)
+    prior = torch.logit(torch.tensor(rate / (others * (1 - rate) + rate + 1e-12)), eps=1e-12)
+    return torch.sigmoid((odds - prior) / tau + prior)
+
+
+def _try(p: Tensor, labels: Tensor, tau: float) -> tuple[float, float, float]:
+    """Return the mean logarithm of the labels' probabilities, tau, and the rate of wrong labels."""
+    p = p / p.sum(1, keepdim=True)
+    matrix = _fit(p, labels)
+    given = (p * matrix.T[labels]).sum(1)
+    likelihood = float(given.clamp(min=1e-300).log().mean())
+    right = p.gather(1, labels[:, None]).squeeze(1) * matrix.diagonal()[labels] / given
+    return likelihood, tau, 1 - float(right.mean())
+
+
+def _fit(p: Tensor, labels: Tensor) -> Tensor:
+    """Return the most likely matrix of labels by true class, see :func:`posterior`."""
+    classes = p.shape[1]
+    if classes < 2:
+        return torch.ones(classes, classes, dtype=torch.float64)
+    # Of very many examples some are enough for a matrix.
+    stride = -(-p.numel() // LARGEST_FIT)
+    p, labels = p[::stride], labels[::stride]
     mean_size = len(labels) / classes
     others = (1 - torch.eye(classes, dtype=torch.float64)) / (classes - 1)
     matrix = torch.eye(classes, dtype=torch.float64) * FIRST_RIGHT + others * (1 - FIRST_RIGHT)
@@ -160,8 +215,10 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
         even = torch.eye(classes, dtype=torch.float64) * (1 - rate) + others * rate
         weight = min(MOST_EVEN, EVEN / max(_variation(counts), 1e-9))
         counts = counts + mean_size * (FEW_WRONG * others + weight * even)
-        matrix = counts / counts.sum(1, keepdim=True)
-    return _given_label(p, matrix, labels)
+        before, matrix = matrix, counts / counts.sum(1, keepdim=True)
+        if float((matrix - before).abs().max()) < SETTLED:
+            break
+    return matrix
 
 
 def _given_label(p: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
@@ -197,7 +254,7 @@ def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> round(wrong_share(posterior_joint(p, torch.tensor([0, 0, 1, 1, 1]))), 2)
-        0.18
+        0.17
     """
     return _count(posterior(probabilities, labels), labels)
 

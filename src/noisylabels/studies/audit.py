@@ -17,7 +17,13 @@ import torch
 
 from noisylabels.atomic import replacing
 from noisylabels.errors import DataError, MissingExtraError, check_choice
-from noisylabels.estimation import ESTIMATORS, posterior, wrong_share, wrong_share_interval
+from noisylabels.estimation import (
+    ESTIMATORS,
+    posterior,
+    wrong_probability,
+    wrong_share,
+    wrong_share_interval,
+)
 from noisylabels.run.folder import RunFolder
 from noisylabels.studies import pages
 
@@ -115,7 +121,8 @@ class Evidence:
 
 
 def _posterior(evidence: Evidence) -> Array:
-    return 1 - evidence.of(evidence.posterior, evidence.labels)
+    p, labels = torch.from_numpy(evidence.mean), torch.from_numpy(evidence.labels)
+    return np.asarray(wrong_probability(p, labels).numpy())
 
 
 def _last_margin(evidence: Evidence) -> Array:
