@@ -6,9 +6,9 @@
 The first 10,000 training images of CIFAR-10 as vectors of tf_efficientnet_lite0 at 128 pixels, with
 published label files and with labels that were mistaken as people mistake them; heads of one layer
 and of two, trained with CE, GCE and DAL for 30 epochs of SGD at a learning rate of 0.01; the same
-from 8x8 pixels, for a weak model; and 19,503 snippets of reviews with one rater's label against the
-consensus of all. Writes ``docs/results/audit.json`` and ``audit.md``. Runs that are in ``--out`` are
-not made again; computing the vectors takes minutes, once.
+from 8x8 pixels, for a weak model; and 19,503 snippets of reviews with one rater's label against
+the consensus of all. Writes ``docs/results/audit.json`` and ``audit.md``. Runs that are in
+``--out`` are not made again; computing the vectors takes minutes, once.
 """
 
 import argparse
@@ -264,14 +264,15 @@ def page(rows: list[Row], machine: str) -> str:
     theirs_header = ["cleanlab self-confidence", "cleanlab margin", "cleanlab self-conf., last"]
     return f"""# Which labels are wrong
 
-What `noisylabels audit` makes of runs, against the true labels: `benchmarks/audit.py` ({machine}). Data, labels
-and settings are in its first lines. "mean" is over the 30 epochs of training, "last" the last epoch alone;
-cleanlab's scores are of the same probabilities, those of the runs (not out-of-fold).
+What `noisylabels audit` makes of runs, against the true labels: `benchmarks/audit.py`
+({machine}). Data, labels and settings are in its first lines. "mean" is over the 30 epochs of
+training, "last" the last epoch alone; cleanlab's scores are of the same probabilities, those of the
+runs (not out-of-fold).
 
 ## Ranking
 
-Average precision of each score; at the end, the precision of the first k for k wrong labels (ours, then
-cleanlab's self-confidence), and the area under the curve of ours.
+Average precision of each score; at the end, the precision of the first k for k wrong labels (ours,
+then cleanlab's self-confidence), and the area under the curve of ours.
 
 {table([*head, *ours, *theirs_header, "P@k", "P@k cleanlab", "area"], ranked)}
 
@@ -287,8 +288,8 @@ Mean absolute error in percentage points, over the rows above but those of 8x8 p
 
 ## Without a person
 
-Labels whose posterior score is at least {ABOVE} (`noisylabels apply --above {ABOVE}`): how many, how many of
-them are wrong, and how many suggestions are the true class, in percent.
+Labels whose posterior score is at least {ABOVE} (`noisylabels apply --above {ABOVE}`): how many, how
+many of them are wrong, and how many suggestions are the true class, in percent.
 
 {table([*head, "labels", "wrong", "suggestion right"], sure)}
 """
