@@ -288,8 +288,8 @@ Mean absolute error in percentage points, over the rows above but those of 8x8 p
 
 ## Without a person
 
-Labels whose posterior score is at least {ABOVE} (`noisylabels apply --above {ABOVE}`): how many, how
-many of them are wrong, and how many suggestions are the true class, in percent.
+Labels whose posterior score is at least {ABOVE} (`noisylabels apply --above {ABOVE}`): how many,
+how many of them are wrong, and how many suggestions are the true class, in percent.
 
 {table([*head, "labels", "wrong", "suggestion right"], sure)}
 """
