@@ -24,6 +24,7 @@ from noisylabels.estimation import (
     wrong_share,
     wrong_share_interval,
 )
+from noisylabels.labels import check
 from noisylabels.run.folder import RunFolder
 from noisylabels.studies import pages
 
@@ -349,8 +350,8 @@ class Audit:
         if apart:
             said.append("the two disagree: neither interval holds the error of its method")
         said.append(
-            f"{len(self.suspects):,} suspects, ranked by {self.score_name}: their label is not the "
-            f"likeliest class"
+            f"{len(self.suspects):,} suspects, whose label is not the likeliest class, ranked by "
+            f"the score {self.score_name!r}"
         )
         said.append(self.trust())
         train = evidence.parts == "train"
@@ -542,6 +543,8 @@ def _read_one(folder: RunFolder) -> Evidence:
         if name not in labels or (part == "test" and data.get("test_labels") != "given"):
             continue
         given = labels[name].astype(np.int64)
+        place = f"{folder.path / 'labels.npz'}: {name}"
+        check(torch.from_numpy(given), place, num_classes=len(classes))
         last = _probabilities(folder, predictions, f"{part}_probabilities", given, classes)
         mean_name = f"{part}_mean_probabilities"
         whole = mean_name in predictions
