@@ -5,9 +5,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
+
+if TYPE_CHECKING:
+    from noisylabels.run.folder import RunFolder
 
 try:
     import tyro
@@ -136,6 +139,8 @@ class Audit:
     """What suspects are ranked by: posterior, mean-given, mean-margin, last-given, ..."""
     photos: int = 500
     """Suspects on the page; suspects.csv has all."""
+    folds: int = 0
+    """Of data: make so many runs, each on all folds but one, and judge it by what it held out."""
 
 
 @dataclass(frozen=True)
@@ -481,10 +486,14 @@ def _audit(command: Audit) -> None:
     if not command.data:
         raise ConfigError("audit: expected run folders, or data, got none")
     places = [Path(word) for word in command.data]
+    if command.folds < 0 or command.folds == 1:
+        raise ConfigError(f"--folds: expected at least 2, or 0 for none, got {command.folds}")
     if all(audit.is_of_runs(place) for place in places):
+        if command.folds:
+            raise ConfigError("--folds: expected data to make runs of, got finished runs")
         folders = RunFolder.find(places)
     elif len(places) == 1:
-        folders = [RunFolder(_train_for_audit(command.data[0], command.out / "runs"))]
+        folders = _train_for_audit(command.data[0], command.folds, command.out / "runs")
     else:
         raise ConfigError("audit: expected one dataset, or run folders alone")
     for folder in folders:
@@ -501,20 +510,30 @@ def _audit(command: Audit) -> None:
         print(path)
 
 
-def _train_for_audit(data: str, out: Path) -> Path:
+def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
     from rich.console import Console
 
     from noisylabels.display import Display
+    from noisylabels.run.folder import RunFolder
     from noisylabels.run.plan import plan
     from noisylabels.run.trainer import train
     from noisylabels.studies import decisions
 
-    made = plan(decisions.configuration(data))
-    run = made.config
-    what = "linear" if run.features.name != "none" else run.model.name
-    print(f"training first: {what}, {run.epochs} epochs, loss {run.loss.name}", file=sys.stderr)
-    with Display(runs=1, epochs=run.epochs, console=Console(stderr=True)) as display:
-        return train(made, out, [display])
+    run = decisions.configuration(data)
+    if folds and run.validation:
+        raise ConfigError(f"{data}: --folds holds examples out: validation must be left out")
+    parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
+    plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
+    made = plans[0].config
+    runs = f"{len(plans)} runs" if folds else "a run"
+    print(
+        f"training {runs} first: model {made.model.name}, {made.epochs} epochs, loss "
+        f"{made.loss.name}",
+        file=sys.stderr,
+    )
+    epochs = len(plans) * made.epochs
+    with Display(runs=len(plans), epochs=epochs, console=Console(stderr=True)) as display:
+        return [RunFolder(train(each, out, [display])) for each in plans]
 
 
 def _apply(command: Apply) -> None:

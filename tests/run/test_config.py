@@ -265,3 +265,14 @@ def test_find_knows_the_users_own(tmp_path, monkeypatch):
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout == "5\n"
+
+
+def test_a_fold_is_held_out_by_its_number(file):
+    assert load(file, ["--validation", "2/5"]).validation == "2/5"
+    assert load(file, ["--validation", "0.1"]).validation == 0.1
+
+
+@pytest.mark.parametrize("value", ["0/5", "6/5", "1/1", "1/", "a/b", "1/5/2", 0.6])
+def test_what_is_no_share_and_no_fold_is_refused(file, value):
+    with pytest.raises(ConfigError, match=r"validation: expected "):
+        load(file, [f"--validation={value}"])

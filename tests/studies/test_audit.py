@@ -254,3 +254,49 @@ def test_labels_learnt_by_heart_are_said():
     p[np.arange(60), labels] = 0.97
     made = audit.judge(evidence(labels=labels, last=p))
     assert any("by heart" in sentence for sentence in made.sentences())
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    out = tmp_path_factory.mktemp("folds")
+    base = {
+        "data": {"name": "digits", "limit": 400},
+        "noise": {"name": "symmetric-exclusive", "rate": 0.2},
+        "model": {"name": "mlp", "hidden": [16]},
+        "epochs": 2,
+    }
+    for fold in (1, 2, 3):
+        train(parse(base | {"validation": f"{fold}/3"}), out)
+    train(parse(base), out.parent / "whole")
+    return out
+
+
+def test_every_example_is_judged_by_the_run_that_held_it_out(folds):
+    (whole,) = RunFolder.find([folds.parent / "whole"])
+    found = audit.read(RunFolder.find([folds]))
+    assert found.out_of_fold
+    # As if it had been one run: the labels, the true ones and the rows are those of the data.
+    np.testing.assert_array_equal(found.labels, whole.labels()["given"])
+    np.testing.assert_array_equal(found.true, whole.labels()["true"])
+    np.testing.assert_array_equal(found.rows, np.arange(400))
+    for folder in RunFolder.find([folds]):
+        rows = folder.labels()["validation_rows"]
+        mean = folder.predictions()["validation_mean_probabilities"]
+        np.testing.assert_allclose(found.mean[rows], mean, atol=2e-3)
+    assert not any("by heart" in sentence for sentence in audit.judge(found).sentences())
+
+
+def test_all_folds_must_be_there(folds, tmp_path):
+    some = RunFolder.find([folds])[:2]
+    with pytest.raises(DataError, match=r"one finished run of each fold \(1/3, 2/3, 3/3\), got"):
+        audit.read(some)
+    (whole,) = RunFolder.find([folds.parent / "whole"])
+    with pytest.raises(DataError, match="of each fold"):
+        audit.read([*RunFolder.find([folds]), whole])
+    third = RunFolder.find([folds])[2].path
+    other = alter(third, tmp_path / "other")
+    labels = dict(np.load(other / "labels.npz"))
+    labels["given"] = np.roll(labels["given"], 1)
+    np.savez(other / "labels.npz", **labels)
+    with pytest.raises(DataError, match="other: expected the labels of the other folds' runs"):
+        audit.read([*some, RunFolder(other)])

@@ -253,13 +253,32 @@ def test_the_command_takes_runs_or_data(digits, tmp_path, monkeypatch, capsys):
     assert seen.out.splitlines()[-3:] == [
         "found/audit.html", "found/suspects.csv", "found/audit.npz",
     ]  # fmt: skip
+    (tmp_path / "held.toml").write_text("data = 'digits'\nvalidation = 0.1\n")
     for words, said in (
         (["audit", "digits", "digits"], "expected one dataset, or run folders alone"),
         (["audit", str(digits), "--photos", "-1"], "--photos: expected at least 0"),
         (["audit", str(digits), "--score", "best"], "--score must be 'posterior'"),
         (["audit", "nowhere"], "nowhere"),
+        (["audit", str(digits), "--folds", "3"], "expected data to make runs of"),
+        (["audit", "digits", "--folds", "1"], "--folds: expected at least 2"),
+        (["audit", "held.toml", "--folds", "3"], "validation must be left out"),
     ):
         assert main(words) == 2
         err = capsys.readouterr().err
         assert said in err
         assert err.count("\n") == 1
+
+
+def test_folds_are_judged_by_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text(
+        "data = {name = 'digits', limit = 90}\nmodel = 'mlp'\nepochs = 1\n"
+    )
+    assert main(["audit", "run.toml", "--folds", "3"]) == 0
+    assert "training 3 runs first" in capsys.readouterr().err
+    data = stored((tmp_path / "audit" / "audit.html").read_text())
+    assert data["examples"] == 90
+    assert all(item["image"] for item in data["items"])
+    # The runs themselves tell the same.
+    assert main(["audit", "audit/runs", "--out", "again"]) == 0
+    assert stored((tmp_path / "again" / "audit.html").read_text()) == data

@@ -31,8 +31,9 @@ FILES = {
     "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
     "where those of the test set are as noisy as the rest, else `true`",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
-    "`test`; `validation` (as given) where examples are held out; and the `places` that examples "
-    "from files come from (`test_places`, `validation_places`)",
+    "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
+    "where examples are held out; and the `places` that examples from files come from "
+    "(`test_places`, `validation_places`)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",

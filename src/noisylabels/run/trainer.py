@@ -165,6 +165,8 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
     for name, part in parts.items():
         if part and part.places is not None:
             labels[f"{name}_places".lstrip("_")] = part.places
+    if dataset.validation_rows is not None:
+        labels["validation_rows"] = dataset.validation_rows.numpy()
     if state.true is not None:
         labels["true"] = state.true.numpy()
     folder.write_labels(labels)

@@ -83,6 +83,8 @@ class Evidence:
         against_given: Whether these may be wrong themselves.
         evaluations: Epochs that were evaluated, of the run with fewest; 1 where means are missing.
         folders: The runs.
+        out_of_fold: Whether each example was predicted by a run that was not trained on it; rows
+            are then those of the whole training set.
     """
 
     classes: tuple[str, ...]
@@ -99,6 +101,7 @@ class Evidence:
     against_given: bool
     evaluations: int
     folders: tuple[Path, ...]
+    out_of_fold: bool = False
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -356,7 +359,7 @@ class Audit:
         said.append(self.trust())
         train = evidence.parts == "train"
         hits = (evidence.last[train].argmax(1) == evidence.labels[train]).mean()
-        if hits > max(BY_HEART, 1 - max(shares)):
+        if not evidence.out_of_fold and hits > max(BY_HEART, 1 - max(shares)):
             said.append(
                 f"the network has learnt {100 * hits:.1f} % of the given labels by heart, wrong "
                 f"ones among them: the number above is too low; the ranking by means over epochs "
@@ -496,7 +499,8 @@ def read(folders: Sequence[RunFolder]) -> Evidence:
     labels are no better than the rest.
 
     Args:
-        folders: Runs of the same data with the same labels; what they say is averaged.
+        folders: Runs of the same data with the same labels; what they say is averaged. Or runs that
+            held out one fold each, of which what they held out counts: all folds must be there.
 
     Raises:
         DataError: There is none that is finished, their labels differ, or a file is damaged.
@@ -504,6 +508,8 @@ def read(folders: Sequence[RunFolder]) -> Evidence:
     finished = [folder for folder in folders if folder.finished]
     if not finished:
         raise DataError(f"expected at least one finished run, got {len(folders)} unfinished")
+    if any(isinstance(folder.config().get("validation"), str) for folder in finished):
+        return _read_folds(finished)
     read_ = [_read_one(folder) for folder in finished]
     first = read_[0]
     for other in read_[1:]:
@@ -529,6 +535,60 @@ def read(folders: Sequence[RunFolder]) -> Evidence:
         against_given=first.against_given,
         evaluations=min(each.evaluations for each in read_),
         folders=tuple(folder.path for folder in finished),
+    )
+
+
+def _read_folds(folders: Sequence[RunFolder]) -> Evidence:
+    """Read what runs predicted for the fold that each held out, as one training set."""
+    parts = [str(folder.config().get("validation")) for folder in folders]
+    count = parts[0].partition("/")[2]
+    wanted = [f"{number + 1}/{count}" for number in range(int(count) if count.isdecimal() else 0)]
+    if sorted(parts) != sorted(wanted):
+        raise DataError(
+            f"expected one finished run of each fold ({', '.join(wanted)}), got validation "
+            f"{', '.join(sorted(parts))}"
+        )
+    found = [_read_one(folder) for folder in folders]
+    rows = []
+    for folder, each in zip(folders, found, strict=True):
+        own = folder.labels().get("validation_rows")
+        if own is None or len(own) != int((each.parts == "validation").sum()):
+            raise DataError(f"{folder.path / 'labels.npz'}: expected validation_rows of its fold")
+        rows.append(own)
+    joined = np.concatenate(rows)
+    order = np.argsort(joined)
+    if not np.array_equal(joined[order], np.arange(len(joined))):
+        raise DataError(f"{folders[0].path}: expected folds that are parts of one training set")
+
+    def held(name: str) -> Array:
+        values = [getattr(each, name)[each.parts == "validation"] for each in found]
+        return np.asarray(np.concatenate(values)[order])
+
+    # The true labels of a fold are those that the other runs were trained with.
+    true = np.full(len(joined), -1, dtype=np.int64)
+    labels = held("labels")
+    for own, each in zip(rows, found, strict=True):
+        kept = np.setdiff1d(np.arange(len(joined)), own)
+        trained = each.parts == "train"
+        if len(kept) != int(trained.sum()) or (labels[kept] != each.labels[trained]).any():
+            raise DataError(f"{each.folders[0]}: expected the labels of the other folds' runs")
+        true[kept] = each.true[trained]
+    return Evidence(
+        classes=found[0].classes,
+        labels=labels,
+        mean=held("mean"),
+        last=held("last"),
+        margin=held("margin"),
+        differing=held("differing"),
+        parts=np.full(len(joined), "train"),
+        rows=np.arange(len(joined)),
+        places=held("places"),
+        true=true,
+        accuracy=float(np.mean([each.accuracy for each in found])),
+        against_given=found[0].against_given,
+        evaluations=min(each.evaluations for each in found),
+        folders=tuple(folder.path for folder in folders),
+        out_of_fold=True,
     )
 
 

@@ -102,6 +102,8 @@ def draw(
     made = [Thumbnail()] * len(suspects)
     try:
         tables = RunFolder(audit.evidence.folders[0]).config()
+        if audit.evidence.out_of_fold:
+            tables = tables | {"validation": 0.0}
         dataset, _ = label(plan(config.parse(tables), trial=False), vectors=False)
         _check_same(audit, dataset)
         for part in {suspect.part for suspect in suspects}:

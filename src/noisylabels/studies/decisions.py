@@ -220,7 +220,8 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     # Where the rows of each part, as they were audited, stand in the whole training set.
     rows = torch.arange(len(dataset.train) if limit is None else int(limit))
     positions = {"train": rows, "test": torch.arange(len(dataset.test))}
-    if run.validation:
+    # An audit of all folds counts rows as the data has them.
+    if run.validation and not isinstance(run.validation, str):
         seed = derive_seed(run.seed, "validation")
         kept, out = stratified_split(given["train"][rows], run.validation, seed)
         positions |= {"train": rows[kept], "validation": rows[out]}
