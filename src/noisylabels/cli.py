@@ -144,6 +144,28 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """Train on data with wrong labels, find them, and leave a model that can be used.
+
+    Looks at the data, takes images through a pretrained network if its weights can be had, trains
+    with the dynamics-aware loss, chooses its schedule by held-out labels, and audits all labels.
+    """
+
+    data: tyro.conf.Positional[str]
+    """The dataset: a folder of images, a table, an .npz, or its name and options, see data show."""
+    out: Path = Path("fit")
+    """Folder for the runs, the suspects and the page."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Network of timm that images are taken through."""
+    weights: Path | None = None
+    """A local file of its weights; by default they are downloaded."""
+    seed: int = 0
+    """Seed, at least 0."""
+    minutes: float = 20.0
+    """How long training may take where there is no pretrained network."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Make the table and the curves of any runs."""
 
@@ -327,6 +349,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
@@ -345,6 +368,7 @@ CLASSES: dict[str, type] = {
     "train": Train,
     "predict": Predict,
     "export": Export,
+    "fit": Fit,
     "sweep": Sweep,
     "tune": Tune,
     "report": Report,
@@ -419,6 +443,8 @@ def run(words: Sequence[str]) -> None:
         _predict(command)
     elif isinstance(command, Export):
         _export(command)
+    elif isinstance(command, Fit):
+        _fit(command)
     elif isinstance(command, Sweep):
         _sweep(command, overrides)
     elif isinstance(command, Tune):
@@ -562,6 +588,42 @@ def _demo(command: Demo) -> None:
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
         folders = [train(made, command.out, [display]) for made in plans]
     _report(folders, command.report)
+
+
+def _fit(command: Fit) -> None:
+    from rich.console import Console
+
+    from noisylabels.display import Display
+    from noisylabels.run import spec
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import audit, audit_page, fitting
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    with keeping_data():
+        recipe = fitting.recommend(
+            spec.parse(command.data),
+            backbone=command.backbone,
+            weights=command.weights,
+            seed=command.seed,
+            minutes=command.minutes,
+        )
+        for reason in recipe.reasons:
+            say(reason)
+        runs = len(recipe.runs) + 1
+        epochs = sum(run.epochs for run in recipe.runs) + recipe.runs[0].epochs
+        with Display(runs=runs, epochs=epochs, console=Console(stderr=True)) as display:
+            made = fitting.fit(recipe, command.out / "runs", [display], say)
+        found = audit.judge(audit.read([made.folder]))
+        page = command.out / "audit.html"
+        audit_page.write(found, page, say=say)
+        files = [page, *audit.write(found, command.out)]
+    for sentence in (*made.sentences(), *found.sentences()):
+        print(sentence)
+    for path in files:
+        print(path)
+    print(f"to use the model: noisylabels predict {made.folder.path} IMAGES --out predictions.csv")
 
 
 def _sweep(command: Sweep, overrides: Sequence[str]) -> None:

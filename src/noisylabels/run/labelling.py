@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +15,48 @@ from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse_fold
 from noisylabels.run.featuring import featurise
 from noisylabels.run.plan import Plan, build
+
+
+_kept: dict[str, Dataset] | None = None
+
+
+@contextmanager
+def keeping_data() -> Iterator[None]:
+    """Keep the dataset that was read last, for runs of one process that share it.
+
+    Reading files again for each run of a study can take longer than training on them.
+    """
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def load(made: Plan) -> Dataset:
+    """Read a plan's data, unless it is kept, see :func:`keeping_data`.
+
+    Args:
+        made: The plan.
+
+    Returns:
+        The dataset as the source has it.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    read = functools.partial(made.source.load, made.workers)
+    if _kept is None:
+        return build(read, "data", made.config.data)
+    data = [made.config.data.table(), made.identity["settings"]["data"]]
+    contents = {k: v for k, v in made.identity["contents"].items() if k.startswith("data")}
+    key = json.dumps([data, contents], default=str)
+    if key not in _kept:
+        # Before the next one is read, or both would be in memory.
+        _kept.clear()
+        _kept[key] = build(read, "data", made.config.data)
+    return _kept[key]
 
 
 def label(
@@ -35,8 +79,7 @@ def label(
     Raises:
         DataError: The data is missing or damaged, or the noise needs what it does not have.
     """
-    load = functools.partial(made.source.load, made.workers)
-    dataset = build(load, "data", made.config.data)
+    dataset = load(made)
     train = dataset.train
     if not made.config.test:
         none = train.take(torch.arange(0))

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import IO, Any
 
 from noisylabels.run.interruption import StoppedError
+from noisylabels.run.labelling import keeping_data
 from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Said, fail, make
 
 EVENTS: dict[str, Callable[..., Event]] = {"said": Said, "advanced": Advanced, "ended": Ended}
@@ -76,19 +77,20 @@ def main() -> None:
 
     send(json.dumps({"kind": READY}) + "\n")
     try:
-        while (given := inbox.get()) is not None:
-            job = Job(given["run_id"], given["title"], given["tables"], Path(given["out"]))
-            output = Path(given["output"])
-            busy.set()
-            with _printing_into(output):
-                ended = make(job, tell)
-            busy.clear()
-            if ended.state == "failed":
-                printed = output.read_text(encoding="utf-8", errors="replace")
-                log = job.folder.log.read_text(encoding="utf-8")
-                fail(job, ended.error, f"{log.partition(chr(10))[2]}\n{printed}")
-            output.unlink(missing_ok=True)
-            tell(ended)
+        with keeping_data():
+            while (given := inbox.get()) is not None:
+                job = Job(given["run_id"], given["title"], given["tables"], Path(given["out"]))
+                output = Path(given["output"])
+                busy.set()
+                with _printing_into(output):
+                    ended = make(job, tell)
+                busy.clear()
+                if ended.state == "failed":
+                    printed = output.read_text(encoding="utf-8", errors="replace")
+                    log = job.folder.log.read_text(encoding="utf-8")
+                    fail(job, ended.error, f"{log.partition(chr(10))[2]}\n{printed}")
+                output.unlink(missing_ok=True)
+                tell(ended)
     except StoppedError:
         # Nobody gives any more.
         pass

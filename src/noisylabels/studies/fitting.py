@@ -1,0 +1,195 @@
+"""For a person with data and a deadline: what to train, chosen by the data and the machine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisylabels.data.source import Facts
+from noisylabels.errors import NoisyLabelsError
+from noisylabels.run import spec
+from noisylabels.run.callbacks import Callback
+from noisylabels.run.config import Component, RunConfig, parse
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.labelling import load
+from noisylabels.run.plan import Plan, plan
+from noisylabels.run.timing import seconds_per_epoch
+from noisylabels.run.trainer import train
+
+BACKBONE = "tf_efficientnet_lite0"
+"""Network of timm that images are taken to by default: small, and quick without a GPU."""
+SIZE = 128
+"""Side that its images are resized to: half of its own, a quarter of the time."""
+STEPS = 1500
+"""Steps that a linear layer gets at least; see docs/losses/dal.md on short training."""
+LEAST_EPOCHS, MOST_EPOCHS = 30, 200
+BATCH = 128
+HELD_OUT = 0.1
+"""Share of the training set, with its given labels, by which the loss's schedule is chosen."""
+DEADLINE = 20.0
+"""Minutes that training a network from its first weights may take."""
+WIDTHS = (64, 32, 16)
+SCRATCH_EPOCHS = (150, 80, 40, 20)
+SCHEDULES = (
+    {"name": "dal", "q_start": 0.6, "q_end": 1.5},
+    {"name": "dal", "q_start": 0.0, "q_end": 1.0},
+)
+"""The dynamics-aware loss that is robust from the start, and the one that fits first: with many
+classes or few steps the first can underfit."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What will be trained on a dataset, and why.
+
+    Args:
+        runs: A run for each candidate, with its hold-out; the best one's is made on all data.
+        reasons: What was chosen and why, a sentence each.
+    """
+
+    runs: Sequence[RunConfig]
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came out.
+
+    Args:
+        folder: The run that is to be used, made on all training data.
+        hold_out: Accuracy of the chosen candidate on what was held out, against given labels.
+        chosen: The loss that was chosen.
+    """
+
+    folder: RunFolder
+    hold_out: float
+    chosen: Component
+
+    def sentences(self) -> list[str]:
+        """Say what was trained and how good it is, as far as the labels can tell."""
+        result = self.folder.result()
+        kind = "given labels" if result["test_labels"] == "given" else "the test set's labels"
+        return [
+            f"model: {self.folder.path} ({self.folder.config()['model']['name']}, loss "
+            f"{self.chosen.name} with q_start {self.chosen.parameters['q_start']})",
+            f"hold-out accuracy {100 * self.hold_out:.1f} % against given labels; test accuracy "
+            f"{100 * result['test_accuracy']:.1f} % against {kind}",
+        ]
+
+
+def recommend(
+    data: Component,
+    *,
+    backbone: str = BACKBONE,
+    weights: Path | None = None,
+    seed: int = 0,
+    minutes: float = DEADLINE,
+) -> Recipe:
+    """Choose what suits a dataset and this machine.
+
+    Texts become weights of words, tables of numbers stay as they are, images go through a
+    pretrained network if its weights can be had, and a linear layer is trained on that. Where they
+    cannot be had a ResNet is trained, narrower and shorter where it would take too long here.
+
+    Args:
+        data: The dataset.
+        backbone: Network of timm for images.
+        weights: A local file of its weights; by default they are downloaded.
+        seed: Seed of the runs.
+        minutes: How long training a network from its first weights may take.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: The data cannot be used, or given weights do not fit.
+        DataError: The data is missing or damaged.
+    """
+    facts = spec.source(data).facts()
+    common = {"data": data.table(), "batch_size": BATCH, "seed": seed}
+    linear = {"model": "linear", "optimizer": {"name": "sgd", "lr": 0.01}}
+    if facts.texts:
+        base = common | linear | {"features": "tfidf", "optimizer": {"name": "sgd", "lr": 0.1}}
+        return _candidates(base, "texts: weights of their words, and a linear layer")
+    if not facts.images:
+        model = {"name": "mlp", "hidden": [256]}
+        base = common | {"model": model, "optimizer": {"name": "sgd", "lr": 0.05}}
+        return _candidates(base, "numbers: a perceptron with one hidden layer")
+    features = {"name": "timm", "model": backbone, "size": SIZE}
+    if weights is not None:
+        features["weights"] = str(weights)
+    pretrained = common | linear | {"features": features}
+    try:
+        plan(parse(pretrained))
+    except NoisyLabelsError as error:
+        if weights is not None:
+            raise
+        reason = f"no pretrained network ({error}); --weights FILE takes a local one"
+        return _from_scratch(common, facts, reason, minutes)
+    where = f"weights of {weights}" if weights else "its published weights"
+    return _candidates(
+        pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
+    )
+
+
+def _candidates(base: dict[str, object], reason: str) -> Recipe:
+    count = len(load(plan(parse(base), trial=False)).train)
+    steps = max(1, round((1 - HELD_OUT) * count / BATCH))
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, -(-STEPS // steps)))
+    runs = [
+        parse(base | {"loss": loss, "epochs": epochs, "validation": HELD_OUT}) for loss in SCHEDULES
+    ]
+    return Recipe(runs, [reason, f"{epochs} epochs of {steps} steps"])
+
+
+def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes: float) -> Recipe:
+    """Return the largest network and longest training that are done in time on this machine."""
+    small = max(facts.shape[1:]) < 16
+    models: Sequence[dict[str, object]] = (
+        [{"name": "mlp"}] if small else [{"name": "resnet18", "width": width} for width in WIDTHS]
+    )
+    loss = SCHEDULES[0]
+    for model in models:
+        run = parse(
+            common | {"model": model, "loss": loss, "optimizer": {"name": "sgd", "lr": 0.05}}
+        )
+        pace = seconds_per_epoch(plan(run))
+        for epochs in SCRATCH_EPOCHS:
+            last = model is models[-1] and epochs == SCRATCH_EPOCHS[-1]
+            if pace * epochs <= 60 * minutes or last:
+                said = f"{model['name']}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
+                chosen = run.replace(epochs=epochs, validation=HELD_OUT)
+                return Recipe([chosen], [reason, f"from its first weights instead: {said}"])
+    raise AssertionError("the last of each was taken")
+
+
+def fit(
+    recipe: Recipe,
+    out: Path,
+    callbacks: Sequence[Callback] = (),
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Fit:
+    """Choose by what is held out, and train on all of it.
+
+    Args:
+        recipe: What to train.
+        out: Folder of run folders.
+        callbacks: Whoever follows the runs.
+        say: Tells the user what was chosen.
+
+    Returns:
+        What came out; made again it is found finished.
+
+    Raises:
+        ConfigError: The data does not fit.
+        StoppedError: SIGINT or SIGTERM came; the same call continues.
+    """
+    found: list[tuple[float, RunConfig]] = []
+    for run in recipe.runs:
+        result = RunFolder(train(run, out, callbacks)).result()
+        found.append((result["validation_accuracy"], run))
+    accuracy, best = max(found, key=lambda each: each[0])
+    if len(found) > 1:
+        listed = ", ".join(f"{run.loss.parameters['q_start']}: {100 * a:.1f} %" for a, run in found)
+        say(f"hold-out accuracy against given labels by q_start of dal: {listed}")
+    whole: Plan = plan(best.replace(validation=0.0))
+    return Fit(RunFolder(train(whole, out, callbacks)), accuracy, best.loss)
