@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,8 @@ FILES = {
 }
 """The files of a run folder and what they hold; not every run has all of them."""
 FAILURE = "failure.json"
+LEARNT = "features/"
+"""What the names of tensors begin with that are no network's, but its features'."""
 
 
 @contextmanager
@@ -336,6 +339,7 @@ class RunFolder:
         predictions: Mapping[str, Array],
         weights: Sequence[Mapping[str, Tensor]],
         model: Mapping[str, Any],
+        learnt: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Write what a run ends with; from then on it is finished, and needs no checkpoints.
 
@@ -345,6 +349,7 @@ class RunFolder:
             weights: The weights of each network, by name; nothing where they are not to be kept.
                 Of several networks their number comes first in a name, as in ``1.head.bias``.
             model: What is known of the network.
+            learnt: What its features have learnt, by name; kept with the weights.
         """
         from safetensors.torch import save
 
@@ -356,6 +361,7 @@ class RunFolder:
                 for number, network in enumerate(weights)
                 for name, tensor in network.items()
             }
+            tensors |= {f"{LEARNT}{name}": tensor for name, tensor in learnt.items()}
             # One entry, for several come in any order, and the same run is to give the same bytes.
             metadata = {"noisylabels": json.dumps(model)}
             path = self.path / "model.safetensors"
