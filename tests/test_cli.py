@@ -98,6 +98,24 @@ def test_what_predict_and_export_refuse(run, capsys, words, message):
     assert (shown.out, shown.err.count("\n")) == ("", 1)
 
 
+def test_predict_reads_texts_and_names_what_it_cannot_use(run, capsys):
+    lines = [f"{'fine' if n % 2 else 'dull'} n{n % 7},{'ab'[n % 2]}" for n in range(40)]
+    Path("texts.csv").write_text("\n".join(["review,label", *lines]))
+    Path("texts.toml").write_text(
+        'data = {name = "text", path = "texts.csv", text_column = "review"}\n'
+        'features = {name = "tfidf", dimensions = 3}\noptimizer = {lr = 0.1}\nepochs = 20\n'
+    )
+    assert main(["train", "texts.toml"]) == 0
+    folder = capsys.readouterr().out.strip()
+    Path("new.csv").write_text('review\nfine\n" "\ndull\n')
+    assert main(["predict", folder, "new.csv", "--column", "review"]) == 0
+    assert capsys.readouterr().err == "row 3: expected a text, got none\n"
+    written = [line.split(",") for line in Path("predictions.csv").read_text().splitlines()]
+    assert [(row, name) for row, name, *_ in written[1:]] == [("2", "b"), ("3", ""), ("4", "a")]
+    assert main(["export", folder]) == 2
+    assert "'tfidf' are no network" in capsys.readouterr().err
+
+
 def test_report_prints_the_table_and_writes_the_page(run, capsys):
     for seed in "01":
         assert main(["train", "run.toml", "--seed", seed, "--out", "mine"]) == 0

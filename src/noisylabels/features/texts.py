@@ -58,7 +58,14 @@ class Tfidf(TextFeatures):
         return self._learnt
 
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
-        """Use words, weights and directions that were learnt before."""
+        """Use words, weights and directions that were learnt before.
+
+        Raises:
+            DataError: One of them is missing.
+        """
+        missing = {"words", "idf", "directions"} - set(learnt)
+        if missing:
+            raise DataError(f"tfidf: expected {', '.join(sorted(missing))} among what was learnt")
         self._learnt = dict(learnt)
 
     def extract(

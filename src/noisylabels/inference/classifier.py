@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -78,7 +78,11 @@ class Classifier:
             if self._features is not None and self._features.learns:
                 learnt = {k: v for k, v in weights.items() if k.startswith(LEARNT)}
                 weights = {k: v for k, v in weights.items() if k not in learnt}
-                self._features.restore({k.removeprefix(LEARNT): v for k, v in learnt.items()})
+                restore = self._features.restore
+                try:
+                    restore({k.removeprefix(LEARNT): v for k, v in learnt.items()})
+                except DataError as error:
+                    raise DataError(f"{where}: {error}") from error
             self._whole = self._assemble(weights, described.shares).to(self._device).eval()
         self._whole.requires_grad_(False)
 
@@ -241,8 +245,9 @@ class Classifier:
 
     def _listed(self, inputs: Inputs) -> Unlabelled:
         if self._texts and not isinstance(inputs, Path):
-            texts = [inputs] if isinstance(inputs, str) else list(cast("Sequence[str]", inputs))
-            if not texts or not all(isinstance(text, str) for text in texts):
+            given = [inputs] if isinstance(inputs, str) else inputs
+            texts = [t for t in given if isinstance(t, str)] if isinstance(given, Sequence) else []
+            if not isinstance(given, Sequence) or not texts or len(texts) < len(given):
                 raise DataError(
                     f"expected texts, or the Path of a table of texts, got {inputs!r:.100}"
                 )
