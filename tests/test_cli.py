@@ -70,6 +70,11 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     lines = Path("predictions.csv").read_text().splitlines()
     assert lines[0].startswith("row,class,probability,p_0,p_1,")
     assert len(lines) == 4
+    assert main(["predict", folder, "none.npz", "--out", "none.csv"]) == 2
+    assert capsys.readouterr().err == "noisylabels: none.npz: no such file\n"
+    assert main(["predict", folder, "--out", "none.csv"]) == 2
+    assert "expected a folder, files, a table or an .npz file, got none" in capsys.readouterr().err
+    assert not Path("none.csv").exists()
     assert main(["export", folder, "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{Path(folder).name}.safetensors\n"
@@ -82,8 +87,6 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     ("words", "message"),
     [
         (["predict", "none", "new.npz"], "none: expected a run folder (with config.json), which"),
-        (["predict", "runs", "none.npz"], "none.npz: no such file"),
-        (["predict", "runs", "--out", "x.csv"], "expected a folder, files, a table or an .npz"),
         (["predict", "runs", "new.npz", "--epochs", "3"], "unknown option of predict '--epochs'"),
         (["export", "runs", "--format", "onx"], "--format must be 'onnx' or 'torch-export' or"),
         (["export", "runs"], "runs: expected a run folder (with config.json), got none"),

@@ -43,8 +43,8 @@ FILES = {
     "`validation_probabilities`, float16, N x K, of the last epoch; of methods with several "
     "networks also those of each, `train_networks`, ..., networks x N x K",
     "model.safetensors": "the trained weights; its metadata has the class names, the network and "
-    "its features (what they have learnt is among the weights, `features/...`), the input shape, how "
-    "images are decoded and what inputs are normalised with",
+    "its features (what they have learnt is among the weights, `features/...`), the input shape, "
+    "how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
     "failure.json": "why the run failed, in one line, and the log that tells more; the next "
     "attempt removes it",
