@@ -1,7 +1,18 @@
+import numpy as np
 import pytest
 import torch
 
-from noisylabels.estimation import estimate_noise_rate
+from noisylabels import estimation
+from noisylabels.estimation import (
+    confident_joint,
+    disagreement,
+    estimate_noise_rate,
+    posterior,
+    posterior_joint,
+    wrong_probability,
+    wrong_share,
+    wrong_share_interval,
+)
 from noisylabels.noise import NOISES
 
 
@@ -50,3 +61,122 @@ def test_by_hand():
 def test_predictions_that_say_nothing_do_not_divide_by_zero():
     p = torch.full((4, 2), 0.5)
     assert 0 <= estimate_noise_rate(p, torch.tensor([0, 1, 0, 1])) <= 1
+
+
+def noisy(kind="symmetric", sharpness=5.0, errors=0.05):
+    true = torch.arange(3000) % 6
+    given = NOISES[kind](true, num_classes=6, rate=0.3, seed=1)
+    return true, given, predictions(true, sharpness, errors)
+
+
+@pytest.mark.parametrize("joint", [confident_joint, disagreement, posterior_joint])
+def test_joints_have_every_given_label(joint):
+    _, given, p = noisy()
+    found = joint(p, given)
+    assert found.shape == (6, 6)
+    torch.testing.assert_close(found.sum(1), torch.bincount(given).double())
+
+
+def test_confident_joint_is_cleanlabs():
+    count = pytest.importorskip("cleanlab.count")
+    _, given, p = noisy("pairflip")
+    theirs = count.estimate_joint(given.numpy(), p.double().numpy())
+    ours = confident_joint(p, given)
+    # Theirs are rounded to whole examples.
+    np.testing.assert_allclose(ours / ours.sum(), theirs, atol=1e-3)
+    assert estimate_noise_rate(p, given) == wrong_share(ours)
+
+
+def test_disagreement_counts_pairs_one_by_one():
+    _, given, p = noisy()
+    naive = torch.zeros(6, 6, dtype=torch.float64)
+    for label, row in zip(given.tolist(), p, strict=True):
+        naive[label, int(row.argmax())] += 1
+    assert torch.equal(disagreement(p, given), naive)
+
+
+def naive_posterior(p, labels, steps):
+    """The same in loops over classes, in NumPy."""
+    p = np.maximum(p.double().numpy(), estimation.LEAST)
+    y, n, k = labels.numpy(), len(p), p.shape[1]
+    matrix = np.full((k, k), (1 - estimation.FIRST_RIGHT) / (k - 1))
+    np.fill_diagonal(matrix, estimation.FIRST_RIGHT)
+    for _ in range(steps):
+        q = np.array([p[i] * matrix[:, y[i]] for i in range(n)])
+        q /= q.sum(1, keepdims=True)
+        counts = np.array([[q[y == given, true].sum() for given in range(k)] for true in range(k)])
+        rates = (counts / counts.sum(1, keepdims=True))[~np.eye(k, dtype=bool)]
+        rate = 1 - np.trace(counts) / counts.sum()
+        weight = min(estimation.MOST_EVEN, estimation.EVEN * rates.mean() ** 2 / rates.var())
+        off = (1 - np.eye(k)) / (k - 1)
+        counts += n / k * (estimation.FEW_WRONG * off)
+        counts += n / k * weight * (rate * off + (1 - rate) * np.eye(k))
+        matrix = counts / counts.sum(1, keepdims=True)
+    q = np.array([p[i] * matrix[:, y[i]] for i in range(n)])
+    return q / q.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "pairflip"])
+def test_the_posterior_is_a_naive_one(kind, monkeypatch):
+    monkeypatch.setattr(estimation, "STEPS", 4)
+    _, given, p = noisy(kind)
+    found = posterior(p[:400], given[:400])
+    np.testing.assert_allclose(found, naive_posterior(p[:400], given[:400], 4), atol=1e-9)
+
+
+def test_of_even_noise_the_ranking_is_the_labels_own_probability():
+    _, given, p = noisy()
+    own = p.gather(1, given[:, None]).squeeze(1)
+    found = wrong_probability(p, given)
+    ranks = [values.argsort().argsort().double() for values in (own, 1 - found)]
+    assert float(torch.corrcoef(torch.stack(ranks))[0, 1]) > 0.99
+
+
+def test_where_one_class_is_taken_for_another_such_labels_are_doubted_more():
+    true, given, p = noisy("pairflip", sharpness=2.0)
+    wrong = (given != true).numpy()
+    own = p.gather(1, given[:, None]).squeeze(1).numpy()
+    by_posterior = np.argsort(-wrong_probability(p, given).numpy())[: wrong.sum()]
+    by_probability = np.argsort(own)[: wrong.sum()]
+    assert wrong[by_posterior].mean() > wrong[by_probability].mean() + 0.02
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "pairflip"])
+@pytest.mark.parametrize("sharpness", [6.0, 8.0])
+def test_probabilities_of_wrong_labels_are_as_they_say(kind, sharpness):
+    true, given, p = noisy(kind, sharpness, errors=0.0)
+    # Means over epochs are less sure than the networks: here by a temperature.
+    flat = (p.log() / 1.5).softmax(1)
+    found, wrong = wrong_probability(flat, given), given != true
+    assert float(found.mean()) == pytest.approx(float(wrong.double().mean()), abs=0.05)
+    sure = found > 0.9
+    assert float(wrong[sure].double().mean()) > 0.9
+
+
+def test_very_many_examples_are_fitted_by_some_of_them(monkeypatch):
+    _, given, p = noisy()
+    whole = wrong_probability(p, given)
+    monkeypatch.setattr(estimation, "LARGEST_FIT", 3000 * 2)
+    assert float((wrong_probability(p, given) - whole).abs().mean()) < 0.01
+
+
+def test_one_class_and_no_class_change_nothing():
+    one = torch.ones(3, 1)
+    labels = torch.zeros(3, dtype=torch.int64)
+    assert posterior(one, labels).tolist() == [[1.0]] * 3
+    assert wrong_share(posterior_joint(one, labels)) == 0.0
+    assert float(wrong_probability(one, labels).max()) < 1e-6
+    absent = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]])
+    assert bool(posterior(absent, labels[:2]).isfinite().all())
+
+
+def test_an_interval_holds_the_estimate_and_shrinks_with_examples(monkeypatch):
+    _, given, p = noisy()
+    low, high = wrong_share_interval(p, given)
+    assert low < wrong_share(confident_joint(p, given)) < high
+    few_low, few_high = wrong_share_interval(p[:300], given[:300])
+    assert (few_high - few_low) / (high - low) == pytest.approx(10**0.5, rel=0.35)
+    # Drawn in part, and scaled.
+    monkeypatch.setattr(estimation, "LARGEST_RESAMPLE", 600 * 6)
+    part_low, part_high = wrong_share_interval(p, given)
+    assert part_high - part_low == pytest.approx(high - low, rel=0.35)

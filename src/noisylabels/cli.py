@@ -5,9 +5,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
+
+if TYPE_CHECKING:
+    from noisylabels.run.folder import RunFolder
 
 try:
     import tyro
@@ -191,6 +194,44 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Find labels that look wrong: how many, which, and a page to keep or change them one by one.
+
+    Of finished runs of one set of labels (several seeds are averaged), or of data: then a run is
+    made first, below --out, as the run's TOML file says or with its defaults. No label is changed:
+    the page saves decisions, which `noisylabels apply` makes new labels of.
+    """
+
+    data: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or a folder of them; or a run's TOML file, a dataset, a file or folder."""
+    out: Path = Path("audit")
+    """Folder to write: audit.html, suspects.csv and audit.npz (cleanlab's labels, pred_probs)."""
+    score: str = "posterior"
+    """What suspects are ranked by: posterior, mean-given, mean-margin, last-given, ..."""
+    photos: int = 500
+    """Suspects on the page; suspects.csv has all."""
+    folds: int = 0
+    """Of data: make so many runs, each on all folds but one, and judge it by what it held out."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Make new labels of the decisions of an audit; the data itself stays as it is.
+
+    Example: noisylabels apply decisions.json --data photos --out labels.csv
+    """
+
+    decisions: tyro.conf.Positional[Path]
+    """What the page saved; with --above the audit's folder or suspects.csv."""
+    data: str
+    """What was audited: a run folder, a run's TOML file, a dataset, a file or folder."""
+    out: Path = Path("labels.csv")
+    """A .csv table of image files, a .npy file of labels, or an .npz archive of arrays."""
+    above: float | None = None
+    """Give all suspects of at least this score their suggested label, without a person."""
+
+
+@dataclass(frozen=True)
 class Losses:
     """List every loss: key, formula, hyper-parameters, the paper's values for each dataset."""
 
@@ -292,6 +333,8 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Apply, tyro.conf.subcommand("apply")]
     | Annotated[Losses, tyro.conf.subcommand("losses")]
     | Annotated[Noise, tyro.conf.subcommand("noise")]
     | Annotated[Data, tyro.conf.subcommand("data")]
@@ -308,6 +351,8 @@ CLASSES: dict[str, type] = {
     "report": Report,
     "table": Table,
     "status": Status,
+    "audit": Audit,
+    "apply": Apply,
     "losses": Losses,
     "noise": Noise,
     "noise list": NoiseList,
@@ -385,6 +430,10 @@ def run(words: Sequence[str]) -> None:
         _table(command)
     elif isinstance(command, Status):
         _status(command)
+    elif isinstance(command, Audit):
+        _audit(command)
+    elif isinstance(command, Apply):
+        _apply(command)
     elif isinstance(command, Losses):
         _losses(command.key)
     elif isinstance(command.command, NoiseList):
@@ -581,6 +630,78 @@ def _status(command: Status) -> None:
     for place in places:
         for name, jobs in sweep.find_studies(place):
             print(f"{name}: {sweep.summary(jobs)}")
+
+
+def _audit(command: Audit) -> None:
+    from noisylabels.run.folder import RunFolder
+    from noisylabels.studies import audit, audit_page
+
+    check_choice("--score", command.score, audit.SCORES)
+    if command.photos < 0:
+        raise ConfigError(f"--photos: expected at least 0, got {command.photos}")
+    if not command.data:
+        raise ConfigError("audit: expected run folders, or data, got none")
+    places = [Path(word) for word in command.data]
+    if command.folds < 0 or command.folds == 1:
+        raise ConfigError(f"--folds: expected at least 2, or 0 for none, got {command.folds}")
+    if all(audit.is_of_runs(place) for place in places):
+        if command.folds:
+            raise ConfigError("--folds: expected data to make runs of, got finished runs")
+        folders = RunFolder.find(places)
+    elif len(places) == 1:
+        folders = _train_for_audit(command.data[0], command.folds, command.out / "runs")
+    else:
+        raise ConfigError("audit: expected one dataset, or run folders alone")
+    for folder in folders:
+        if not folder.finished:
+            print(f"not finished, left out: {folder.path}", file=sys.stderr)
+    found = audit.judge(audit.read(folders), command.score)
+    for sentence in found.sentences():
+        print(sentence)
+    page = command.out / "audit.html"
+    audit_page.write(
+        found, page, photos=command.photos, say=lambda sentence: print(sentence, file=sys.stderr)
+    )
+    for path in (page, *audit.write(found, command.out)):
+        print(path)
+
+
+def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
+    from rich.console import Console
+
+    from noisylabels.display import Display
+    from noisylabels.run.folder import RunFolder
+    from noisylabels.run.plan import plan
+    from noisylabels.run.trainer import train
+    from noisylabels.studies import decisions
+
+    run = decisions.configuration(data)
+    if folds and run.validation:
+        raise ConfigError(f"{data}: --folds holds examples out: validation must be left out")
+    parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
+    plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
+    made = plans[0].config
+    runs = f"{len(plans)} runs" if folds else "a run"
+    print(
+        f"training {runs} first: model {made.model.name}, {made.epochs} epochs, loss "
+        f"{made.loss.name}",
+        file=sys.stderr,
+    )
+    epochs = len(plans) * made.epochs
+    with Display(runs=len(plans), epochs=epochs, console=Console(stderr=True)) as display:
+        return [RunFolder(train(each, out, [display])) for each in plans]
+
+
+def _apply(command: Apply) -> None:
+    from noisylabels.studies import decisions
+
+    found = decisions.read(command.decisions, command.above)
+    made = decisions.apply(found, decisions.configuration(command.data))
+    setting = decisions.write(made, command.out)
+    counts = [made.counts[action] for action in decisions.ACTIONS]
+    print("{} kept, {} relabelled, {} set aside".format(*counts))
+    print(command.out)
+    print(f"to train on them: {setting}")
 
 
 def _study_status(file: Path, out: Path) -> None:

@@ -1,17 +1,43 @@
-"""What predictions tell of the labels: how many are wrong."""
+"""What predictions tell of the labels: how many are wrong, and which class is taken for which."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+STEPS = 50
+"""Most steps of expectation and maximisation."""
+LARGEST_FIT = 2**21
+"""Numbers (examples times classes) that a matrix is fitted to."""
+SETTLED = 1e-5
+"""Greatest change of a probability in the step after which there is no other."""
+SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Exponents, as their inverses, that predictions are brought to the scale of probabilities with."""
+FIRST_RIGHT = 0.7
+"""Share of right labels that the first step supposes."""
+LEAST = 1e-6
+"""Least probability that a prediction is taken for: no class is impossible."""
+FEW_WRONG = 0.03
+"""Wrong labels of a class that are supposed beforehand, in sizes of a class."""
+EVEN = 1.0
+"""Weight of evenly spread labels, in sizes of a class, where the squared variation is 1."""
+MOST_EVEN = 100.0
+"""Greatest weight of these."""
+RESAMPLES = 50
+LARGEST_RESAMPLE = 2**16
+"""Numbers (examples times classes) in one resample of a bootstrap."""
+WITHIN = 1.96
+"""Standard deviations on either side of an interval of 95 %."""
 
 
 def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
     r"""Estimate which share of labels is wrong, from predictions for examples not trained on.
 
-    An example counts as of class j if its :math:`p_j` reaches :math:`t_j`, the mean :math:`p_j` of
-    the examples with label j (of several such classes the one of greatest :math:`p_j`). The counts
-    by label and such class, scaled to how often each label is given, are the joint distribution of
-    given and true labels; its mass off the diagonal is the estimate. Examples that reach no
-    threshold count for nothing.
+    This is the mass off the diagonal of :func:`confident_joint`. Where people took hard examples
+    for another class it finds about half of the wrong labels, and :func:`disagreement` nearly all,
+    which in turn counts too many where the network is weak: ``docs/results/audit.md`` has the error
+    of each on several kinds of noise.
 
     Args:
         probabilities: Predicted class probabilities, of shape (N, K).
@@ -24,6 +50,34 @@ def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> round(estimate_noise_rate(p, torch.tensor([0, 0, 1, 1, 1])), 4)
         0.2
+
+    References:
+        Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+        2021.
+    """
+    return wrong_share(confident_joint(probabilities, labels))
+
+
+def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate how many examples have each pair of given and true label, by confident learning.
+
+    An example counts as of class j if its :math:`p_j` reaches :math:`t_j`, the mean :math:`p_j` of
+    the examples with label j (of several such classes the one of greatest :math:`p_j`). The counts
+    by label and such class are scaled to how often each label is given. Examples that reach no
+    threshold count for nothing.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Counts, float64, of shape (K, K): given labels in rows, true ones in columns.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> confident_joint(p, torch.tensor([0, 0, 1, 1, 1]))
+        tensor([[2., 0.],
+                [1., 2.]], dtype=torch.float64)
 
     References:
         Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
@@ -42,6 +96,220 @@ def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
     cells = (labels * classes + taken_for)[confident]
     joint = torch.bincount(cells, minlength=classes**2).double().reshape(classes, classes)
     rows = joint.sum(1)
-    scaled = joint * (given / rows.clamp(min=1))[:, None]
-    total = scaled.sum()
-    return float(1 - scaled.trace() / total) if total else 0.0
+    return joint * (given / rows.clamp(min=1))[:, None]
+
+
+def disagreement(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Count how many examples have each pair of given label and likeliest class.
+
+    The share off the diagonal is that of the labels which are not predicted. A network's own
+    mistakes count as wrong labels; wrong labels that it has learnt do not.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Counts, float64, of shape (K, K): given labels in rows, likeliest classes in columns.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> disagreement(p, torch.tensor([0, 0, 1, 1, 1]))
+        tensor([[2., 0.],
+                [1., 2.]], dtype=torch.float64)
+    """
+    classes = probabilities.shape[1]
+    cells = labels * classes + probabilities.argmax(1)
+    return torch.bincount(cells, minlength=classes**2).double().reshape(classes, classes)
+
+
+def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate each example's probabilities of the true class, given its label too.
+
+    The predictions :math:`p_{ij}` are taken for probabilities of the true class before the label
+    :math:`y_i` is known, and the label for a draw from row j of an unknown matrix :math:`T`. That
+    matrix is found by expectation, :math:`q_{ij} \propto p_{ij} T_{j y_i}`, and maximisation,
+    :math:`T_{jk} \propto \sum_{i: y_i = k} q_{ij}`, with two priors: a few labels of each class are
+    wrong; and wrong labels are spread evenly, which counts the more the more evenly the estimated
+    ones are (by the squared coefficient of variation of T off its diagonal). With the first, a
+    network that has learnt the wrong labels too, of which the most likely T is that of no noise,
+    still ranks them; with the second, even noise is ranked by the label's own probability.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        The :math:`q_{ij}`, float64, of shape (N, K). One less that of the given label is the
+        probability that the label is wrong.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> posterior(p, torch.tensor([0, 0, 1, 1, 1]))[:, 1].round(decimals=2)
+        tensor([0.0200, 0.0400, 0.9700, 0.9400, 0.3000], dtype=torch.float64)
+
+    References:
+        Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
+        1977, for the method; the priors are our own, see ``docs/results/audit.md``.
+    """
+    p = probabilities.double().clamp(min=LEAST)
+    return _given_label(p, _fit(p, labels), labels)
+
+
+def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate, for each label, the probability that it is wrong.
+
+    This is one less :func:`posterior` of the given label, in the same order, brought to the scale
+    of probabilities: means over epochs are less sure than the networks were in the end. With
+    :math:`p^{1/\tau}` in place of p the likelihood of the labels is greatest at some
+    :math:`\tau`; the logarithms of the odds are divided by it, but for the part of them that says
+    how frequent wrong labels are.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Probabilities, float64, of shape (N).
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> wrong_probability(p, torch.tensor([0, 0, 1, 1, 1])).round(decimals=2)
+        tensor([0.0000, 0.0100, 0.0000, 0.0200, 0.9600], dtype=torch.float64)
+    """
+    p = probabilities.double().clamp(min=LEAST)
+    matrix = _fit(p, labels)
+    own = _given_label(p, matrix, labels).gather(1, labels[:, None]).squeeze(1)
+    odds = torch.logit(1 - own, eps=1e-12)
+    _, tau, rate = max(_try(p ** (1 / tau), labels, tau) for tau in SHARPNESS)
+    others = max(1, p.shape[1] - 1)
+    prior = torch.logit(torch.tensor(rate / (others * (1 - rate) + rate + 1e-12)), eps=1e-12)
+    return torch.sigmoid((odds - prior) / tau + prior)
+
+
+def _try(p: Tensor, labels: Tensor, tau: float) -> tuple[float, float, float]:
+    """Return the mean logarithm of the labels' probabilities, tau, and the rate of wrong labels."""
+    p = p / p.sum(1, keepdim=True)
+    matrix = _fit(p, labels)
+    given = (p * matrix.T[labels]).sum(1)
+    likelihood = float(given.clamp(min=1e-300).log().mean())
+    right = p.gather(1, labels[:, None]).squeeze(1) * matrix.diagonal()[labels] / given
+    return likelihood, tau, 1 - float(right.mean())
+
+
+def _fit(p: Tensor, labels: Tensor) -> Tensor:
+    """Return the most likely matrix of labels by true class, see :func:`posterior`."""
+    classes = p.shape[1]
+    if classes < 2:
+        return torch.ones(classes, classes, dtype=torch.float64)
+    # Of very many examples some are enough for a matrix.
+    stride = -(-p.numel() // LARGEST_FIT)
+    p, labels = p[::stride], labels[::stride]
+    mean_size = len(labels) / classes
+    others = (1 - torch.eye(classes, dtype=torch.float64)) / (classes - 1)
+    matrix = torch.eye(classes, dtype=torch.float64) * FIRST_RIGHT + others * (1 - FIRST_RIGHT)
+    for _ in range(STEPS):
+        q = _given_label(p, matrix, labels)
+        counts = _count(q, labels).T
+        rate = wrong_share(counts)
+        even = torch.eye(classes, dtype=torch.float64) * (1 - rate) + others * rate
+        weight = min(MOST_EVEN, EVEN / max(_variation(counts), 1e-9))
+        counts = counts + mean_size * (FEW_WRONG * others + weight * even)
+        before, matrix = matrix, counts / counts.sum(1, keepdim=True)
+        if float((matrix - before).abs().max()) < SETTLED:
+            break
+    return matrix
+
+
+def _given_label(p: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+    q = p * matrix.T[labels]
+    return q / q.sum(1, keepdim=True)
+
+
+def _count(q: Tensor, labels: Tensor) -> Tensor:
+    """Sum probabilities by given label."""
+    return torch.zeros(q.shape[1], q.shape[1], dtype=torch.float64).index_add_(0, labels, q)
+
+
+def _variation(counts: Tensor) -> float:
+    """Return the squared coefficient of variation of the rates off the diagonal."""
+    rates = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
+    off = rates[~torch.eye(len(rates), dtype=torch.bool)]
+    return float(off.var(correction=0) / off.mean().square().clamp(min=1e-24))
+
+
+def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
+    r"""Estimate how many examples have each pair of given and true label, by maximum likelihood.
+
+    What is counted are the :func:`posterior` probabilities, so that every example counts, the
+    doubtful ones in part.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+
+    Returns:
+        Expected counts, float64, of shape (K, K): given labels in rows, true ones in columns.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+        >>> round(wrong_share(posterior_joint(p, torch.tensor([0, 0, 1, 1, 1]))), 2)
+        0.17
+    """
+    return _count(posterior(probabilities, labels), labels)
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "confident joint": confident_joint,
+    "disagreement": disagreement,
+    "posterior": posterior_joint,
+}
+"""Estimates of the joint distribution of given and true labels, by name."""
+
+
+def wrong_share(joint: Tensor) -> float:
+    """Return the share of a joint distribution that is off its diagonal; 0 where it is empty.
+
+    Args:
+        joint: Counts, of shape (K, K).
+
+    Example:
+        >>> wrong_share(torch.tensor([[3.0, 1.0], [0.0, 4.0]]))
+        0.125
+    """
+    total = joint.sum()
+    return float(1 - joint.trace() / total) if total else 0.0
+
+
+def wrong_share_interval(
+    probabilities: Tensor,
+    labels: Tensor,
+    joint: Callable[[Tensor, Tensor], Tensor] = confident_joint,
+    *,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return an interval of 95 % for an estimated share of wrong labels, by bootstrap.
+
+    It says how much the estimate would change with other examples of the same kind, not how far it
+    is off because the predictions are: that is in ``docs/results``.
+
+    Args:
+        probabilities: Predicted class probabilities, of shape (N, K).
+        labels: Given labels, int64 in [0, K), of shape (N).
+        joint: The estimator.
+        seed: Seed of the draws.
+
+    Returns:
+        Its ends, in [0, 1].
+    """
+    count, classes = probabilities.shape
+    # Of very many examples only some are drawn each time, and the deviation is scaled.
+    drawn = min(count, max(1, LARGEST_RESAMPLE // classes))
+    generator = torch.Generator().manual_seed(seed)
+    shares = []
+    for _ in range(RESAMPLES):
+        index = torch.randint(count, (drawn,), generator=generator)
+        shares.append(wrong_share(joint(probabilities[index], labels[index])))
+    deviation = float(torch.tensor(shares, dtype=torch.float64).std()) * math.sqrt(drawn / count)
+    centre = wrong_share(joint(probabilities, labels))
+    return max(0.0, centre - WITHIN * deviation), min(1.0, centre + WITHIN * deviation)

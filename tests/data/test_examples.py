@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from noisylabels.data.datasets import SOURCES
-from noisylabels.data.examples import channel_statistics, first, hold_out
+from noisylabels.data.examples import (
+    Dataset,
+    Examples,
+    channel_statistics,
+    first,
+    hold_out,
+    hold_out_fold,
+)
 from noisylabels.errors import ConfigError, DataError
 from pictures import pixels
 
@@ -41,3 +48,26 @@ def test_the_hold_out_is_stratified_by_given_labels_and_leaves_the_test_set():
     assert not torch.equal(hold_out(data, 0.1, seed=4)[1], kept)
     with pytest.raises(DataError, match=r"validation 0.0003: of 1437 training examples that is n"):
         hold_out(data, 0.0003, seed=3)
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_folds_are_parts_of_the_training_set(folds):
+    labels = torch.tensor([0] * 23 + [1] * 11 + [2] * 4)
+    inputs = torch.arange(38.0)[:, None]
+    whole = Dataset(
+        Examples(inputs, labels), Examples(inputs, labels), ("a", "b", "c"), *[torch.zeros(1)] * 2
+    )
+    seen = []
+    for fold in range(folds):
+        reduced, kept = hold_out_fold(whole, fold, folds, seed=3)
+        out = reduced.validation_rows
+        assert torch.equal(reduced.validation.tensor()[:, 0].long(), out)
+        assert torch.equal(reduced.train.labels, labels[kept])
+        assert sorted([*kept.tolist(), *out.tolist()]) == list(range(38))
+        counts = torch.bincount(reduced.validation.labels, minlength=3)
+        for count, of_class in zip(counts.tolist(), (23, 11, 4), strict=True):
+            assert count in (of_class // folds, of_class // folds + 1)
+        seen += out.tolist()
+    assert sorted(seen) == list(range(38))
+    with pytest.raises(DataError, match=r"validation 1/39: expected an example for each part"):
+        hold_out_fold(whole, 0, 39, seed=3)

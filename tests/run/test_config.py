@@ -275,3 +275,14 @@ def test_tables_hold_plain_values_also_where_a_command_line_gave_them():
     moving = ["--loss.q_start.schedule", "linear", "--loss.q_start.end", "1.0"]
     table = parse(override({"data": "digits"}, moving)).tables()["loss"]
     assert table["q_start"] == {"schedule": "linear", "end": 1.0}
+
+
+def test_a_fold_is_held_out_by_its_number(file):
+    assert load(file, ["--validation", "2/5"]).validation == "2/5"
+    assert load(file, ["--validation", "0.1"]).validation == 0.1
+
+
+@pytest.mark.parametrize("value", ["0/5", "6/5", "1/1", "1/", "a/b", "1/5/2", 0.6])
+def test_what_is_no_share_and_no_fold_is_refused(file, value):
+    with pytest.raises(ConfigError, match=r"validation: expected "):
+        load(file, [f"--validation={value}"])

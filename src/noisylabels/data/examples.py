@@ -293,6 +293,7 @@ class Dataset:
             saved model is of no use without it and ``std``: its inputs are scaled by both.
         std: What each channel or feature is divided by then, float32.
         validation: Examples held out of the training set, with their given labels.
+        validation_rows: Where these stood in the training set, int64, of shape (M).
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.
         test_is_given: Whether the test set's labels are as noisy as those of the training set.
@@ -304,6 +305,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     validation: Examples | None = None
+    validation_rows: Tensor | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     test_is_given: bool = False
@@ -450,7 +452,40 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Tensor
         raise DataError(
             f"validation {share:g}: of {len(dataset.train)} training examples that is none"
         )
-    reduced = dataclasses.replace(
-        dataset, train=dataset.train.take(kept), validation=dataset.train.take(out)
+    return _held_out(dataset, kept, out), kept
+
+
+def hold_out_fold(dataset: Dataset, fold: int, folds: int, seed: int) -> tuple[Dataset, Tensor]:
+    """Hold one of several parts of the training set out, which have no example in common.
+
+    Args:
+        dataset: The dataset, with the labels that training will see.
+        fold: The part, counted from 0.
+        folds: How many there are; each has every given label in the same proportion.
+        seed: Seed of the draw.
+
+    Returns:
+        As :func:`hold_out`.
+
+    Raises:
+        DataError: There are fewer examples than parts.
+    """
+    labels = dataset.train.labels
+    if len(labels) < folds:
+        raise DataError(
+            f"validation {fold + 1}/{folds}: expected an example for each part, got {len(labels)}"
+        )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].argsort(stable=True)]
+    dealt = torch.empty_like(order)
+    # Class after class, so that parts differ by one example at most, in each class and in all.
+    dealt[order] = torch.arange(len(order)) % folds
+    kept, out = ((dealt != fold).nonzero().squeeze(1), (dealt == fold).nonzero().squeeze(1))
+    return _held_out(dataset, kept, out), kept
+
+
+def _held_out(dataset: Dataset, kept: Tensor, out: Tensor) -> Dataset:
+    train = dataset.train
+    return dataclasses.replace(
+        dataset, train=train.take(kept), validation=train.take(out), validation_rows=out
     )
-    return reduced, kept

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -87,6 +88,36 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Annotated[int, Field(ge=0, le=1024)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """Read which part of how many is held out.
+
+    Args:
+        text: As ``"1/5"``, the first of five.
+
+    Returns:
+        The part, counted from 0, and how many there are.
+
+    Raises:
+        ValueError: It is no such thing.
+
+    Example:
+        >>> parse_fold("1/5")
+        (0, 5)
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) > 1):
+        raise ValueError("expected a share, or a part such as '1/5'")
+    return int(number) - 1, int(count)
+
+
+def _check_fold(text: str) -> str:
+    parse_fold(text)
+    return text
+
+
+Fold = Annotated[str, AfterValidator(_check_fold)]
 Precision = Annotated[
     Literal["auto", "32", "bf16"],
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
@@ -118,7 +149,8 @@ class RunConfig:
         precision: ``"32"``, ``"bf16"`` (mixed) or ``"auto"``: bf16 for convolutional networks on
             devices that compute it natively, else 32.
         validation: Share of the training set that is held out, with its given labels, to choose
-            hyper-parameters by; in [0, 0.5]. The test set is never touched.
+            hyper-parameters by; in [0, 0.5]. Or a part of it: ``"1/5"`` is the first of five that
+            have no example in common. The test set is never touched.
         test: Whether the test set is predicted and scored; ``noisylabels tune`` leaves it alone,
             lest anything be chosen by it.
         compile: Whether networks are compiled by ``torch.compile``.
@@ -133,7 +165,9 @@ class RunConfig:
         sync_batchnorm: Whether batch norm takes its statistics from all processes.
         workers: Processes that decode images, at least 0; one per core (at most 8) by default. The
             result does not depend on it, nor on what follows.
-        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one.
+        evaluate_every: Epochs from one evaluation to the next; the last epoch always has one. What
+            a run keeps as means over its epochs, for ``noisylabels audit``, is over those that were
+            evaluated.
         checkpoint_minutes: Minutes after which a checkpoint is written within a long epoch, above
             0; there is one after every epoch, unless the last is only seconds old.
         trackers: Services that get the metrics beside TensorBoard: ``"wandb"``, ``"mlflow"``.
@@ -154,7 +188,7 @@ class RunConfig:
     batch_size: Count = 128
     seed: Seed = 0
     precision: Precision = "auto"
-    validation: Share = 0.0
+    validation: Share | Fold = 0.0
     test: bool = True
     compile: bool = False
     clip_norm: Positive | None = None

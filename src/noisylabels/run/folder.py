@@ -32,8 +32,9 @@ FILES = {
     "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
     "where those of the test set are as noisy as the rest, else `true`; null if it is left alone",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
-    "`test`; `validation` (as given) where examples are held out; and the `places` that examples "
-    "from files come from (`test_places`, `validation_places`)",
+    "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
+    "where examples are held out; and the `places` that examples from files come from "
+    "(`test_places`, `validation_places`)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",
@@ -41,7 +42,11 @@ FILES = {
     "a finished run has neither",
     "predictions.npz": "`train_probabilities`, `test_probabilities` and, with a hold-out, "
     "`validation_probabilities`, float16, N x K, of the last epoch; of methods with several "
-    "networks also those of each, `train_networks`, ..., networks x N x K",
+    "networks also those of each, `train_networks`, ..., networks x N x K; and of each part with "
+    "given labels, over the `train_evaluations` epochs that were evaluated (see "
+    "`evaluate_every`): `train_mean_probabilities`, `train_mean_given` (the given label's), "
+    "`train_mean_margin` (by how much it was above the likeliest other class) and "
+    "`train_disagreements` (in how many epochs another class was predicted)",
     "model.safetensors": "the trained weights; its metadata has the class names, the network and "
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
@@ -191,7 +196,7 @@ class RunFolder:
         return read_archive(self.path / "labels.npz")
 
     def predictions(self) -> dict[str, Array]:
-        """Read the last epoch's class probabilities, by name."""
+        """Read class probabilities of the last epoch, and means over all epochs, by name."""
         return read_archive(self.path / "predictions.npz")
 
     def model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -346,7 +351,7 @@ class RunFolder:
 
         Args:
             result: The last epoch's numbers.
-            predictions: The last epoch's class probabilities, by name.
+            predictions: Class probabilities of the last epoch, and means over all, by name.
             weights: The weights of each network, by name; nothing where they are not to be kept.
                 Of several networks their number comes first in a name, as in ``1.head.bias``.
             model: What is known of the network.

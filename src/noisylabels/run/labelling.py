@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.batches import derive_seed
-from noisylabels.data.examples import Dataset, first, hold_out
+from noisylabels.data.examples import Dataset, first, hold_out, hold_out_fold
 from noisylabels.errors import ConfigError, DataError
+from noisylabels.run.config import parse_fold
 from noisylabels.run.featuring import featurise
 from noisylabels.run.plan import Plan, build
 
@@ -61,7 +62,11 @@ def label(
         limited = featurise(made, limited, say)
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
-        limited, kept = hold_out(limited, made.config.validation, seed)
+        share = made.config.validation
+        if isinstance(share, str):
+            limited, kept = hold_out_fold(limited, *parse_fold(share), seed)
+        else:
+            limited, kept = hold_out(limited, share, seed)
         true = true[kept]
     return limited, true if known else None
 

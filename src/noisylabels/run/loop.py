@@ -18,6 +18,7 @@ from noisylabels.run.callbacks import Callback, Start
 from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import Metrics, RunFolder
 from noisylabels.run.interruption import Request, StoppedError
+from noisylabels.run.trajectory import Trajectory
 
 Predictions = dict[str, Tensor]
 SECONDS_BETWEEN_SAVES = 3.0
@@ -83,6 +84,7 @@ class Loop:
     Attributes:
         history: Every epoch's metrics so far.
         seconds: What time went into.
+        trajectories: What was predicted in the epochs so far for each part with given labels.
 
     Raises:
         CheckpointError: No checkpoint can be read, it does not fit, or the processes have read
@@ -107,6 +109,7 @@ class Loop:
         self._predictions: Predictions | None = None
         self._collapse_said = False
         self.seconds = Seconds()
+        self.trajectories = _trajectories(state.dataset)
         self._load()
         self._check_place()
         self._started = started - self.seconds.total
@@ -269,6 +272,8 @@ class Loop:
                 f"{self._folder.path}: predictions are not finite after epoch {self._epoch} "
                 f"({self._circumstances()})"
             )
+        for part, trajectory in self.trajectories.items():
+            trajectory.add(self._state.method.combine(self._predictions[part]))
         return found
 
     def _notice_collapse(self, probabilities: Tensor) -> None:
@@ -306,6 +311,9 @@ class Loop:
                     "metrics": self.history,
                     "method": self._state.method.state_dict(),
                     "loss": self._state.loss.state_dict(),
+                    "trajectories": {
+                        part: each.state_dict() for part, each in self.trajectories.items()
+                    },
                 }
             )
             # Not among the metrics, which no cut must change.
@@ -327,6 +335,9 @@ class Loop:
             self._epoch, self._step = stored["epoch"], stored["step"]
             self.history = stored["metrics"]
             self.seconds = Seconds(**stored["seconds"])
+            # A checkpoint of an older version has none: it then tells of the epochs from here on.
+            for part, own in stored.get("trajectories", {}).items():
+                self.trajectories[part].load_state_dict(own)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self._folder.path}: its checkpoint does not fit this run ({error})"
@@ -379,6 +390,18 @@ class Loop:
             f"{self._circumstances()}, learning rate {lr:g}, examples {shown}{more}): {path} has "
             f'the batch; with on_nan = "skip" the run continues and skips such steps'
         )
+
+
+def _trajectories(dataset: Dataset) -> dict[str, Trajectory]:
+    """Follow the predictions of every part whose labels may be wrong."""
+    parts = {"train": dataset.train, "validation": dataset.validation}
+    if dataset.test_is_given:
+        parts["test"] = dataset.test
+    return {
+        name: Trajectory(part.labels, len(dataset.classes))
+        for name, part in parts.items()
+        if part is not None
+    }
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -182,6 +182,8 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
     for name, part in parts.items():
         if part and part.places is not None:
             labels[f"{name}_places".lstrip("_")] = part.places
+    if dataset.validation_rows is not None:
+        labels["validation_rows"] = dataset.validation_rows.numpy()
     if state.true is not None:
         labels["true"] = state.true.numpy()
     folder.write_labels(labels)
@@ -204,6 +206,8 @@ def _finish(
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
         if len(each) > 1:
             arrays[f"{part}_networks"] = each.half().numpy()
+    for part, trajectory in loop.trajectories.items():
+        arrays |= {f"{part}_{name}": each.numpy() for name, each in trajectory.means().items()}
     result = {
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.

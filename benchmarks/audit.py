@@ -1,0 +1,299 @@
+"""How well runs tell wrong labels, and how many there are: every score, beside cleanlab's.
+
+    python benchmarks/audit.py --images ../shared/data/cifar10 --labels ../shared/data/label \
+        --weights lite0.pth --snippets ../shared/data/text/crowd_snippets.parquet
+
+The first 10,000 training images of CIFAR-10 as vectors of tf_efficientnet_lite0 at 128 pixels, with
+published label files and with labels that were mistaken as people mistake them; heads of one layer
+and of two, trained with CE, GCE and DAL for 30 epochs of SGD at a learning rate of 0.01; the same
+from 8x8 pixels, for a weak model; and 19,503 snippets of reviews with one rater's label against
+the consensus of all. Writes ``docs/results/audit.json`` and ``audit.md``. Runs that are in
+``--out`` are not made again; computing the vectors takes minutes, once.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import cleanlab
+import numpy as np
+import torch
+from cleanlab.count import estimate_joint
+from cleanlab.rank import get_label_quality_scores
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from noisylabels.estimation import ESTIMATORS, wrong_share
+from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.labelling import label
+from noisylabels.run.plan import plan
+from noisylabels.run.trainer import train
+from noisylabels.studies import audit
+
+FOLDER = Path(__file__).parents[1] / "docs/results"
+COUNT = 10_000
+FILES = {
+    "symmetric 20 %": "symmetric/cifar10_20",
+    "symmetric 40 %": "symmetric/cifar10_40",
+    "asymmetric 20 %": "asymmetric/cifar10_20",
+    "asymmetric 40 %": "asymmetric/cifar10_40",
+    "instance 40 %": "instance/cifar10_40",
+}
+MISTAKEN = {"mistaken 9 %": 0.09, "mistaken 17 %": 0.17}
+"""Labels drawn from what another classifier makes of each image: wrong where images are hard."""
+LOSSES = {
+    "ce": {"name": "ce"},
+    "gce": {"name": "gce"},
+    "dal": {"name": "dal", "q_start": 0.6, "q_end": 1.5},
+}
+HEADS = {"linear": {"name": "linear"}, "mlp": {"name": "mlp", "hidden": [256]}}
+CLEANLAB = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
+ABOVE = 0.95
+Row = dict[str, Any]
+
+
+def images(folder: Path, weights: Path, out: Path) -> dict[str, Path]:
+    """Write the images as vectors, and as a few pixels; return the archives by name."""
+    run = parse(
+        {
+            "data": {"name": "parquet", "root": str(folder), "limit": COUNT},
+            "features": {
+                "name": "timm",
+                "model": "tf_efficientnet_lite0",
+                "weights": str(weights),
+                "size": 128,
+            },
+        }
+    )
+    paths = {"features": out / "features.npz", "pixels": out / "pixels.npz"}
+    for name, path in paths.items():
+        if not path.exists():
+            dataset, _ = label(plan(run), print, vectors=name == "features")
+            arrays = {}
+            for part, examples in (("train", dataset.train), ("test", dataset.test)):
+                x = examples.tensor().float()
+                if name == "pixels":
+                    x = torch.nn.functional.adaptive_avg_pool2d(x, 8).flatten(1)
+                arrays |= {f"x_{part}": x.numpy(), f"y_{part}": examples.labels.numpy()}
+            np.savez(path, **arrays)
+    return paths
+
+
+def snippets(file: Path, out: Path) -> tuple[Path, np.ndarray]:
+    """Write the snippets as vectors with the consensus as labels; return one rater's beside."""
+    import pandas
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    frame = pandas.read_parquet(file)
+    classes = sorted(frame["consensus"].unique())
+    true, given = (frame[name].map(classes.index).to_numpy() for name in ("consensus", "one_rater"))
+    order = np.random.default_rng(0).permutation(len(frame))
+    train_, test = order[: -len(order) // 5], order[-len(order) // 5 :]
+    path = out / "snippets.npz"
+    if not path.exists():
+        words = TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True)
+        x = words.fit_transform(frame["text"])
+        x = TruncatedSVD(300, random_state=0).fit_transform(x).astype(np.float32)
+        np.savez(path, x_train=x[train_], y_train=true[train_], x_test=x[test], y_test=true[test])
+    return path, given[train_].astype(np.int64)
+
+
+def noises(labels: Path, archive: Path) -> dict[str, np.ndarray]:
+    """Return the given labels by kind of noise."""
+    arrays = np.load(archive)
+    true = arrays["y_train"]
+    given = {name: np.load(labels / f"{file}.npy")[:COUNT] for name, file in FILES.items()}
+    x, rows = arrays["x_train"], np.arange(COUNT)
+    scale = x.std(0) + 1e-6
+    people = LogisticRegression(C=0.003, tol=1e-2, max_iter=200)
+    people.fit((arrays["x_test"] - x.mean(0)) / scale, arrays["y_test"])
+    p = people.predict_proba((x - x.mean(0)) / scale)
+    hard = 1 - p[rows, true]
+    p[rows, true] = 0
+    cumulated = (p / p.sum(1, keepdims=True)).cumsum(1)
+    for name, rate in MISTAKEN.items():
+        draws = np.random.default_rng(0)
+        low, high = 0.0, 100.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (
+                (middle, high) if np.minimum(1, middle * hard).mean() < rate else (low, middle)
+            )
+        flipped = draws.random(COUNT) < np.minimum(1, low * hard)
+        other = (cumulated < draws.random(COUNT)[:, None]).sum(1).clip(max=9)
+        given[name] = np.where(flipped, other, true)
+    draws = np.random.default_rng(1)
+    few = draws.random(COUNT) < 0.05 * 10 / 9
+    given["symmetric 5 %"] = np.where(few, draws.integers(0, 10, COUNT), true)
+    given["none"] = true
+    return {name: each.astype(np.int64) for name, each in given.items()}
+
+
+def judge(folder: Path) -> Row:
+    """Compare what a run tells with the truth."""
+    evidence = audit.read([RunFolder(folder)])
+    wrong = evidence.labels != evidence.true
+    count = int(wrong.sum())
+    labels = torch.from_numpy(evidence.labels)
+    row: Row = {"accuracy": evidence.accuracy, "wrong": float(wrong.mean()), "estimates": {}}
+    for name, joint in ESTIMATORS.items():
+        for of, p in (("mean", evidence.mean), ("last", evidence.last)):
+            row["estimates"][f"{name}, {of}"] = wrong_share(joint(torch.from_numpy(p), labels))
+    scores = {name: np.clip(score(evidence), 0, 1) for name, score in audit.SCORES.items()}
+    row["estimates"]["mean score"] = float(scores[audit.DEFAULT_SCORE].mean())
+    theirs = estimate_joint(evidence.labels, evidence.mean)
+    row["estimates"]["cleanlab, mean"] = float(1 - np.trace(theirs))
+    for of, p in (("mean", evidence.mean), ("last", evidence.last)):
+        for method in CLEANLAB:
+            quality = get_label_quality_scores(evidence.labels, p.astype(float), method=method)
+            scores[f"cleanlab {method}, {of}"] = 1 - quality
+    if count:
+        row["scores"] = {
+            name: {
+                "average precision": audit.average_precision(wrong, score),
+                "precision at k": audit.precision_at(wrong, score, count),
+                "area": float(roc_auc_score(wrong, score)),
+            }
+            for name, score in scores.items()
+        }
+    found = audit.judge(evidence)
+    sure = found.score >= ABOVE
+    row["above"] = int(sure.sum())
+    row["skill"] = found.skill
+    if sure.any():
+        row["above wrong"] = float(wrong[sure].mean())
+        row["above right suggestion"] = float((found.suggested == evidence.true)[sure].mean())
+    return row
+
+
+def main() -> None:
+    """Make the runs, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, required=True, help="folder of CIFAR-10's Parquet")
+    parser.add_argument("--labels", type=Path, required=True, help="folder of label files")
+    parser.add_argument("--weights", type=Path, required=True, help="of tf_efficientnet_lite0")
+    parser.add_argument("--snippets", type=Path, required=True, help="crowd_snippets.parquet")
+    parser.add_argument("--out", type=Path, default=Path("runs/audit"))
+    options = parser.parse_args()
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    archives = images(options.images, options.weights, out)
+    text, rater = snippets(options.snippets, out)
+    wanted: list[tuple[str, str, Path, str, np.ndarray]] = []
+    for noise, given in noises(options.labels, archives["features"]).items():
+        wanted += [(noise, head, archives["features"], head, given) for head in HEADS]
+        if noise in ("symmetric 40 %", "instance 40 %"):
+            wanted.append((noise, "linear, pixels", archives["pixels"], "linear", given))
+    wanted.append(("one rater, snippets", "linear", text, "linear", rater))
+    rows = []
+    for noise, title, archive, head, given in wanted:
+        path = out / f"{archive.stem} {noise.replace(' %', '')}.npy"
+        np.save(path, given)
+        for loss in LOSSES:
+            run = {
+                "data": {"name": "arrays", "path": str(archive)},
+                "noise": {"name": "file", "path": str(path)},
+                "model": HEADS[head],
+                "loss": LOSSES[loss],
+                "optimizer": {"name": "sgd", "lr": 0.01},
+                "epochs": 30,
+            }
+            folder = train(plan(parse(run)), out)
+            rows.append({"noise": noise, "head": title, "loss": loss} | judge(folder))
+            print(noise, title, loss, f"{rows[-1]['accuracy']:.3f}", flush=True)
+    machine = (
+        f"{platform.machine()}, one thread, torch {torch.__version__}, cleanlab "
+        f"{cleanlab.__version__}, {time.strftime('%Y-%m-%d')}, one seed"
+    )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "audit.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    (FOLDER / "audit.md").write_text(page(rows, machine))
+
+
+def table(header: list[str], cells: list[list[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [header, ["---"] * len(header), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def page(rows: list[Row], machine: str) -> str:
+    """Write the tables."""
+    ours = list(audit.SCORES)
+    ranked, counted, sure = [], [], []
+    for row in rows:
+        about = [row["noise"], row["head"], row["loss"], f"{100 * row['accuracy']:.1f}"]
+        if "scores" in row:
+            precision = {name: score["average precision"] for name, score in row["scores"].items()}
+            theirs = {
+                of: [precision[f"cleanlab {method}, {of}"] for method in CLEANLAB]
+                for of in ("mean", "last")
+            }
+            at = [row["scores"][audit.DEFAULT_SCORE]["precision at k"]]
+            at.append(row["scores"]["cleanlab self_confidence, mean"]["precision at k"])
+            ranked.append(
+                [
+                    *about,
+                    *(f"{precision[name]:.3f}" for name in ours),
+                    *(f"{value:.3f}" for value in theirs["mean"][:2]),
+                    f"{theirs['last'][0]:.3f}",
+                    *(f"{value:.3f}" for value in at),
+                    f"{row['scores'][audit.DEFAULT_SCORE]['area']:.3f}",
+                ]
+            )
+        estimates = {name: f"{100 * value:.1f}" for name, value in row["estimates"].items()}
+        counted.append([*about, f"{100 * row['wrong']:.1f}", *estimates.values()])
+        above = [
+            f"{100 * row.get(f'above {what}', 0):.1f}" for what in ("wrong", "right suggestion")
+        ]
+        sure.append([*about, f"{row['above']:,}", *(above if row["above"] else ["", ""])])
+    names = list(rows[0]["estimates"])
+    errors = []
+    for loss in LOSSES:
+        own = [row for row in rows if row["loss"] == loss and "pixels" not in row["head"]]
+        means = [
+            100 * np.mean([abs(row["estimates"][name] - row["wrong"]) for row in own])
+            for name in names
+        ]
+        errors.append([loss, *(f"{value:.1f}" for value in means)])
+    head = ["noise", "head", "loss", "test accuracy, %"]
+    theirs_header = ["cleanlab self-confidence", "cleanlab margin", "cleanlab self-conf., last"]
+    return f"""# Which labels are wrong
+
+What `noisylabels audit` makes of runs, against the true labels: `benchmarks/audit.py`
+({machine}). Data, labels and settings are in its first lines. "mean" is over the 30 epochs of
+training, "last" the last epoch alone; cleanlab's scores are of the same probabilities, those of the
+runs (not out-of-fold).
+
+## Ranking
+
+Average precision of each score; at the end, the precision of the first k for k wrong labels (ours,
+then cleanlab's self-confidence), and the area under the curve of ours.
+
+{table([*head, *ours, *theirs_header, "P@k", "P@k cleanlab", "area"], ranked)}
+
+## How many are wrong
+
+Estimates in percent of all labels. "mean score" is the mean of the posterior score.
+
+{table([*head, "wrong", *names], counted)}
+
+Mean absolute error in percentage points, over the rows above but those of 8x8 pixels:
+
+{table(["loss", *names], errors)}
+
+## Without a person
+
+Labels whose posterior score is at least {ABOVE} (`noisylabels apply --above {ABOVE}`): how many,
+how many of them are wrong, and how many suggestions are the true class, in percent.
+
+{table([*head, "labels", "wrong", "suggestion right"], sure)}
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from noisylabels.__main__ import main
+from noisylabels.data.datasets import SOURCES
+from noisylabels.errors import ConfigError, DataError
+from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.labelling import label
+from noisylabels.run.plan import plan
+from noisylabels.studies import decisions
+from pictures import pixels, save
+
+DIGITS = parse({"data": {"name": "digits", "limit": 100}})
+
+
+def entry(row, given, action="keep", **more):
+    return {"part": "train", "row": row, "path": "", "given": given, "action": action} | more
+
+
+def write(path, *entries, **more):
+    stored = {"format": decisions.FORMAT, "decisions": list(entries)} | more
+    path.write_text(json.dumps(stored))
+    return path
+
+
+def digits():
+    return [str(number) for number in SOURCES["digits"]().load().train.labels.tolist()]
+
+
+def other(name):
+    return str((int(name) + 1) % 10)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of twelve photos of two classes, the last of each in a test set."""
+    for number in range(12):
+        name = ("ant", "bee")[number % 2]
+        part = "test" if number > 9 else "train"
+        save(tmp_path / "photos" / part / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
+    return tmp_path / "photos"
+
+
+def test_decisions_make_labels(tmp_path):
+    given = digits()
+    found = decisions.read(
+        write(
+            tmp_path / "d.json",
+            entry(0, given[0]),
+            entry(1, given[1], "relabel", label=other(given[1])),
+            entry(2, given[2], "aside"),
+        )
+    )
+    made = decisions.apply(found, DIGITS)
+    # All of the data, beyond the limit too.
+    assert len(made.train) == 1437
+    expected = torch.tensor([int(name) for name in given])
+    expected[1], expected[2] = (expected[1] + 1) % 10, -1
+    assert torch.equal(made.train, expected)
+    assert made.counts == {"keep": 1, "relabel": 1, "aside": 1}
+
+
+def test_rows_are_those_of_the_run_with_its_hold_out(tmp_path):
+    run = DIGITS.replace(validation=0.2, seed=3)
+    dataset, _ = label(plan(run))
+    kept, out = (str(int(part.labels[4])) for part in (dataset.train, dataset.validation))
+    path = write(
+        tmp_path / "d.json",
+        entry(4, kept, "relabel", label=other(kept)),
+        entry(4, out, "aside", part="validation"),
+    )
+    made = decisions.apply(decisions.read(path), run)
+    before = made.dataset.train
+    (changed,), (aside,) = (
+        torch.nonzero((made.train != before.labels) & (made.train >= 0)).tolist(),
+        torch.nonzero(made.train < 0).tolist(),
+    )
+    assert torch.equal(before.tensor()[changed][0], dataset.train.tensor()[4])
+    assert torch.equal(before.tensor()[aside][0], dataset.validation.tensor()[4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"action": "drop"}, r"decision 1: expected action keep, relabel, aside, got 'drop'"),
+        ({"row": -1}, "decision 1: expected a part and a row, got 'train' and -1"),
+        ({"row": True}, "expected a part and a row"),
+        ({"part": "rest"}, "expected a part and a row, got 'rest'"),
+        ({"given": 3}, "expected text for given, path and label"),
+        ({"action": "relabel"}, "expected the label to give, got none"),
+        ({"row": 100}, "expected a row of train below 100, got 100: this is not the data"),
+        ({"part": "validation"}, "expected a row of validation below 0"),
+        ({"given": "?"}, r"expected the label '\?' of that row, got '\d' in row 0 of train"),
+        ({"path": "a.png"}, "this is not the data that was audited"),
+        ({"action": "relabel", "label": "x"}, r"expected a class \(0, 1, .*\), got 'x'"),
+    ],
+)
+def test_decisions_that_do_not_fit_are_named(tmp_path, changes, said):
+    path = write(tmp_path / "d.json", entry(0, digits()[0]) | changes)
+    with pytest.raises(DataError, match=said):
+        decisions.apply(decisions.read(path), DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("[]", "expected decisions that the page of an audit saved"),
+        ('{"format": "other"}', "expected decisions that the page of an audit saved"),
+        (json.dumps({"format": decisions.FORMAT}), "expected a list 'decisions', got None"),
+        (json.dumps({"format": decisions.FORMAT, "decisions": [3]}), "expected an object, got 3"),
+    ],
+)
+def test_files_that_are_no_decisions_are_named(tmp_path, text, said):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(DataError, match=rf"d.json: .*{said}"):
+        decisions.read(tmp_path / "d.json")
+
+
+def test_two_decisions_about_one_example_are_refused(tmp_path):
+    path = write(tmp_path / "d.json", entry(0, "3"), entry(0, "3", "aside"))
+    with pytest.raises(DataError, match=r"decision 2: decides again about the example of .* 1"):
+        decisions.read(path)
+
+
+def suspects(path, *rows):
+    header = "rank,part,row,path,given,suggested,score\n"
+    path.write_text(header + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def test_suspects_above_a_score_are_relabelled_without_a_person(tmp_path):
+    suspects(tmp_path / "suspects.csv", "1,train,7,,3,4,0.97", "2,train,8,,5,6,0.94")
+    (found,) = decisions.read(tmp_path, above=0.95)
+    assert (found.row, found.given, found.action, found.label) == (7, "3", "relabel", "4")
+    assert len(decisions.read(tmp_path / "suspects.csv", above=0.94)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,train,7,,3,4,high", "row 2: expected numbers for score and row"),
+        ("1,train,7,,3", "row 2: expected"),
+        ("1,rest,7,,3,4,0.99", "row 2: expected a row of an audit's suspects.csv"),
+    ],
+)
+def test_damaged_suspects_are_named(tmp_path, row, said):
+    with pytest.raises(DataError, match=said):
+        decisions.read(suspects(tmp_path / "s.csv", row), above=0.5)
+
+
+def test_what_can_be_read_is_said(tmp_path):
+    (tmp_path / "s.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match="expected columns part, row, path"):
+        decisions.read(tmp_path / "s.csv", above=0.5)
+    with pytest.raises(ConfigError, match=r"or suspects.csv with --above"):
+        decisions.read(tmp_path / "s.csv")
+    with pytest.raises(ConfigError, match="--above takes suspects.csv"):
+        decisions.read(write(tmp_path / "d.json"), above=0.5)
+    with pytest.raises(ConfigError, match="above"):
+        decisions.read(tmp_path / "s.csv", above=1.5)
+    with pytest.raises(DataError, match="cannot be read"):
+        decisions.read(tmp_path / "none.json")
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("where", ["labels.csv", "photos/labels.csv", "elsewhere/labels.csv"])
+def test_a_table_has_the_old_labels_in_a_column(photos, tmp_path, monkeypatch, where, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = write(
+        tmp_path / "d.json",
+        entry(0, "ant", "relabel", path=str(photos / "train/ant/00.png"), label="bee"),
+        entry(1, "ant", "aside", path="/moved/train/ant/02.png"),
+        entry(0, "ant", "relabel", part="test", path="10.png", label="bee"),
+    )
+    assert main(["apply", str(path), "--data", "photos", "--out", where]) == 0
+    said = capsys.readouterr().out
+    assert "0 kept, 2 relabelled, 1 set aside" in said
+    rows = read(tmp_path / where)
+    assert list(rows[0]) == ["path", "label", "split", "label_before"]
+    assert len(rows) == 11
+    assert {row["split"] for row in rows} == {"train", "test"}
+    changed = {row["path"].rpartition("/")[2]: row for row in rows if row["label"] == "bee"}
+    assert changed["00.png"]["label_before"] == changed["10.png"]["label_before"] == "ant"
+    # One line of a run's file reads it.
+    data = said.splitlines()[-1].removeprefix("to train on them: ")
+    (tmp_path / "run.toml").write_text(f"epochs = 1\nmodel = 'mlp'\n{data}\n")
+    assert main(["train", "run.toml", "--save_model", "false"]) == 0
+    labels = RunFolder(tmp_path / capsys.readouterr().out.strip()).labels()
+    assert sorted(labels["given"].tolist()) == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert sorted(labels["test"].tolist()) == [1, 1]
+
+
+def test_names_that_are_numbers_stay_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        place = tmp_path / "photos" / ("10", "20")[number % 2] / f"{number}.png"
+        save(place, pixels(number, (8, 8, 3)))
+    write(tmp_path / "d.json")
+    assert main(["apply", "d.json", "--data", "photos"]) == 0
+    assert 'labels = "names"' in capsys.readouterr().out
+
+
+def test_what_a_label_file_cannot_hold_is_said(tmp_path):
+    given = digits()
+    run = parse({"data": "digits"})
+    aside = decisions.apply(
+        decisions.read(write(tmp_path / "d.json", entry(0, given[0], "aside"))), run
+    )
+    with pytest.raises(ConfigError, match=r"labels.npy: .* and 1 are set aside"):
+        decisions.write(aside, tmp_path / "labels.npy")
+    with pytest.raises(ConfigError, match=r"labels.csv: a table names image files"):
+        decisions.write(aside, tmp_path / "labels.csv")
+    with pytest.raises(ConfigError, match=r"expected a name that ends in .csv, .npy, .npz"):
+        decisions.write(aside, tmp_path / "labels.txt")
+    test = SOURCES["digits"]().load().test.labels
+    tested = entry(0, str(int(test[0])), "relabel", part="test", label=other(str(int(test[0]))))
+    made = decisions.apply(decisions.read(write(tmp_path / "d.json", tested)), run)
+    with pytest.raises(ConfigError, match="some of the test set are relabelled"):
+        decisions.write(made, tmp_path / "labels.npy")
+    setting = decisions.write(aside, tmp_path / "labels.npz")
+    arrays = np.load(tmp_path / "labels.npz")
+    assert len(arrays["y_train"]) == 1436
+    assert setting == f'data = {{ name = "arrays", path = "{tmp_path / "labels.npz"}" }}'
+    assert SOURCES["arrays"](path=tmp_path / "labels.npz").load().train.shape == (1, 8, 8)
+
+
+RUN = """
+epochs = 12
+batch_size = 64
+data = "digits"
+noise = { name = "symmetric-exclusive", rate = 0.3 }
+model = { name = "mlp", hidden = [64] }
+loss = { name = "dal", q_start = 0.2 }
+optimizer = { name = "sgd", lr = 0.1, momentum = 0.9 }
+"""
+
+
+def test_wrong_labels_in_accuracy_up(tmp_path, monkeypatch, capsys):
+    """Audit, apply what is sure, train again: fewer wrong labels, and plain CE is the better."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text(RUN)
+    ce = ["--loss.name", "ce", "--epochs", "60", "--model.hidden", "[256]"]
+    assert main(["train", "run.toml", *ce]) == 0
+    before = RunFolder(tmp_path / capsys.readouterr().out.strip()).result()
+    assert main(["audit", "run.toml", "--out", "found"]) == 0
+    said = capsys.readouterr().out
+    assert "the true labels are known here: 30.9 % are wrong" in said
+    apply = ["apply", "found", "--above", "0.8", "--data", "run.toml", "--out", "labels.npy"]
+    assert main(apply) == 0
+    assert 'noise = { name = "file", path = "labels.npy" }' in capsys.readouterr().out
+    noise = ["--noise.name", "file", "--noise.path", "labels.npy"]
+    assert main(["train", "run.toml", *ce, *noise]) == 0
+    after = RunFolder(tmp_path / capsys.readouterr().out.strip()).result()
+    assert before["actual_noise_rate"] == pytest.approx(0.309, abs=1e-3)
+    assert after["actual_noise_rate"] < 0.1
+    assert after["test_accuracy"] > before["test_accuracy"] + 0.03
+
+
+def test_the_data_can_be_named_by_its_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text(RUN)
+    assert main(["train", "run.toml", "--epochs", "1"]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert decisions.configuration(folder).noise.name == "symmetric-exclusive"
+    assert decisions.configuration("run.toml").epochs == 12
+    assert decisions.configuration("digits,limit=9").data.parameters == {"limit": 9}
