@@ -85,7 +85,7 @@ class Export:
     """
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or a .safetensors file that export made of one."""
     format: str = "onnx"
     """onnx, torch-export (.pt2) or safetensors."""
     out: Path | None = None
@@ -542,7 +542,8 @@ def _export(command: Export) -> None:
 
     check_choice("--format", command.format, FORMATS)
     classifier = load(command.run)
-    name = command.run.resolve().name
+    path = command.run.resolve()
+    name = path.stem if path.is_file() else path.name
     out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
     samples, kind = sample(RunFolder(command.run), classifier)
     difference = export(classifier, out, command.format, samples)
