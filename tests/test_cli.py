@@ -81,7 +81,8 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     assert "compared on 9 test inputs of the run: probabilities differ by at most 0" in shown.err
     assert main(["predict", shown.out.strip(), "new.npz", "--out", "again.csv", "--all"]) == 0
     assert Path("again.csv").read_text().splitlines() == lines
-    assert main(["export", Path(folder).name + ".safetensors", "--format", "safetensors"]) == 0
+    capsys.readouterr()
+    assert main(["export", f"{Path(folder).name}.safetensors", "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{Path(folder).name}.safetensors\n"
     assert "compared on 9 random inputs, for the run's data is not there" in shown.err
