@@ -70,20 +70,28 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     lines = Path("predictions.csv").read_text().splitlines()
     assert lines[0].startswith("row,class,probability,p_0,p_1,")
     assert len(lines) == 4
+    assert main(["predict", folder, "none.npz", "--out", "none.csv"]) == 2
+    assert capsys.readouterr().err == "noisylabels: none.npz: no such file\n"
+    assert main(["predict", folder, "--out", "none.csv"]) == 2
+    assert "expected a folder, files, a table or an .npz file, got none" in capsys.readouterr().err
+    assert not Path("none.csv").exists()
     assert main(["export", folder, "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{Path(folder).name}.safetensors\n"
     assert "compared on 9 test inputs of the run: probabilities differ by at most 0" in shown.err
     assert main(["predict", shown.out.strip(), "new.npz", "--out", "again.csv", "--all"]) == 0
     assert Path("again.csv").read_text().splitlines() == lines
+    capsys.readouterr()
+    assert main(["export", f"{Path(folder).name}.safetensors", "--format", "safetensors"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{Path(folder).name}.safetensors\n"
+    assert "compared on 9 random inputs, for the run's data is not there" in shown.err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["predict", "none", "new.npz"], "none: expected a run folder (with config.json), which"),
-        (["predict", "runs", "none.npz"], "none.npz: no such file"),
-        (["predict", "runs", "--out", "x.csv"], "expected a folder, files, a table or an .npz"),
         (["predict", "runs", "new.npz", "--epochs", "3"], "unknown option of predict '--epochs'"),
         (["export", "runs", "--format", "onx"], "--format must be 'onnx' or 'torch-export' or"),
         (["export", "runs"], "runs: expected a run folder (with config.json), got none"),
@@ -96,6 +104,24 @@ def test_what_predict_and_export_refuse(run, capsys, words, message):
     shown = capsys.readouterr()
     assert shown.err.startswith(f"noisylabels: {message}")
     assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
+def test_predict_reads_texts_and_names_what_it_cannot_use(run, capsys):
+    lines = [f"{'fine' if n % 2 else 'dull'} n{n % 7},{'ab'[n % 2]}" for n in range(40)]
+    Path("texts.csv").write_text("\n".join(["review,label", *lines]))
+    Path("texts.toml").write_text(
+        'data = {name = "text", path = "texts.csv", text_column = "review"}\n'
+        'features = {name = "tfidf", dimensions = 3}\noptimizer = {lr = 0.1}\nepochs = 20\n'
+    )
+    assert main(["train", "texts.toml"]) == 0
+    folder = capsys.readouterr().out.strip()
+    Path("new.csv").write_text('review\nfine\n" "\ndull\n')
+    assert main(["predict", folder, "new.csv", "--column", "review"]) == 0
+    assert capsys.readouterr().err == "row 3: expected a text, got none\n"
+    written = [line.split(",") for line in Path("predictions.csv").read_text().splitlines()]
+    assert [(row, name) for row, name, *_ in written[1:]] == [("2", "b"), ("3", ""), ("4", "a")]
+    assert main(["export", folder]) == 2
+    assert "'tfidf' are no network" in capsys.readouterr().err
 
 
 def test_report_prints_the_table_and_writes_the_page(run, capsys):

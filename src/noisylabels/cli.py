@@ -64,13 +64,14 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """The run folder, or a .safetensors file that export made of one."""
     inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders or files of images; or a table (.csv, .tsv, .parquet); or an .npz file with x."""
+    """Folders or files of images; or a table (.csv, .tsv, .parquet) of paths or texts; or an .npz
+    file with x."""
     out: Path = Path("predictions.csv")
     """The file to write: path (or row), class, probability, error."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the probability of every class, too."""
-    path_column: str = "path"
-    """A table's column of paths."""
+    column: str | None = None
+    """A table's column of paths, or of texts; by default path, or text."""
     root: Path | None = None
     """Folder that a table's paths are relative to, and must lie in; by default the table's own."""
 
@@ -84,7 +85,7 @@ class Export:
     """
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or a .safetensors file that export made of one."""
     format: str = "onnx"
     """onnx, torch-export (.pt2) or safetensors."""
     out: Path | None = None
@@ -548,15 +549,15 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
 
 
 def _predict(command: Predict) -> None:
-    from noisylabels.data.unlabelled import read_places
     from noisylabels.inference import predictions
     from noisylabels.inference.classifier import load
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    found = read_places(command.inputs, path_column=command.path_column, root=command.root)
-    predictions.write(load(command.run), found, command.out, every=command.all, say=say)
+    classifier = load(command.run)
+    found = classifier.listed(command.inputs, column=command.column, root=command.root)
+    predictions.write(classifier, found, command.out, every=command.all, say=say)
     print(command.out)
 
 
@@ -567,7 +568,8 @@ def _export(command: Export) -> None:
 
     check_choice("--format", command.format, FORMATS)
     classifier = load(command.run)
-    name = command.run.resolve().name
+    path = command.run.resolve()
+    name = path.stem if path.is_file() else path.name
     out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
     samples, kind = sample(RunFolder(command.run), classifier)
     difference = export(classifier, out, command.format, samples)

@@ -35,14 +35,14 @@ def test_tables_of_paths_need_no_labels(tmp_path, suffix):
     else:
         comma = "\t" if suffix == ".tsv" else ","
         table.write_text("\n".join(f"{path}{comma}{n}" for n, path in enumerate(["file", *paths])))
-    found = read_places([table], path_column="file")
+    found = read_places([table], column="file")
     assert found.names == paths
     assert found.positions() == [0, 1, 4]
     assert set(found.bad) == {2, 3}
     assert found.bad[2].startswith("row 4: expected a path inside")
     assert found.bad[3] == "row 5: expected a path, got none"
     assert found.inputs.read(2) == (tmp_path / "im" / "a.png").read_bytes()
-    moved = read_places([table], path_column="file", root=tmp_path / "im" / "..")
+    moved = read_places([table], column="file", root=tmp_path / "im" / "..")
     assert moved.positions() == [0, 1, 4]
     with pytest.raises(DataError, match="expected a column 'path', got 'file', '[0n]'"):
         read_places([table])

@@ -60,6 +60,25 @@ def test_a_linear_layer_learns_from_texts_with_wrong_labels(reviews, tmp_path):
     assert result["test_accuracy"] > 0.95
 
 
+def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch):
+    """Or nothing but the run's own texts could ever be turned into vectors."""
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
+    first = plan(parse(reviews))
+    vectors, _ = label(first)
+    learnt = first.features.learnt()
+    assert bytes(learnt["words"].numpy()).decode().split("\n")[:2] == ["bad", "bad bad"]
+    calls = []
+    monkeypatch.setattr(type(first.features), "_learn", lambda *_: calls.append(1))
+    again = plan(parse(reviews | {"seed": 1}))
+    same, _ = label(again)
+    assert not calls
+    assert torch.equal(same.train.tensor(), vectors.train.tensor())
+    for name, tensor in again.features.learnt().items():
+        assert torch.equal(tensor, learnt[name])
+    with pytest.raises(DataError, match="tfidf: expected directions, idf among what was learnt"):
+        again.features.restore({"words": learnt["words"]})
+
+
 def test_texts_without_words_and_features_of_another_kind(reviews, tmp_path, digits):
     (tmp_path / "reviews.csv").write_text("text,label\n" + "!,a\n?,b\n" * 10)
     with pytest.raises(DataError, match="tfidf: the training texts have no words"):

@@ -168,6 +168,53 @@ def test_features_are_standardised(tmp_path):
             classifier.predict(bad)
 
 
+def test_texts_are_read_with_the_words_of_the_run(tmp_path):
+    lines = [f"{'fine great' if n % 2 else 'dull bad'} number{n % 7},{n % 2}" for n in range(60)]
+    table = tmp_path / "reviews.csv"
+    table.write_text("\n".join(["text,label", *lines]))
+    run = {
+        "data": {"name": "text", "path": str(table), "labels": "names"},
+        "features": {"name": "tfidf", "dimensions": 4},
+        "optimizer": {"lr": 0.1},
+        "epochs": 20,
+    }
+    folder = train(run, tmp_path / "runs")
+    places = RunFolder(folder).labels()["test_places"].tolist()
+    rows = [int(place.rpartition("row ")[2]) for place in places]
+    classifier = assert_reproduces(folder, [lines[row - 2].partition(",")[0] for row in rows])
+    assert classifier.predict("a great and fine day") == ["1"]
+    assert classifier.predict(["bad, bad", "great"]) == ["0", "1"]
+    new = tmp_path / "new.csv"
+    new.write_text("id;review\n7;fine\n8;\n9;dull\n")
+    probabilities, bad = classifier.predict_listed(classifier.listed([new], column="review"))
+    assert probabilities.argmax(1)[[0, 2]].tolist() == [1, 0]
+    assert bad == {1: "expected a text, got none"}
+    for inputs, message in [
+        ([" "], "row 0: expected a text, got none"),
+        ([3], "expected texts, or the Path of a table of texts"),
+        (None, "expected texts, or the Path"),
+        ([], "expected texts, or the Path"),
+        (new, "expected a column 'text', got 'id;review'"),
+        (tmp_path, "expected a table of texts"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            classifier.predict(inputs)
+    with pytest.raises(ConfigError, match="'tfidf' are no network"):
+        classifier.network  # noqa: B018
+    weights, described = RunFolder(folder).model()
+    assert sum(name.startswith("features/") for name in weights) == 3
+    rest = {name: tensor for name, tensor in weights.items() if "idf" not in name}
+    metadata = {"noisylabels": json.dumps(described)}
+    save_file(rest, folder / "model.safetensors", metadata)
+    with pytest.raises(DataError, match="tfidf: expected idf among what was learnt"):
+        load(folder)
+
+
+def test_a_run_that_leaves_its_test_set_alone(digits, tmp_path):
+    folder = train(digits | {"test": False, "validation": 0.1}, tmp_path)
+    assert load(folder).predict_proba(Digits().load().test.tensor()).shape == (360, 10)
+
+
 def test_digits_of_files_would_have_other_values(digits, tmp_path):
     folder = train(digits, tmp_path)
     path = save(tmp_path / "seven.png", pixels(0, (8, 8)))

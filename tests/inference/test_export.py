@@ -183,7 +183,7 @@ def test_without_the_data_random_inputs_are_compared(tmp_path):
 
 def test_a_library_that_is_missing_is_named(run, tmp_path, monkeypatch):
     classifier = load(run)
-    for name in ("onnx", "onnxscript"):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
             with pytest.raises(ImportError, match=rf"{name} is not installed: .*\[export\]"):

@@ -75,6 +75,8 @@ def test_vectors_are_computed_once(run, seen, tmp_path):
     ):
         train(run | changes, tmp_path / "runs")
     held_out = vectors(run | {"validation": 0.25})
+    # Nor is a test set that is left alone taken from the cache.
+    assert len(vectors(run | {"test": False, "validation": 0.25}).test.tensor()) == 0
     assert seen == [16, 4]
     assert (len(held_out.train), len(held_out.validation)) == (12, 4)
     both = torch.cat([held_out.train.tensor(), held_out.validation.tensor()])

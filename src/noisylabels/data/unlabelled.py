@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noisylabels.data.datasets import PUBLISHED, read_inputs
 from noisylabels.data.decoding import Readable
-from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport
+from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, Texts
 from noisylabels.data.files import (
     encoded_column,
     extensions,
@@ -36,14 +36,14 @@ class Unlabelled:
     """Inputs without labels.
 
     Args:
-        inputs: Encoded images, or a tensor as :func:`noisylabels.data.datasets.read_inputs` makes
-            it: those that can be used as far as is known before they are decoded.
+        inputs: Encoded images, a tensor as :func:`noisylabels.data.datasets.read_inputs` makes
+            it, or texts: those that can be used as far as is known before they are decoded.
         names: What each is called, the bad ones among them: a path or a row.
         bad: Why an input cannot be used, by its position among the names.
         column: What the names are.
     """
 
-    inputs: Readable | Tensor
+    inputs: Readable | Tensor | Texts
     names: Sequence[str]
     bad: Mapping[int, str]
     column: Literal["path", "row"] = "path"
@@ -97,7 +97,7 @@ class PillowImages:
 
 
 def read_places(
-    places: Sequence[Path], *, path_column: str = "path", root: Path | None = None
+    places: Sequence[Path], *, column: str = "path", root: Path | None = None
 ) -> Unlabelled:
     """List what lies at some places.
 
@@ -105,7 +105,7 @@ def read_places(
         places: Folders of images, in any depth, and image files, by Pillow's extensions; or one
             table (``.csv``, ``.tsv``, ``.parquet``) of paths or, in Parquet, encoded images; or one
             ``.npz`` file with ``x``.
-        path_column: A table's column of paths.
+        column: A table's column of paths.
         root: Folder that a table's paths are relative to, and must not lead out of; by default that
             of the table.
 
@@ -125,7 +125,7 @@ def read_places(
         raise DataError(f"{single}: expected it alone, or images alone, got {len(places)} places")
     if suffixes == [".npz"]:
         return _read_arrays(single)
-    return _read_table(single, path_column, root)
+    return _read_table(single, column, root)
 
 
 def _read_images(places: Sequence[Path]) -> Unlabelled:
@@ -158,29 +158,7 @@ def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
         images = image_columns(schema)
         if path_column not in schema.names and len(images) == 1:
             return _read_embedded(path, images[0])
-        columns = schema.names
-        # Rows are counted as a spreadsheet does.
-        values = (
-            read_values(path, read_parquet(path, [path_column]), path_column)
-            if path_column in columns
-            else []
-        )
-        rows = [(row, value) for row, value in enumerate(values, start=2)]
-    else:
-        torn = LoadReport("skip")
-        columns, numbered = read_csv(path, path_column, torn)
-        if torn.skipped:
-            place, reason = torn.skipped[0]
-            # Whose path is in doubt, so nothing can be said of it.
-            raise DataError(f"{place}: {reason}")
-        rows = [(row, values.get(path_column)) for row, values in numbered]
-    if path_column not in columns:
-        raise DataError(
-            f"{path}: expected a column {path_column!r}, got {', '.join(map(repr, columns))} "
-            f"(--path-column names another one)"
-        )
-    if not rows:
-        raise DataError(f"{path}: expected rows, got none")
+    rows = _read_column(path, path_column)
     folder = (root or path.parent).resolve()
     names, found, origins, bad = [], [], [], {}
     for position, (row, value) in enumerate(rows):
@@ -197,6 +175,64 @@ def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
         origins.append(place)
     images_at = ImagePaths(folder, np.array(found, np.str_), np.array(origins, np.str_))
     return Unlabelled(images_at, names, bad)
+
+
+def _read_column(path: Path, column: str) -> list[tuple[int, object]]:
+    """Read a column: the number of each row, as a spreadsheet counts, and its value."""
+    if path.suffix.lower() == ".parquet":
+        columns = read_schema(path).names
+        there = column in columns
+        values = read_values(path, read_parquet(path, [column]), column) if there else []
+        rows: list[tuple[int, object]] = list(enumerate(values, start=2))
+    else:
+        torn = LoadReport("skip")
+        columns, numbered = read_csv(path, column, torn)
+        if torn.skipped:
+            place, reason = torn.skipped[0]
+            # What is in which of its columns is in doubt.
+            raise DataError(f"{place}: {reason}")
+        rows = [(row, values.get(column)) for row, values in numbered]
+    if column not in columns:
+        raise DataError(
+            f"{path}: expected a column {column!r}, got {', '.join(map(repr, columns))} (--column "
+            f"names another one)"
+        )
+    if not rows:
+        raise DataError(f"{path}: expected rows, got none")
+    return rows
+
+
+def read_texts(path: Path, column: str = "text") -> Unlabelled:
+    """Read the texts of a table.
+
+    Args:
+        path: A ``.csv``, ``.tsv`` or ``.parquet`` file.
+        column: Its column of texts.
+
+    Returns:
+        The texts; an empty one is a bad one. They are called by their row, counted as a spreadsheet
+        does: the header is row 1.
+
+    Raises:
+        DataError: It cannot be read, or has no such column.
+    """
+    if path.suffix.lower() not in TABLES:
+        raise DataError(f"{path}: expected a table of texts ({', '.join(TABLES)})")
+    rows = _read_column(path, column)
+    texts = ["" if value is None else str(value) for _, value in rows]
+    return of_texts(texts, [str(row) for row, _ in rows])
+
+
+def of_texts(texts: Sequence[str], names: Sequence[str] | None = None) -> Unlabelled:
+    """Take texts.
+
+    Args:
+        texts: The texts.
+        names: What they are called; by default their number.
+    """
+    bad = {n: "expected a text, got none" for n, text in enumerate(texts) if not text.strip()}
+    sound = np.array([text for text in texts if text.strip()], dtype=object)
+    return Unlabelled(Texts(sound), names or _numbers(len(texts)), bad, "row")
 
 
 def _read_embedded(path: Path, column: str) -> Unlabelled:

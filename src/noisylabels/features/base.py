@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from noisylabels.data.examples import Dataset, Examples
-from noisylabels.data.source import Facts
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,12 @@ class Features(ABC):
 
     Attributes:
         freeze: Whether vectors are computed once, and only what follows is trained.
+        learns: Whether something is learnt from the training inputs, without which others cannot
+            be turned into vectors: :meth:`learnt` returns it, and :meth:`restore` takes it.
     """
 
     freeze: bool = True
+    learns: bool = False
 
     @abstractmethod
     def check(self) -> None:
@@ -69,9 +71,16 @@ class Features(ABC):
             DataError: The inputs are of another kind, or cannot be read.
         """
 
-    def facts(self, facts: Facts) -> Facts:
-        """Return what is known of the vectors, of which the number is not known yet."""
-        return Facts((0,), images=False, class_map=facts.class_map)
+    def learnt(self) -> dict[str, Tensor]:
+        """Return what :meth:`extract` has learnt from the training inputs, by name."""
+        return {}
+
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:  # noqa: B027 - most learn nothing
+        """Let :meth:`extract` use what was learnt before, and learn nothing anew.
+
+        Args:
+            learnt: What :meth:`learnt` returned.
+        """
 
     def module(self, *, filled: bool = True) -> nn.Module | None:
         """Build what computes the vectors as one network, for use outside this library.

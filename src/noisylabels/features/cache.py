@@ -15,8 +15,8 @@ from noisylabels.data.digests import cache_folder
 FOLDER = "features"
 
 
-def recall(identity: Mapping[str, Any]) -> Tensor | None:
-    """Return vectors that were kept; None where there are none, or they cannot be read.
+def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Return tensors that were kept; None where there are none, or they cannot be read.
 
     Args:
         identity: All that they depend on, plain values.
@@ -25,16 +25,16 @@ def recall(identity: Mapping[str, Any]) -> Tensor | None:
     from safetensors.torch import load_file
 
     with suppress(OSError, SafetensorError, RuntimeError, KeyError):
-        return load_file(_path(identity))["vectors"]
+        return load_file(_path(identity))
     return None
 
 
-def keep(identity: Mapping[str, Any], vectors: Tensor) -> None:
-    """Keep vectors for the next time; where that is impossible they are computed again.
+def keep(identity: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Keep tensors for the next time; where that is impossible they are computed again.
 
     Args:
         identity: All that they depend on, plain values.
-        vectors: Of shape (N, D).
+        tensors: The tensors, by name.
     """
     from safetensors.torch import save
 
@@ -43,7 +43,9 @@ def keep(identity: Mapping[str, Any], vectors: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             # Not save_file, which lets only its owner read the file.
-            temporary.write_bytes(save({"vectors": vectors.contiguous()}))
+            temporary.write_bytes(
+                save({name: tensor.contiguous() for name, tensor in tensors.items()})
+            )
 
 
 def _path(identity: Mapping[str, Any]) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -44,22 +45,41 @@ class Tfidf(TextFeatures):
         self._words = words
         self._seed = seed
 
+        self._learnt: dict[str, Tensor] | None = None
+
+    learns = True
+
     def check(self) -> None:
         """Do nothing: there is nothing that can be missing."""
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Return the words (UTF-8, a line each), their weights and the directions."""
+        assert self._learnt is not None, "asked after the vectors"
+        return self._learnt
+
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        """Use words, weights and directions that were learnt before.
+
+        Raises:
+            DataError: One of them is missing.
+        """
+        missing = {"words", "idf", "directions"} - set(learnt)
+        if missing:
+            raise DataError(f"tfidf: expected {', '.join(sorted(missing))} among what was learnt")
+        self._learnt = dict(learnt)
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
     ) -> dict[str, Tensor]:
         """Learn words and directions from the training texts, and apply them to all."""
-        from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import Normalizer
+        if self._learnt is None:
+            self._learnt = self._learn(texts(train))
+        return {part: self._apply(texts(each), self._learnt) for part, each in parts.items()}
 
-        weights = TfidfVectorizer(
-            sublinear_tf=True, ngram_range=(1, 2), max_features=self._words, strip_accents="unicode"
-        )
-        learnt = texts(train)
+    def _learn(self, learnt: list[str]) -> dict[str, Tensor]:
+        from sklearn.decomposition import TruncatedSVD
+
+        weights = self._vectorizer(max_features=self._words)
         try:
             found = weights.fit_transform(learnt)
         except ValueError as error:
@@ -67,13 +87,32 @@ class Tfidf(TextFeatures):
         dimensions = min(self._dimensions, *(size - 1 for size in found.shape))
         if dimensions < 1:
             raise DataError(f"tfidf: expected more words than {found.shape[1]} in the texts")
-        reduce = make_pipeline(
-            TruncatedSVD(dimensions, random_state=self._seed), Normalizer(copy=False)
-        ).fit(found)
+        reduced = TruncatedSVD(dimensions, random_state=self._seed).fit(found)
+        words = "\n".join(weights.get_feature_names_out().tolist()).encode()
         return {
-            part: torch.from_numpy(reduce.transform(weights.transform(texts(examples)))).float()
-            for part, examples in parts.items()
+            "words": torch.frombuffer(bytearray(words), dtype=torch.uint8),
+            "idf": torch.from_numpy(weights.idf_),
+            "directions": torch.from_numpy(reduced.components_.copy()).float(),
         }
+
+    def _apply(self, given: list[str], learnt: Mapping[str, Tensor]) -> Tensor:
+        directions = learnt["directions"]
+        if not given:
+            return torch.zeros(0, len(directions))
+        words = learnt["words"].numpy().tobytes().decode().split("\n")
+        weights = self._vectorizer(vocabulary=words)
+        weights.idf_ = learnt["idf"].numpy()
+        found = weights.transform(given) @ directions.numpy().T
+        # A text without any known word stays zero.
+        return F.normalize(torch.from_numpy(found).float(), dim=1)
+
+    @staticmethod
+    def _vectorizer(**options: Any) -> Any:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        return TfidfVectorizer(
+            sublinear_tf=True, ngram_range=(1, 2), strip_accents="unicode", **options
+        )
 
 
 class Sentences(TextFeatures):

@@ -16,16 +16,24 @@ from torch import Tensor, nn
 from noisylabels.data.augment import centre
 from noisylabels.data.decoding import decode_all, default_workers
 from noisylabels.data.digests import file_digest
-from noisylabels.data.examples import Examples
+from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
-from noisylabels.data.unlabelled import Unlabelled, of_array, of_images, read_places
+from noisylabels.data.unlabelled import (
+    PillowImages,
+    Unlabelled,
+    of_array,
+    of_images,
+    of_texts,
+    read_places,
+    read_texts,
+)
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute, Features
 from noisylabels.inference.metadata import KEY, Description, read
 from noisylabels.inference.network import Whole
 from noisylabels.run import config
 from noisylabels.run.config import Component
-from noisylabels.run.folder import RunFolder
+from noisylabels.run.folder import LEARNT, RunFolder
 from noisylabels.run.launch import default_device
 from noisylabels.run.plan import REGISTRIES, build, source_digest
 
@@ -67,6 +75,14 @@ class Classifier:
         # First weights are overwritten: the user's own draws go on as if nothing was.
         with torch.random.fork_rng(devices=[]):
             self._features = self._find_features()
+            if self._features is not None and self._features.learns:
+                learnt = {k: v for k, v in weights.items() if k.startswith(LEARNT)}
+                weights = {k: v for k, v in weights.items() if k not in learnt}
+                restore = self._features.restore
+                try:
+                    restore({k.removeprefix(LEARNT): v for k, v in learnt.items()})
+                except DataError as error:
+                    raise DataError(f"{where}: {error}") from error
             self._whole = self._assemble(weights, described.shares).to(self._device).eval()
         self._whole.requires_grad_(False)
 
@@ -115,7 +131,8 @@ class Classifier:
                 Parquet file or an ``.npz`` file; images of Pillow's; or a tensor or array: uint8
                 images (N, channels, height, width), (N, height, width, channels) or (N, height,
                 width), or features (N, D) in their own units. Images are decoded, resized and
-                normalised as those of the run.
+                normalised as those of the run. Of a run on texts: a text, a list of them, or the
+                ``Path`` of a table.
 
         Returns:
             float32 of shape (N, K), in the order of the inputs (a folder's are in alphabetical
@@ -185,6 +202,11 @@ class Classifier:
             batch.clear()
             positions.clear()
 
+        if isinstance(found.inputs, Texts):
+            # Features take as many as there are.
+            if len(found.inputs.values):
+                result[found.positions()] = self._probabilities(found.inputs)
+            return result, bad
         for position, value in zip(found.positions(), self._values(found), strict=True):
             if isinstance(value, str):
                 bad[position] = value
@@ -196,9 +218,42 @@ class Classifier:
         flush()
         return result, bad
 
+    def listed(
+        self, places: Sequence[Path], *, column: str | None = None, root: Path | None = None
+    ) -> Unlabelled:
+        """List what lies at some places, for :meth:`predict_listed`.
+
+        Args:
+            places: As for :func:`noisylabels.data.unlabelled.read_places`; of a run on texts one
+                table.
+            column: A table's column of paths, ``path`` by default, or of texts, ``text`` by
+                default.
+            root: Folder that a table's paths are relative to; by default that of the table.
+
+        Raises:
+            DataError: A place is missing, or has nothing of the kind.
+        """
+        if not self._texts:
+            return read_places(places, column=column or "path", root=root)
+        if len(places) != 1:
+            raise DataError(f"expected one table of texts, got {len(places)} places")
+        return read_texts(places[0], column or "text")
+
+    @property
+    def _texts(self) -> bool:
+        return not self.input_shape
+
     def _listed(self, inputs: Inputs) -> Unlabelled:
+        if self._texts and not isinstance(inputs, Path):
+            given = [inputs] if isinstance(inputs, str) else inputs
+            texts = [t for t in given if isinstance(t, str)] if isinstance(given, Sequence) else []
+            if not isinstance(given, Sequence) or not texts or len(texts) < len(given):
+                raise DataError(
+                    f"expected texts, or the Path of a table of texts, got {inputs!r:.100}"
+                )
+            return of_texts(texts)
         if isinstance(inputs, str | Path):
-            return read_places([Path(inputs)])
+            return self.listed([Path(inputs)])
         if isinstance(inputs, Image.Image):
             return of_images([inputs])
         if isinstance(inputs, Tensor):
@@ -227,6 +282,8 @@ class Classifier:
     def _values(self, found: Unlabelled) -> Iterator[Tensor | str]:
         """Yield each input as the network takes it, or why it cannot."""
         inputs, images = found.inputs, self.described.images
+        if isinstance(inputs, Texts):
+            raise DataError("texts are no inputs of a network")
         shape = f"(N, {', '.join(map(str, self.input_shape))})"
         if isinstance(inputs, Tensor):
             if inputs.shape[1:] == self.input_shape:
@@ -240,7 +297,7 @@ class Classifier:
             # Of another size: the way of image files.
             pixels = inputs.permute(0, 2, 3, 1).squeeze(3).numpy()
             inputs = of_images([Image.fromarray(each) for each in pixels]).inputs
-            assert not isinstance(inputs, Tensor), "Pillow's images are none"
+            assert isinstance(inputs, PillowImages), "as made in the line before"
         elif images is None:
             kind = "numbers" if len(self.input_shape) == 1 else "arrays"
             raise DataError(
@@ -253,14 +310,16 @@ class Classifier:
         for _, image, _ in decode_all(inputs, images.spec(), workers, resize):
             yield image
 
-    def _probabilities(self, inputs: Tensor) -> Array:
+    def _probabilities(self, inputs: Tensor | Texts) -> Array:
         if self._apart and self._features is not None:
-            examples = Examples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+            count = inputs.shape[0]
+            examples = Examples(inputs, torch.zeros(count, dtype=torch.int64))
             compute = Compute(self._device, 0, lambda *_: "32", lambda *_: torch.contiguous_format)
             extract = functools.partial(
                 self._features.extract, {"test": examples}, examples.take(torch.arange(0)), compute
             )
             inputs = build(extract, "features", Component.parse(self.described.features))["test"]
+        assert isinstance(inputs, Tensor), "texts have features, which are no network"
         with torch.inference_mode():
             found: Array = self._whole(inputs.to(self._device)).float().cpu().numpy()
         return found

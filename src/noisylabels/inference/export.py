@@ -180,6 +180,7 @@ def _onnx(
 ) -> Callable[[Tensor], Array]:
     try:
         import onnx
+        import onnxruntime  # noqa: F401 - what cannot be compared is not kept
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from error
@@ -205,10 +206,8 @@ def _onnx(
 
 
 def _run_onnx(path: Path, inputs: Tensor) -> Array:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "export") from error
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     found: Array = session.run(["probabilities"], {"input": inputs.numpy()})[0]
     return found

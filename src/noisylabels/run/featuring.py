@@ -55,9 +55,16 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     }
     # Nothing of a test set that is to be left alone, though another run may have kept it.
     vectors = {
-        part: recall(identity | {"part": part}) if len(examples) else None
+        part: _recalled(identity, part) if len(examples) else None
         for part, examples in parts.items()
     }
+    if features.learns:
+        learnt = recall(identity | {"part": "learnt"})
+        if learnt is None:
+            # What was learnt is wanted, too, or nothing but these inputs could ever be predicted.
+            vectors = dict.fromkeys(parts)
+        else:
+            features.restore(learnt)
     missing = {
         part: examples
         for part, examples in parts.items()
@@ -67,8 +74,10 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         extract = functools.partial(features.extract, missing, dataset.train, compute)
         for part, rows in build(extract, "features", made.config.features).items():
             _check_vectors(made, rows, parts[part])
-            keep(identity | {"part": part}, rows)
+            keep(identity | {"part": part}, {"vectors": rows})
             vectors[part] = rows
+        if features.learns:
+            keep(identity | {"part": "learnt"}, features.learnt())
     train = vectors["train"]
     assert train is not None, "there are training examples"
     made_parts = {
@@ -79,6 +88,10 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )
+
+
+def _recalled(identity: dict[str, Any], part: str) -> Tensor | None:
+    return (recall(identity | {"part": part}) or {}).get("vectors")
 
 
 def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:

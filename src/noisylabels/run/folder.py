@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +48,8 @@ FILES = {
     "`train_mean_margin` (by how much it was above the likeliest other class) and "
     "`train_disagreements` (in how many epochs another class was predicted)",
     "model.safetensors": "the trained weights; its metadata has the class names, the network and "
-    "its features, the input shape, how images are decoded and what inputs are normalised with",
+    "its features (what they have learnt is among the weights, `features/...`), the input shape, "
+    "how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
     "failure.json": "why the run failed, in one line, and the log that tells more; the next "
     "attempt removes it",
@@ -56,6 +58,8 @@ FILES = {
 }
 """The files of a run folder and what they hold; not every run has all of them."""
 FAILURE = "failure.json"
+LEARNT = "features/"
+"""What the names of tensors begin with that are no network's, but its features'."""
 
 
 @contextmanager
@@ -341,6 +345,7 @@ class RunFolder:
         predictions: Mapping[str, Array],
         weights: Sequence[Mapping[str, Tensor]],
         model: Mapping[str, Any],
+        learnt: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Write what a run ends with; from then on it is finished, and needs no checkpoints.
 
@@ -350,6 +355,7 @@ class RunFolder:
             weights: The weights of each network, by name; nothing where they are not to be kept.
                 Of several networks their number comes first in a name, as in ``1.head.bias``.
             model: What is known of the network.
+            learnt: What its features have learnt, by name; kept with the weights.
         """
         from safetensors.torch import save
 
@@ -361,6 +367,7 @@ class RunFolder:
                 for number, network in enumerate(weights)
                 for name, tensor in network.items()
             }
+            tensors |= {f"{LEARNT}{name}": tensor for name, tensor in learnt.items()}
             # One entry, for several come in any order, and the same run is to give the same bytes.
             metadata = {"noisylabels": json.dumps(model)}
             path = self.path / "model.safetensors"

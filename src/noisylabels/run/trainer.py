@@ -237,7 +237,9 @@ def _finish(
     # A compiled network's weights are those of the network within.
     networks = [getattr(network, "_orig_mod", network) for network in method.networks]
     weights = [network.state_dict() for network in networks] if run.save_model else []
-    folder.finish(result, arrays, weights, described)
+    features = made.features
+    learnt = features.learnt() if features is not None and features.learns else {}
+    folder.finish(result, arrays, weights, described, learnt)
 
 
 def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, Any]:
