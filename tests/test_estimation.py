@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from noisylabels import estimation
+from noisylabels.errors import ConfigError
 from noisylabels.estimation import (
     confident_joint,
     disagreement,
@@ -13,7 +14,6 @@ from noisylabels.estimation import (
     wrong_share,
     wrong_share_interval,
 )
-from noisylabels.errors import ConfigError
 from noisylabels.noise import NOISES
 
 
