@@ -1,11 +1,15 @@
 """What several tests share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+from safetensors.torch import save_file
+
+import warm
 
 # A busy machine is no reason to fail, and every draw comes again.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
@@ -36,6 +40,18 @@ def own_module(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory) -> dict:
+    """Features of a tiny network of timm, with a file of weights."""
+    timm = pytest.importorskip("timm")
+    path = tmp_path_factory.mktemp("backbone") / "weights.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", pretrained=False)
+    save_file(network.state_dict(), path)
+    return {"name": "timm", "model": "test_resnet", "weights": str(path), "size": 32}
+
+
 @pytest.fixture
 def digits() -> dict:
     """The smallest ordinary run, as it stands in a TOML file."""
@@ -47,3 +63,20 @@ def digits() -> dict:
         "batch_size": 64,
         "epochs": 3,
     }
+
+
+@pytest.fixture
+def begin(tmp_path) -> Iterator[Callable[..., warm.Job]]:
+    """Start warm processes of the command line, which do not outlive the test."""
+    jobs = []
+
+    def begin(*words: object, target: Callable = warm.saving, **options) -> warm.Job:
+        number = len(jobs)
+        shown = [tmp_path / f".job{number}.{name}" for name in ("out", "err")]
+        jobs.append(warm.Job(target, *map(str, words), shown=shown, **options))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.kill()
+        job.communicate()

@@ -14,10 +14,13 @@ PACKAGE = Path(noisylabels.__file__).parent
 CORE = ("errors", "functional", "_fused", "labels", "losses", "noise", "schedules")
 
 
-def modules_after(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*sys.modules)"
+def brought_beside_torch(statement: str) -> set[str]:
+    code = f"import sys, torch; print(*sys.modules); {statement}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in run.stdout.split()}
+    before, after = (
+        {name.partition(".")[0] for name in line.split()} for line in run.stdout.splitlines()
+    )
+    return after - before
 
 
 def imported(node) -> set[str]:
@@ -35,7 +38,7 @@ def test_core_imports_torch_and_nothing_else():
         names = set().union(*map(imported, top))
         assert names <= {"torch", "noisylabels", *sys.stdlib_module_names}, room
     statement = ", ".join(f"noisylabels.{name}" for name in CORE)
-    extra = modules_after(f"import {statement}") - modules_after("import torch")
+    extra = brought_beside_torch(f"import {statement}")
     assert extra - set(sys.stdlib_module_names) == {"noisylabels"}
 
 

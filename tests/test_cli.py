@@ -61,6 +61,43 @@ def test_train_prints_the_folder_and_then_does_nothing(run, capsys):
     assert "finished already, nothing to do" in again.err
 
 
+def test_predict_and_export_use_a_finished_run(run, capsys):
+    assert main(["train", "run.toml"]) == 0
+    folder = capsys.readouterr().out.strip()
+    np.savez("new.npz", x=np.zeros((3, 8, 8), np.uint8))
+    assert main(["predict", folder, "new.npz", "--all"]) == 0
+    assert capsys.readouterr().out == "predictions.csv\n"
+    lines = Path("predictions.csv").read_text().splitlines()
+    assert lines[0].startswith("row,class,probability,p_0,p_1,")
+    assert len(lines) == 4
+    assert main(["export", folder, "--format", "safetensors"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{Path(folder).name}.safetensors\n"
+    assert "compared on 9 test inputs of the run: probabilities differ by at most 0" in shown.err
+    assert main(["predict", shown.out.strip(), "new.npz", "--out", "again.csv", "--all"]) == 0
+    assert Path("again.csv").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "none", "new.npz"], "none: expected a run folder (with config.json), which"),
+        (["predict", "runs", "none.npz"], "none.npz: no such file"),
+        (["predict", "runs", "--out", "x.csv"], "expected a folder, files, a table or an .npz"),
+        (["predict", "runs", "new.npz", "--epochs", "3"], "unknown option of predict '--epochs'"),
+        (["export", "runs", "--format", "onx"], "--format must be 'onnx' or 'torch-export' or"),
+        (["export", "runs"], "runs: expected a run folder (with config.json), got none"),
+    ],
+)
+def test_what_predict_and_export_refuse(run, capsys, words, message):
+    Path("runs").mkdir()
+    np.savez("new.npz", x=np.zeros((3, 8, 8), np.uint8))
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"noisylabels: {message}")
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
 def test_report_prints_the_table_and_writes_the_page(run, capsys):
     for seed in "01":
         assert main(["train", "run.toml", "--seed", seed, "--out", "mine"]) == 0

@@ -1,13 +1,12 @@
 """The fused pass against the composed loss: same values, same gradients, taken where it can be."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+import warm
 from noisylabels import _fused, functional
 from noisylabels.losses import build
 
@@ -199,17 +198,9 @@ print("same")
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file")
-def test_ddp_gives_the_gradient_of_the_whole_batch(tmp_path):
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", WORKER, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
+def test_ddp_gives_the_gradient_of_the_whole_batch(tmp_path, begin):
+    store = tmp_path / "store"
+    workers = [begin(WORKER, rank, store, target=warm.code) for rank in range(2)]
     for worker in workers:
         out, err = worker.communicate(timeout=120)
         assert out == "same\n", err

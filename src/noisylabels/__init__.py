@@ -5,17 +5,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noisylabels import errors, functional, losses, noise, schedules
+    from noisylabels.inference.classifier import load
+    from noisylabels.run.trainer import train
     from noisylabels.studies.audit import audit
     from noisylabels.studies.records import frame as runs
     from noisylabels.studies.study import grid
 
-__all__ = ["audit", "errors", "functional", "grid", "losses", "noise", "runs", "schedules"]
+__all__ = [
+    "audit",
+    "errors",
+    "functional",
+    "grid",
+    "load",
+    "losses",
+    "noise",
+    "runs",
+    "schedules",
+    "train",
+]
 __version__ = "0.1.0.dev0"
 
 _CORE = ("errors", "functional", "losses", "noise", "schedules")
 _FUNCTIONS = {
     "audit": ("noisylabels.studies.audit", "audit"),
+    "load": ("noisylabels.inference.classifier", "load"),
     "grid": ("noisylabels.studies.study", "grid"),
+    "train": ("noisylabels.run.trainer", "train"),
     "runs": ("noisylabels.studies.records", "frame"),
 }
 

@@ -41,7 +41,7 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, features, model, method, loss, optimizer, lr_schedule, momentum_schedule,
-    augment, epochs, batch_size, seed, precision, validation, compile, clip_norm, accumulate,
+    augment, epochs, batch_size, seed, precision, validation, test, compile, clip_norm, accumulate,
     on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
     save_model.
     """
@@ -50,6 +50,45 @@ class Train:
     """The run's TOML file."""
     out: Path = Path("runs")
     """Folder of run folders."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the classes of new inputs with a finished run, into a CSV file.
+
+    Inputs are decoded, resized and normalised as those of the run. One that cannot be used is named
+    and has no class but an error in the file; only where none can be used is the exit status 2, and
+    nothing written.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run folder, or a .safetensors file that export made of one."""
+    inputs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders or files of images; or a table (.csv, .tsv, .parquet); or an .npz file with x."""
+    out: Path = Path("predictions.csv")
+    """The file to write: path (or row), class, probability, error."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the probability of every class, too."""
+    path_column: str = "path"
+    """A table's column of paths."""
+    root: Path | None = None
+    """Folder that a table's paths are relative to, and must lie in; by default the table's own."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished run's classifier as one file, compared with the run before it is kept.
+
+    Its input is uint8 images of the run's size, or features; its output is class probabilities. The
+    class names and how images are decoded stand in its metadata.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    format: str = "onnx"
+    """onnx, torch-export (.pt2) or safetensors."""
+    out: Path | None = None
+    """The file to write; by default it is named like the run."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +110,37 @@ class Sweep:
     """Where they are made: local (processes of this machine), slurm or ray."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what there is to do, and do nothing."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Choose keys of a run on a hold-out of its noisy labels, then train with what was chosen.
+
+    No trial sees the test set. The same command continues; several at once, also on several
+    machines, share a study. Any key of the run can be set here too, as in train: --epochs 10.
+    """
+
+    config: tyro.conf.Positional[Path]
+    """The run's TOML file."""
+    space: Path
+    """A TOML file of keys and their ranges or choices: "loss.q" = { low = 0.1, high = 1.0 }."""
+    trials: int = 40
+    """Trials in the end, those that failed among them."""
+    seeds: int = 1
+    """Runs of each trial, and final runs."""
+    jobs: int | None = None
+    """Runs made at once; by default one per GPU, else one."""
+    launcher: str = "local"
+    """Where they are made: local (processes of this machine)."""
+    storage: str | None = None
+    """Where trials are kept: sqlite:///FILE, postgresql://..., or the path of a journal; by default
+    a journal beside the run folders."""
+    prune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Give trials up that are worse than the median after a third of their epochs."""
+    out: Path = Path("runs")
+    """Folder of run folders."""
+    report: Path = Path("tune.html")
+    """The page to write: the choice, every trial, accuracy against each parameter."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +325,10 @@ class Data:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
@@ -270,7 +343,10 @@ Command = (
 CLASSES: dict[str, type] = {
     "demo": Demo,
     "train": Train,
+    "predict": Predict,
+    "export": Export,
     "sweep": Sweep,
+    "tune": Tune,
     "report": Report,
     "table": Table,
     "status": Status,
@@ -294,8 +370,12 @@ COMMANDS = {
 """The commands, and those that each has below it."""
 
 
-def options(command: type) -> list[str]:
+def options(command: type, *, flags: bool = True) -> list[str]:
     """Return the options of a command: all that it takes but its positional words.
+
+    Args:
+        command: One of ``CLASSES``.
+        flags: Whether those that take no value are among them.
 
     Example:
         >>> options(Report)
@@ -305,7 +385,7 @@ def options(command: type) -> list[str]:
     return [
         f"--{field.name.replace('_', '-')}"
         for field in fields(command)
-        if positional not in get_args(field.type)
+        if positional not in get_args(field.type) and (flags or bool not in get_args(field.type))
     ]
 
 
@@ -335,8 +415,14 @@ def run(words: Sequence[str]) -> None:
         _demo(command)
     elif isinstance(command, Train):
         _train(command, overrides)
+    elif isinstance(command, Predict):
+        _predict(command)
+    elif isinstance(command, Export):
+        _export(command)
     elif isinstance(command, Sweep):
         _sweep(command, overrides)
+    elif isinstance(command, Tune):
+        _tune(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
     elif isinstance(command, Table):
@@ -383,10 +469,17 @@ def _check_command(words: Sequence[str]) -> None:
 
 def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
-    if words[:1] not in (["train"], ["sweep"]):
+    if words[:1] not in (["train"], ["sweep"], ["tune"]):
         return list(words)
-    files = [word for word in words[1:] if word.endswith(".toml") and not word.startswith("-")]
-    return [words[0], *files, *(word for word in words[1:] if word not in files)]
+    # The file of an option stays where it is.
+    valued = options(CLASSES[words[0]], flags=False)
+    first = [
+        place
+        for place, word in enumerate(words)
+        if word.endswith(".toml") and not word.startswith("-") and words[place - 1] not in valued
+    ]
+    rest = [word for place, word in enumerate(words[1:], 1) if place not in first]
+    return [words[0], *(words[place] for place in first), *rest]
 
 
 def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
@@ -396,7 +489,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
         ConfigError: A word is an option of no command.
     """
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
-    prefix = {"train": "--", "sweep": "--", "noise make": "--noise."}.get(name)
+    prefix = {"train": "--", "sweep": "--", "tune": "--", "noise make": "--noise."}.get(name)
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
@@ -426,6 +519,37 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
         folder = train(made, command.out, [display])
     if is_global_zero(made.config):
         print(folder)
+
+
+def _predict(command: Predict) -> None:
+    from noisylabels.data.unlabelled import read_places
+    from noisylabels.inference import predictions
+    from noisylabels.inference.classifier import load
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    found = read_places(command.inputs, path_column=command.path_column, root=command.root)
+    predictions.write(load(command.run), found, command.out, every=command.all, say=say)
+    print(command.out)
+
+
+def _export(command: Export) -> None:
+    from noisylabels.inference.classifier import load
+    from noisylabels.inference.export import FORMATS, SUFFIXES, export, sample
+    from noisylabels.run.folder import RunFolder
+
+    check_choice("--format", command.format, FORMATS)
+    classifier = load(command.run)
+    name = command.run.resolve().name
+    out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
+    samples, kind = sample(RunFolder(command.run), classifier)
+    difference = export(classifier, out, command.format, samples)
+    compared = (
+        f"compared on {len(samples)} {kind}: probabilities differ by at most {difference:.1g}"
+    )
+    print(compared, file=sys.stderr)
+    print(out)
 
 
 def _demo(command: Demo) -> None:
@@ -459,6 +583,37 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     elif progress.done != set(progress.jobs):
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
+
+
+def _tune(command: Tune, overrides: Sequence[str]) -> None:
+    from noisylabels.display import TuneDisplay
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+    from noisylabels.run import config
+    from noisylabels.studies import space, tune, tune_page
+    from noisylabels.studies.launchers import launcher
+
+    read = space.read(command.space)
+    tuning = tune.prepare(
+        config.load(command.config, overrides),
+        read,
+        command.out,
+        trials=command.trials,
+        seeds=command.seeds,
+        prune=command.prune,
+        storage=command.storage,
+        name=command.config.stem,
+        suggestions=HYPERPARAMETERS,
+    )
+    made = launcher(command.launcher, command.jobs)
+    trials = tune.open_trials(tuning)
+    print(tune.describe(tuning, trials), flush=True)
+    with TuneDisplay() as display:
+        outcome = tune.run(tuning, trials, made, display)
+    for sentence in outcome.sentences():
+        print(sentence)
+    print(tuning.chosen)
+    tune_page.write(outcome, command.report)
+    print(command.report)
 
 
 def _status(command: Status) -> None:

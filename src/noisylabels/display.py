@@ -15,9 +15,11 @@ from rich.progress import (
 from noisylabels.run.callbacks import Callback, Start
 from noisylabels.run.folder import Metrics
 from noisylabels.studies.launchers.jobs import Ended, Event
+from noisylabels.studies.space import title
 from noisylabels.studies.status import duration
 from noisylabels.studies.sweep import Follower
 from noisylabels.studies.sweep import Progress as SweepProgress
+from noisylabels.studies.tuning import State, Trial, Watcher
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_STATES = 60.0
@@ -180,8 +182,10 @@ class SweepDisplay(Follower):
         if event.state == "stopped":
             return "stopped"
         result = folder.result()
-        accuracy = result["test_accuracy"]
+        accuracy, held_out = result["test_accuracy"], result.get("validation_accuracy")
         said = "done" if accuracy is None else f"test accuracy {100 * accuracy:.1f} %"
+        if accuracy is None and held_out is not None:
+            said = f"hold-out {100 * held_out:.1f} %"
         return f"{said}, {duration(result['seconds'])} ({folder.path})"
 
     def _state(self, progress: SweepProgress) -> str:
@@ -204,3 +208,64 @@ class SweepDisplay(Follower):
     def _print(self, line: str) -> None:
         self._spoke = time.monotonic()
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class TuneDisplay(SweepDisplay, Watcher):
+    """Shows each trial as it ends, the best so far, and the time left.
+
+    A watcher and a context manager.
+
+    Args:
+        console: Where to show it; standard error by default.
+    """
+
+    _choosing: State | None = None
+
+    def on_trials(self, state: State) -> None:
+        """Show where the trials stand."""
+        self._choosing = state
+        self._show(state.runs)
+
+    def on_trial(self, trial: Trial, state: State) -> None:
+        """Show what came of a trial, and the best so far."""
+        said = f"trial {trial.number} of {state.tuning.trials}: {title(trial.values)}: "
+        if trial.state == "finished":
+            said += f"hold-out {100 * (trial.accuracy or 0.0):.1f} %"
+        else:
+            said += f"{trial.state}{f': {trial.error}' if trial.error else ''}"
+        best, left = state.best, state.left()
+        if best is not None:
+            said += f"; best {100 * (best.accuracy or 0.0):.1f} % (trial {best.number})"
+        self._print(said + (f"; {duration(left)} left" if left else ""))
+        self._show(state.runs)
+
+    def on_stage(self, sentence: str, state: State) -> None:
+        """Show what follows the trials."""
+        self._print(sentence)
+        self._show(state.runs)
+
+    def on_event(self, event: Event, progress: SweepProgress) -> None:
+        """Show what has happened to a run that is no trial's, or that has failed."""
+        trials = self._choosing is not None and self._choosing.stage == "trials"
+        if not trials or not isinstance(event, Ended):
+            super().on_event(event, progress)
+
+    def _state(self, progress: SweepProgress) -> str:
+        state = self._choosing
+        if state is None or state.stage != "trials":
+            return super()._state(progress)
+        left = state.left()
+        counted = f"{state.made} of {state.tuning.trials} trials, {len(progress.running)} running"
+        return counted + (f"; {duration(left)} left" if left else "")
+
+    def _show(self, progress: SweepProgress) -> None:
+        state = self._choosing
+        if state is None or state.stage != "trials":
+            super()._show(progress)
+        else:
+            self._bar.update(
+                self._task,
+                description=self._state(progress),
+                completed=state.made,
+                total=state.tuning.trials,
+            )

@@ -8,7 +8,7 @@ import pytest
 from noisylabels.data.datasets import Folder
 from noisylabels.errors import ConfigError
 from noisylabels.losses import LOSSES
-from noisylabels.run.config import Component, bind, find, load, parse
+from noisylabels.run.config import Component, bind, find, load, override, parse
 from noisylabels.run.plan import plan
 from noisylabels.schedules import Hyperparameter
 
@@ -265,6 +265,16 @@ def test_find_knows_the_users_own(tmp_path, monkeypatch):
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout == "5\n"
+
+
+def test_tables_hold_plain_values_also_where_a_command_line_gave_them():
+    words = ["--loss.name", "gce", "--loss.q", "0.5", "--loss.label_smoothing=0.1", "--epochs", "3"]
+    tables = parse(override({"data": "digits"}, words)).tables()
+    assert tables["loss"] == {"name": "gce", "q": 0.5, "label_smoothing": 0.1}
+    assert parse(tables).tables() == tables
+    moving = ["--loss.q_start.schedule", "linear", "--loss.q_start.end", "1.0"]
+    table = parse(override({"data": "digits"}, moving)).tables()["loss"]
+    assert table["q_start"] == {"schedule": "linear", "end": 1.0}
 
 
 def test_a_fold_is_held_out_by_its_number(file):

@@ -170,6 +170,7 @@ def test_what_a_result_does_not_depend_on_does_not_count(digits, key):
         {"seed": 1},
         {"precision": "bf16"},
         {"validation": 0.1},
+        {"test": False},
         {"loss": {"name": "dal", "q_start": 0.7}},
         {"loss": {"name": "gce", "q": {"schedule": "linear", "start": 0.1, "end": 0.9}}},
         {"loss": {"name": "dal", "label_smoothing": 0.1}},

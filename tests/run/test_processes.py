@@ -1,4 +1,8 @@
-"""Two real processes that share each batch, started as a user starts them."""
+"""Two real processes that share each batch.
+
+The first test starts them as a user does. Elsewhere the first process starts warm, and where a test
+is of numbers alone, so does the second.
+"""
 
 import json
 import os
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import warm
 from noisylabels.run import loop
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
@@ -54,8 +59,8 @@ def write(path: Path, tables: dict) -> Path:
     return path
 
 
-def start(path, out, *, launcher=("-m",), script="noisylabels", **environment):
-    words = [str(script), "train", str(path), "--out", str(out)]
+def start(path, out, *, launcher=(), **environment):
+    words = ["-m", "noisylabels", "train", str(path), "--out", str(out)]
     command = [sys.executable, *launcher, *words]
     return subprocess.Popen(
         command,
@@ -66,12 +71,28 @@ def start(path, out, *, launcher=("-m",), script="noisylabels", **environment):
     )
 
 
-def finish(process) -> Path:
-    shown, complaints = process.communicate(timeout=120)
-    assert process.returncode == 0, complaints
+@pytest.fixture
+def ranks(begin):
+    """Start both processes of a job warm, as `torchrun` would start them."""
+
+    def ranks(path, *outs, target=warm.saving):
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        return [
+            begin("train", path, "--out", out, target=target, LOCAL_RANK=str(rank), **meeting)
+            for rank, out in enumerate(outs)
+        ]
+
+    return ranks
+
+
+def finish(*processes) -> Path:
+    """Wait for a process, or all of a job, and return the folder that the first has named."""
+    ends = [process.communicate(timeout=120) for process in processes]
+    complaints = "".join(complaint for _, complaint in ends)
+    assert [process.returncode for process in processes] == [0] * len(processes), complaints
     assert "Warning" not in complaints
     assert "deprecated" not in complaints
-    (folder,) = shown.splitlines()
+    (folder,) = "".join(shown for shown, _ in ends).splitlines()
     return Path(folder)
 
 
@@ -106,7 +127,7 @@ def test_torchrun_on_two_machines_computes_what_two_processes_do(images, tmp_pat
     path = write(tmp_path / "run.toml", images | {"nodes": 2, "sync_batchnorm": True})
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     size = ["--nnodes", "2", "--nproc-per-node", "1", "--local-addr", "127.0.0.1"]
-    launcher = ["-m", "torch.distributed.run", *size, *meeting, "-m"]
+    launcher = ["-m", "torch.distributed.run", *size, *meeting]
     out = tmp_path / "runs"
     jobs = [start(path, out, launcher=launcher, **threads) for _ in range(2)]
     try:
@@ -132,18 +153,6 @@ def test_without_synchronised_batch_norm_a_run_is_only_near(images, tmp_path):
     assert ours == pytest.approx(theirs, rel=0.5)
 
 
-KEEPING = """
-import sys
-from noisylabels.__main__ import main
-from noisylabels.run import loop
-from noisylabels.run.folder import RunFolder
-
-loop.SECONDS_BETWEEN_SAVES = 0
-RunFolder.discard_checkpoints = lambda folder: None
-sys.exit(main())
-"""
-"""The command line, but that a finished run keeps its last checkpoint."""
-
 MLP = {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "sgd", "lr": 0.01}}
 METHODS = {
     "elr": {"method": {"name": "elr", "beta": 0.7, "lamb": 1.0}},
@@ -161,13 +170,12 @@ METHODS = {
         *(pytest.param(name, marks=pytest.mark.long) for name in ("gjs", "jocor")),
     ],
 )
-def test_two_processes_remember_and_choose_as_one(images, tmp_path, name, monkeypatch):
+def test_two_processes_remember_and_choose_as_one(images, tmp_path, name, monkeypatch, ranks):
     """Memories, choices and estimates are those of the whole batch."""
     run = images | MLP | {"epochs": 5} | METHODS[name]
-    script = tmp_path / "keeping.py"
-    script.write_text(KEEPING)
     path = write(tmp_path / "two.toml", run | {"devices": 2})
-    folder = finish(start(path, tmp_path / "two", launcher=(), script=script))
+    out = tmp_path / "two"
+    folder = finish(*ranks(path, out, out, target=warm.keeping))
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
     monkeypatch.setattr(RunFolder, "discard_checkpoints", lambda folder: None)
     single = train(parse(run), tmp_path / "one")
@@ -188,16 +196,17 @@ def test_two_processes_remember_and_choose_as_one(images, tmp_path, name, monkey
             torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
 
 
-def test_parts_of_uneven_shares_are_as_many_in_each_process(images, tmp_path):
+def test_parts_of_uneven_shares_are_as_many_in_each_process(images, tmp_path, ranks):
     """The last batch has five examples: three for one process, two for the other."""
     run = images | MLP | {"accumulate": 4, "data": images["data"] | {"limit": 101}}
     single = lines(train(parse(run), tmp_path / "one"))
-    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    path, out = write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"
+    folder = finish(*ranks(path, out, out))
     for ours, theirs in zip(lines(folder), single, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
-def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path):
+def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path, ranks):
     run = (
         images
         | MLP
@@ -208,7 +217,8 @@ def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path):
         }
     )
     single = lines(train(parse(run), tmp_path / "one"))
-    folder = finish(start(write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"))
+    path, out = write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"
+    folder = finish(*ranks(path, out, out))
     both = lines(folder)
     # Views are drawn by each process, so the warm-ups differ a little and so do the divisions.
     for ours, theirs in zip(both[:4], single[:4], strict=True):
@@ -222,11 +232,11 @@ def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")
-def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
+def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path, begin, ranks):
     both = images | {"devices": 2, "epochs": 400}
     path = write(tmp_path / "run.toml", both)
-    job = start(path, tmp_path / "runs")
     saved = tmp_path / "runs"
+    job = begin("train", path, "--out", saved)
     wait_for(lambda: any(saved.glob("*/checkpoint.pt")), job)
     (second,) = children(job.pid)
     os.kill(second, signal.SIGKILL)
@@ -234,7 +244,7 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     assert job.returncode != 0
     (checkpoint,) = saved.glob("*/checkpoint.pt")
     before = written(checkpoint)
-    job = start(path, tmp_path / "runs")
+    job = begin("train", path, "--out", saved)
     wait_for(lambda: written(checkpoint) not in (before, None), job)
     # One of them hears it, and both stop after the same step.
     os.kill(children(job.pid)[0], signal.SIGTERM)
@@ -246,11 +256,7 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
     assert complaints.count("run 1 of 1") == 1, "the second process shows nothing"
 
     # As where machines do not share a folder.
-    port = free_port()
-    jobs = [
-        start(path, tmp_path / out, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, LOCAL_RANK=rank)
-        for rank, out in (("0", "runs"), ("1", "elsewhere"))
-    ]
+    jobs = ranks(path, saved, tmp_path / "elsewhere")
     for job in jobs:
         _, complaints = job.communicate(timeout=60)
         assert job.returncode == 2, complaints
@@ -259,10 +265,10 @@ def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")
-def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path):
+def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path, begin):
     """Only the first writes; the second waits for it, and has nothing to say of its own."""
     both = images | MLP | {"devices": 2, "epochs": 4000}
-    job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
+    job = begin("train", write(tmp_path / "run.toml", both), "--out", tmp_path / "runs")
     wait_for(lambda: any((tmp_path / "runs").glob("*/checkpoint.pt")), job)
     (second,) = children(job.pid)
     (folder,) = (tmp_path / "runs").iterdir()
@@ -277,9 +283,9 @@ def test_a_failure_of_the_first_process_ends_the_second(images, tmp_path):
 
 
 @pytest.mark.long
-def test_where_all_fail_each_saves_its_batch(images, tmp_path):
+def test_where_all_fail_each_saves_its_batch(images, tmp_path, begin):
     both = images | MLP | {"devices": 2, "optimizer": {"name": "sgd", "lr": 1e30}}
-    job = start(write(tmp_path / "run.toml", both), tmp_path / "runs")
+    job = begin("train", write(tmp_path / "run.toml", both), "--out", tmp_path / "runs")
     _, complaints = job.communicate(timeout=60)
     assert job.returncode == 2, complaints
     assert "Traceback" not in complaints

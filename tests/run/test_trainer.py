@@ -881,6 +881,49 @@ def test_a_hold_out_is_noisy_stratified_and_reported(digits, tmp_path):
     assert np.array_equal(labels["test"], RunFolder(train(whole, tmp_path)).labels()["test"])
 
 
+def test_a_test_set_that_is_left_alone_is_never_touched(digits, tmp_path):
+    """By a source whose test labels raise whatever is asked of them."""
+    digits |= {"data": {"name": "sealed:SealedDigits"}, "validation": 0.1}
+    with pytest.raises(Exception, match="of the test labels"):
+        train(parse(digits), tmp_path)
+    recorder = Recorder()
+    folder = train(parse(digits | {"test": False}), tmp_path, [recorder])
+    result = read(folder)
+    assert result["test_accuracy"] is result["test_labels"] is None
+    assert all(line["test_accuracy"] is None for line in RunFolder(folder).metrics())
+    assert read(folder, "data.json")["test"] == 0
+    assert read(folder, "data.json")["test_labels"] is None
+    assert "test" not in RunFolder(folder).labels()
+    assert set(RunFolder(folder).predictions()) == {
+        "train_probabilities",
+        "validation_probabilities",
+    }
+    (status,) = find([folder])
+    assert status.row()[7] == ""
+    # What is learnt is what is learnt with a test set.
+    usual = train(parse(digits | {"data": "digits"}), tmp_path)
+    keys = ("loss", "train_accuracy", "train_accuracy_wrong", "validation_accuracy")
+    assert [[line[key] for key in keys] for line in RunFolder(folder).metrics()] == [
+        [line[key] for key in keys] for line in RunFolder(usual).metrics()
+    ]
+
+
+@pytest.mark.parametrize("name", ["coteaching", "dividemix"])
+def test_methods_of_two_networks_can_do_without_a_test_set(digits, tmp_path, name):
+    method = {"name": name} | ({"forget_rate": 0.4} if name == "coteaching" else {})
+    folder = train(parse(digits | {"method": method, "test": False, "epochs": 2}), tmp_path)
+    assert read(folder)["test_accuracy"] is None
+    assert "test_accuracy_ensemble" not in read(folder)
+
+
+def test_images_that_stream_can_do_without_a_test_set(photos, tmp_path):
+    photos["data"]["storage"] = "stream"
+    run = photos | {"validation": 0.2, "test": False, "epochs": 1, "workers": 0}
+    folder = train(parse(run), tmp_path)
+    assert 0 <= read(folder)["validation_accuracy"] <= 1
+    assert read(folder)["test_accuracy"] is None
+
+
 def test_holding_out_too_much_is_refused(digits):
     for share in (-0.1, 0.6):
         with pytest.raises(ConfigError, match="validation: expected"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import warm
 from noisylabels.errors import CheckpointError, NoisyLabelsError
 from noisylabels.labels import read_archive
 from noisylabels.run import checkpoint, config, loop
@@ -38,13 +39,11 @@ augment = {{ name = "crop-flip", padding = 1 }}
 """
 ALWAYS = 1e-9
 
-# One process that has imported everything, whose children are killed: a new interpreter takes
-# seconds to start, in which nothing can go wrong. Each is killed at a random moment after every
-# second epoch, however fast the machine is.
+# One process that has imported everything, whose children are killed. Each is killed at a random
+# moment after every epoch, however fast the machine is.
 DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
-import sklearn.datasets, sklearn.model_selection, tensorboard.summary.writer.record_writer
 from noisylabels.run import config
 from noisylabels.run.trainer import train
 
@@ -60,11 +59,11 @@ for kill in range(kills + 1):
         train(run, out)
         os._exit(0)
     if kill < kills:
-        while epochs() < 2 * kill:
+        while epochs() < kill:
             if os.waitpid(child, os.WNOHANG)[0]:
                 sys.exit("the run ended by itself")
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.2))
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     checkpoints = list(out.glob("*/checkpoint.pt"))
@@ -104,31 +103,27 @@ def contents(folder: Path):
     }
 
 
-def start(run, out, *words):
-    command = [sys.executable, "-m", "noisylabels", "train", str(run), "--out", str(out), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_twenty_kills_change_nothing(run, tmp_path):
+def test_twenty_kills_change_nothing(run, tmp_path, begin):
     """A checkpoint is written after every step, so that kills meet it half written."""
-    run.write_text(run.read_text().replace("epochs = 8", "epochs = 50"))
+    run.write_text(run.read_text().replace("epochs = 8", "epochs = 30"))
     # The interval between checkpoints is not part of what a run is.
-    whole = train(tables(epochs=50), tmp_path / "whole")
-    command = [sys.executable, "-c", DRIVER, str(run), str(tmp_path / "cut"), "20"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    rows = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
+    whole = train(tables(epochs=30), tmp_path / "whole")
+    driver = begin(DRIVER, run, tmp_path / "cut", 20, target=warm.code)
+    shown, complaints = driver.communicate(timeout=300)
+    assert driver.returncode == 0, complaints
+    rows = [tuple(map(int, line.split())) for line in shown.splitlines()]
     assert [status for status, _, _ in rows] == [signal.SIGKILL] * 20 + [0]
     assert rows[-1] == (0, 0, 0), "no checkpoint of a finished run, and nothing half-written"
     assert contents(tmp_path / "cut" / whole.name) == contents(whole)
 
 
 @pytest.mark.slow
-def test_signals_finish_the_step_save_and_say_how_to_go_on(run, tmp_path):
+def test_signals_finish_the_step_save_and_say_how_to_go_on(run, tmp_path, begin):
     run.write_text(RUN.format(minutes=10).replace("epochs = 8", "epochs = 2000"))
     folders = tmp_path / "cut"
-    process = start(run, folders)
+    process = begin("train", run, "--out", folders)
     wait_for(lambda: any(folders.glob("*/checkpoint.pt")), process)
     process.send_signal(signal.SIGTERM)
     _, shown = process.communicate(timeout=30)
@@ -139,7 +134,7 @@ def test_signals_finish_the_step_save_and_say_how_to_go_on(run, tmp_path):
     # Stopped again where it went on, it has lost nothing.
     (folder,) = folders.iterdir()
     before = len((folder / "metrics.jsonl").read_text().splitlines())
-    process = start(run, folders)
+    process = begin("train", run, "--out", folders)
     wait_for(lambda: len((folder / "metrics.jsonl").read_text().splitlines()) > before, process)
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)
@@ -149,9 +144,9 @@ def test_signals_finish_the_step_save_and_say_how_to_go_on(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path):
+def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path, begin):
     run.write_text(RUN.format(minutes=10).replace("epochs = 8", "epochs = 2000"))
-    first = start(run, tmp_path / "runs")
+    first = begin("train", run, "--out", tmp_path / "runs")
     try:
         wait_for(lambda: any((tmp_path / "runs").glob("*/checkpoint.pt")), first)
         expected = rf"another process \({first.pid}\) is making this run"
@@ -163,7 +158,7 @@ def test_a_second_process_is_refused_and_a_dead_one_leaves_no_lock(run, tmp_path
         first.communicate()
     (lines,) = (tmp_path / "runs").glob("*/metrics.jsonl")
     before = lines.stat().st_size
-    third = start(run, tmp_path / "runs")
+    third = begin("train", run, "--out", tmp_path / "runs")
     wait_for(lambda: lines.stat().st_size > before, third)
     third.send_signal(signal.SIGTERM)
     _, shown = third.communicate(timeout=60)
@@ -315,7 +310,7 @@ def test_one_process_cannot_make_a_run_twice_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_while_images_stream(tmp_path):
+def test_a_signal_to_the_whole_group_while_images_stream(tmp_path, begin):
     """What Slurm and systemd do: the workers hear it too, and must not die of it."""
     for number in range(120):
         save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", pixels(number, (8, 8, 3)))
@@ -325,9 +320,7 @@ def test_a_signal_to_the_whole_group_while_images_stream(tmp_path):
         f'data = {{ name = "folder", root = "{tmp_path / "photos"}", storage = "stream" }}\n'
         f'model = {{ name = "mlp", hidden = [8] }}\naugment = "crop-flip"\n'
     )
-    command = [sys.executable, "-m", "noisylabels", "train", str(run), "--out", str(tmp_path / "r")]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    process = begin("train", run, "--out", tmp_path / "r", group=True)
     wait_for(lambda: any((tmp_path / "r").glob("*/checkpoint.pt")), process)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGTERM)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from noisylabels.__main__ import main
@@ -43,12 +40,11 @@ def test_finished_and_stopped_runs(runs, capsys):
     assert "1/3" in shown
 
 
-def test_a_running_run_is_running(digits, tmp_path):
+def test_a_running_run_is_running(tmp_path, begin):
     out = tmp_path / "runs"
     path = tmp_path / "run.toml"
     path.write_text('data = "digits"\nepochs = 5000\nmodel = { name = "mlp", hidden = [16] }\n')
-    command = [sys.executable, "-m", "noisylabels", "train", str(path), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = begin("train", path, "--out", out)
     try:
         wait_for(lambda: any(out.glob("*/progress.json")), process)
         (status,) = find([out])
@@ -56,7 +52,7 @@ def test_a_running_run_is_running(digits, tmp_path):
         assert status.left > 0
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     (status,) = find([out])
     assert status.state == "stopped"
 

@@ -253,19 +253,18 @@ def test_the_time_left_is_learnt_from_runs_that_are_alike(base, tmp_path):
 def test_each_kind_of_run_is_timed_where_no_finished_run_is_like_it(base, tmp_path, monkeypatch):
     timed = []
 
-    def seconds(made):
-        timed.append((made.config.method.name, made.config.model.parameters["hidden"]))
-        if made.config.method.name == "elr":
-            raise DataError("no luck")
-        return 3.0
+    def time_runs(runs, width):
+        for run in runs:
+            timed.append((run["method"]["name"], run["model"]["hidden"]))
+            yield None if run["method"]["name"] == "elr" else 3.0
 
-    monkeypatch.setattr(sweep, "seconds_per_epoch", seconds)
+    monkeypatch.setattr(sweep, "time_runs", time_runs)
     axes = {"model.hidden": [[8], [16]], "method": ["single", "elr"], "seed": [0, 1]}
     prepared = prepare(grid({**base, "epochs": 10}, **axes), tmp_path)
     progress = begin(prepared, 1)
     progress.pace.learn(prepared.jobs[0].tables, 10, 10)
     sweep.time_kinds(progress)
-    assert timed == [("elr", (8,)), ("single", (16,)), ("elr", (16,))]
+    assert timed == [("elr", [8]), ("single", [16]), ("elr", [16])]
     # What could not be timed is taken to be like the others of its data and model.
     assert progress.left() == 4 * 10 + 4 * 30
 

@@ -22,8 +22,10 @@ from noisylabels.data.examples import (
     channel_statistics,
 )
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
+from noisylabels.data.images import ImageSpec
 from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
 from noisylabels.data.source import Facts, Source, SplittableSource
+from noisylabels.data.texts import Text
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -94,6 +96,10 @@ class Cifar10(Source):
     def facts(self) -> Facts:
         """Return the images' shape and class map."""
         return Facts((3, 32, 32), images=True, class_map=self._class_map)
+
+    def image_spec(self) -> ImageSpec:
+        """Return the images' shape."""
+        return ImageSpec(3, 32, 32)
 
     def digest(self) -> str:
         """Return "": torchvision reads files with the published checksums only."""
@@ -197,6 +203,11 @@ class Arrays(SplittableSource):
         inputs = next(iter(self._parts.values()))[0]
         return Facts(tuple(inputs.shape[1:]), images=inputs.ndim == 4)
 
+    def image_spec(self) -> ImageSpec | None:
+        """Return the images' shape, if inputs are images."""
+        facts = self.facts()
+        return ImageSpec(*facts.shape) if facts.images else None
+
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
         self.check_split()
@@ -296,7 +307,7 @@ class Arrays(SplittableSource):
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
                 )
-            parts[ending] = self._inputs(x, f"x{ending}"), list(enumerate(_plain(y)))
+            parts[ending] = read_inputs(x, f"{self.path}: x{ending}"), list(enumerate(_plain(y)))
         shapes = {name: tuple(inputs.shape[1:]) for name, (inputs, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(
@@ -304,20 +315,6 @@ class Arrays(SplittableSource):
                 f"{shapes['_train']}, got {shapes['_test']}"
             )
         return parts
-
-    def _inputs(self, x: np.ndarray[Any, Any], name: str) -> Tensor:
-        if x.ndim == 2 and x.dtype.kind in "fiub":
-            return torch.from_numpy(x.astype(np.float32))
-        if x.dtype == np.uint8 and x.ndim == 3:
-            return torch.from_numpy(x).unsqueeze(1)
-        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in (1, 3):
-            return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3):
-            return torch.from_numpy(x)
-        raise DataError(
-            f"{self.path}: {name}: expected uint8 images of 1 or 3 channels or numbers of shape "
-            f"(N, D), got shape {x.shape} of {x.dtype}"
-        )
 
     def _finite(self, report: LoadReport) -> Tensor:
         flags = []
@@ -337,6 +334,34 @@ PUBLISHED = {
     for kind, letter in (("images", "x"), ("labels", "y"))
 }
 """MedMNIST's names of arrays, and ours."""
+
+
+def read_inputs(x: np.ndarray[Any, Any], place: str) -> Tensor:
+    """Bring an array to the layout of inputs.
+
+    Args:
+        x: uint8 images of shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of
+            shape (N, D).
+        place: Where it is, for messages.
+
+    Returns:
+        uint8 of shape (N, 1 or 3, H, W), or float32 of shape (N, D).
+
+    Raises:
+        DataError: It is neither.
+    """
+    if x.ndim == 2 and x.dtype.kind in "fiub":
+        return torch.from_numpy(x.astype(np.float32))
+    if x.dtype == np.uint8 and x.ndim == 3:
+        return torch.from_numpy(x).unsqueeze(1)
+    if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in (1, 3):
+        return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+    if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3):
+        return torch.from_numpy(x)
+    raise DataError(
+        f"{place}: expected uint8 images of 1 or 3 channels or numbers of shape (N, D), got shape "
+        f"{x.shape} of {x.dtype}"
+    )
 
 
 def _plain(labels: np.ndarray[Any, Any]) -> list[object]:
@@ -376,6 +401,7 @@ SOURCES: dict[str, type[Source]] = {
     "table": Table,
     "parquet": Parquet,
     "arrays": Arrays,
+    "text": Text,
 }
 
 ALIASES = {"hf": "parquet"}

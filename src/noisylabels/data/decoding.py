@@ -1,7 +1,8 @@
 """Decoding of many images, by worker processes where that pays."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,19 +21,43 @@ def default_workers() -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
-def decode_all(encoded: EncodedImages, spec: ImageSpec, workers: int) -> Iterator[Decoded]:
+class Readable(Protocol):
+    """Encoded images, as a decoder needs them; every ``EncodedImages`` is such."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def read(self, index: int) -> bytes | None:
+        """Read one image's encoded bytes; None where there are none.
+
+        Raises:
+            DataError: It cannot be read; the message is the reason alone.
+        """
+
+    def place(self, index: int) -> str:
+        """Say where an image lies, for people."""
+
+
+def decode_all(
+    encoded: Readable,
+    spec: ImageSpec,
+    workers: int,
+    resize: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Decoded]:
     """Decode images in order.
 
     Args:
         encoded: The images.
         spec: What each is brought to.
         workers: Processes; small images are decoded here, for sending them costs as much.
+        resize: ``uint8 image -> uint8 image of the size of spec``; by default they are resized to
+            cover it, and cropped at the centre.
 
     Yields:
         Position; the image, uint8 of shape (channels, height, width), or why it cannot be decoded;
         and what had to be done to it.
     """
-    decoder = Decoder(encoded, spec)
+    decoder = Decoder(encoded, spec, resize=resize or True)
     if workers == 0 or max(spec.height, spec.width) <= SMALL:
         yield from map(decoder.__getitem__, range(len(encoded)))
         return
@@ -87,10 +112,17 @@ class Decoder(Dataset[Decoded]):
     Args:
         encoded: The images.
         spec: What each is brought to.
-        resize: Whether ``spec`` is for the size too; else each keeps its own.
+        resize: Whether ``spec`` is for the size too, else each keeps its own; or what is done to
+            images of their own size.
     """
 
-    def __init__(self, encoded: EncodedImages, spec: ImageSpec, *, resize: bool = True) -> None:
+    def __init__(
+        self,
+        encoded: Readable,
+        spec: ImageSpec,
+        *,
+        resize: bool | Callable[[Tensor], Tensor] = True,
+    ) -> None:
         self._encoded = encoded
         self._spec = spec
         self._resize = resize
@@ -102,7 +134,10 @@ class Decoder(Dataset[Decoded]):
     def __getitem__(self, index: int) -> Decoded:
         """Decode one image; a reason in its place says why that cannot be."""
         try:
-            pixels, done = decode(self._encoded.read(index), self._spec, resize=self._resize)
+            encoded = self._encoded.read(index)
+            pixels, done = decode(encoded, self._spec, resize=self._resize is True)
+            if callable(self._resize):
+                pixels = self._resize(pixels)
         except DataError as error:
             # An exception would come out of a worker with its traceback for a message.
             return index, str(error), []

@@ -211,17 +211,33 @@ class StreamedImages:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Texts, which features turn into vectors.
+
+    Args:
+        values: The texts, an array of N strings.
+    """
+
+    values: np.ndarray[Any, Any]
+
+    @property
+    def shape(self) -> tuple[int]:
+        """N alone."""
+        return (len(self.values),)
+
+
+@dataclass(frozen=True)
 class Examples:
     """Inputs and their labels.
 
     Args:
         inputs: uint8 images of shape (N, channels, height, width), float32 features of shape
-            (N, D), or images that stream.
+            (N, D), images that stream, or texts.
         labels: int64 in [0, K), of shape (N).
         places: Where each example comes from, an array of N strings; None where its number says it.
     """
 
-    inputs: Tensor | StreamedImages
+    inputs: Tensor | StreamedImages | Texts
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
 
@@ -238,10 +254,15 @@ class Examples:
         """Return the inputs where they are in memory.
 
         Raises:
-            DataError: They stream.
+            DataError: They stream, or are texts.
         """
         if isinstance(self.inputs, Tensor):
             return self.inputs
+        if isinstance(self.inputs, Texts):
+            raise DataError(
+                f"{len(self)} texts are no vectors: this needs features, such as "
+                f'features = {{name = "tfidf"}}'
+            )
         raise DataError(
             f"{len(self)} images stream from their files: this needs them in memory "
             f'(storage = "memory")'
@@ -249,11 +270,13 @@ class Examples:
 
     def take(self, index: Tensor) -> "Examples":
         """Return the examples at these positions."""
-        inputs = (
-            self.inputs[index]
-            if isinstance(self.inputs, Tensor)
-            else StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
-        )
+        inputs: Tensor | StreamedImages | Texts
+        if isinstance(self.inputs, Tensor):
+            inputs = self.inputs[index]
+        elif isinstance(self.inputs, Texts):
+            inputs = Texts(self.inputs.values[index.numpy()])
+        else:
+            inputs = StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         places = None if self.places is None else self.places[index.numpy()]
         return Examples(inputs, self.labels[index], places)
 

@@ -1,8 +1,6 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
-import csv
 import functools
-import io
 import json
 import os
 import re
@@ -20,7 +18,16 @@ from PIL import Image
 from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
 from noisylabels.data.label_encoding import LabelKind, encode_labels
 from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
-from noisylabels.errors import DataError, MissingExtraError
+from noisylabels.data.tables import (
+    open_arrow,
+    read_csv,
+    read_list,
+    read_parquet,
+    read_schema,
+    read_text,
+    read_values,
+)
+from noisylabels.errors import DataError
 
 NO_PHOTOGRAPHS = frozenset(
     # Without a decoder, with the help of another program only, or moving pictures.
@@ -124,7 +131,7 @@ class Folder(SplittableImageSource):
                 if not path.is_dir() and _is_users(path.name)
             ]
             for folder in _folders(top):
-                found = list(_images(folder, self.root, others, system))
+                found = list(images_below(folder, self.root, others, system))
                 if not found:
                     report.reject(str(folder), "expected images of this class, got none")
                 # Composed and decomposed letters are the same letters.
@@ -172,7 +179,7 @@ class Folder(SplittableImageSource):
                 report.note(f"{self.root / alike[0]}: named like a part of a set, is a class here")
             return {"": self.root}
         if test is not None and not _folders(test):
-            held = sum(1 for _ in _images(test, self.root, [], []))
+            held = sum(1 for _ in images_below(test, self.root, [], []))
             got = "no images" if any(test.iterdir()) else "an empty folder"
             got = f"{held} images whose classes nothing tells" if held else got
             raise DataError(
@@ -260,7 +267,7 @@ class Table(SplittableImageSource):
             if split in TEST_NAMES and split != test:
                 other += 1
                 continue
-            relative = _inside(root, name, place, report)
+            relative = inside(root, name, place, report)
             if relative is None:
                 continue
             if not _is_text(str(label)):
@@ -294,18 +301,18 @@ class Table(SplittableImageSource):
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         if self.path.suffix.lower() == ".parquet":
-            table = _read_table(self.path)
+            table = read_parquet(self.path)
             names = table.column_names
             columns = (self.path_column, self.label_column, self.split_column or SPLIT)
             used = [name for name in dict.fromkeys(columns) if name in names]
-            found = [_values(self.path, table, name) for name in used]
+            found = [read_values(self.path, table, name) for name in used]
             rows = (dict(zip(used, row, strict=True)) for row in zip(*found, strict=True))
             numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
         elif self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
-            numbered = _read_list(self.path, names)
+            numbered = read_list(self.path, names)
         else:
-            names, numbered = _read_csv(self.path, self.path_column, report)
+            names, numbered = read_csv(self.path, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
         for column in (self.path_column, self.label_column, self.split_column):
             if column is not None and column not in names:
@@ -379,7 +386,7 @@ class Parquet(SplittableImageSource):
         classes: tuple[str, ...] | None = None
         chunks, values, rows = [], [], []
         for position, path in enumerate(files):
-            schema = _schema(path)
+            schema = read_schema(path)
             image, label = self._image_column(path, schema), self._label_column(path, schema)
             named = _class_names(schema, label)
             if classes and named and named != classes:
@@ -388,8 +395,8 @@ class Parquet(SplittableImageSource):
                     f"..., got {', '.join(named[:5])}, ..."
                 )
             classes = classes or named
-            chunks.append(_encoded(path, image))
-            found = _values(path, _read_table(path, [label]), label)
+            chunks.append(encoded_column(path, image))
+            found = read_values(path, read_parquet(path, [label]), label)
             values += found
             rows += [(position, row) for row in range(len(found))]
         images = ArrowImages(chunks, files, np.array(rows, dtype=np.int64).reshape(-1, 2))
@@ -411,7 +418,7 @@ class Parquet(SplittableImageSource):
         same.
         """
         path = self._chosen(self._files(), "train")[0]
-        schema = _schema(path)
+        schema = read_schema(path)
         image, label = self._image_column(path, schema), self._label_column(path, schema)
         # What `labels` leads to is hashed.
         own = {key: value for key, value in super().identity().items() if key != "labels"}
@@ -455,13 +462,7 @@ class Parquet(SplittableImageSource):
         return [*found[0]]
 
     def _image_column(self, path: Path, schema: Any) -> str:
-        import pyarrow as pa
-
-        structs = [
-            field.name
-            for field in schema
-            if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
-        ]
+        structs = image_columns(schema)
         wanted = [self.image] if self.image else structs
         if len(wanted) == 1 and wanted[0] in structs:
             return wanted[0]
@@ -516,7 +517,7 @@ class Animal10N(ImageSource):
         report = LoadReport(self.on_error)
         entries: list[Entry] = []
         for part, expected in (("training", 50_000), ("testing", 5_000)):
-            found = list(_images(_folder(self.root / part), self.root, [], []))
+            found = list(images_below(_folder(self.root / part), self.root, [], []))
             if len(found) != expected:
                 report.note(f"{self.root / part}: {len(found)} images, published were {expected}")
             for name in found:
@@ -574,7 +575,7 @@ class WebVision(ImageSource):
         path = self.root / "info" / "synsets.txt"
         if not path.exists():
             return tuple(str(index) for index in range(self.num_classes))
-        lines = _read_text(path).splitlines()
+        lines = read_text(path).splitlines()
         if len(lines) < self.num_classes:
             raise DataError(
                 f"{path}: expected at least {self.num_classes} lines, one per class, "
@@ -800,8 +801,18 @@ def _in_order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
-def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> Iterator[str]:
-    """Yield the images below a folder, relative to the root, in alphabetical order."""
+def images_below(folder: Path, root: Path, others: list[str], system: list[str]) -> Iterator[str]:
+    """Yield the images below a folder, relative to the root, in alphabetical order.
+
+    Args:
+        folder: The folder.
+        root: The folder, or one above it.
+        others: Gets the paths of the files that have no image's extension.
+        system: Gets the paths of folders that a system or a file manager made.
+
+    Yields:
+        Paths. Hidden files and folders are left out.
+    """
     known = extensions()
     for top, below, files in os.walk(folder):
         made = [name for name in below if _is_system_name(name)]
@@ -816,8 +827,18 @@ def _images(folder: Path, root: Path, others: list[str], system: list[str]) -> I
                 others.append(f"{top}{os.sep}{name}")
 
 
-def _inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
-    """Return a path relative to the root, unless it is missing or leads out of it."""
+def inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
+    """Return a path relative to the root, unless it is missing or leads out of it.
+
+    Args:
+        root: A folder, resolved.
+        name: The path as a table has it.
+        place: The table's row, for messages.
+        report: Decides about a bad one.
+
+    Raises:
+        DataError: It is bad, and bad rows are not to be skipped.
+    """
     if not name or "\0" in name:
         report.reject(place, "expected a path, got none" if not name else f"no path: {name!r}")
         return None
@@ -840,58 +861,8 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def _read_text(path: Path, errors: str = "strict") -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text, save it as that ({error})") from error
-
-
-def _read_csv(
-    path: Path, column: str, report: LoadReport
-) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    # Names of files are not always text; what else there is must be.
-    text = _read_text(path, errors="surrogateescape")
-    header = text.partition("\n")[0]
-    # Spreadsheets of half the world write semicolons.
-    delimiter = ","
-    for candidate in (",", ";", "\t"):
-        if column in [name.strip().strip('"') for name in header.split(candidate)]:
-            delimiter = candidate
-            break
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names = [name.strip() for name in next(rows, [])]
-        numbered = []
-        for position, row in enumerate(rows, start=2):
-            if not row:
-                continue
-            if len(row) != len(names):
-                report.reject(
-                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
-                )
-                continue
-            numbered.append((position, dict(zip(names, row, strict=True))))
-    except csv.Error as error:
-        raise DataError(f"{path}: not valid CSV: {error}") from error
-    return names, numbered
-
-
-def _read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Read a list of a path and a label in each line, separated by a tab or else by spaces."""
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for row, line in enumerate(_read_text(path, errors="surrogateescape").splitlines(), start=1):
-        if line.strip():
-            separator = "\t" if "\t" in line.strip() else None
-            image, label = [*line.strip().rsplit(separator, maxsplit=1), ""][:2]
-            rows.append((row, dict(zip(names, (image, label), strict=True))))
-    return rows
-
-
 def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
-    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+    for row, line in enumerate(read_text(path).splitlines(), start=1):
         image, _, label = line.strip().rpartition(" ")
         if not image or not label.isdigit():
             raise DataError(f"{path}: row {row}: expected a path and a class number, got {line!r}")
@@ -900,62 +871,27 @@ def _read_filelist(path: Path) -> Iterator[tuple[int, str, int]]:
         yield row, image, int(label)
 
 
-def _open(path: Path) -> Any:
-    """Open a Parquet file, or read an Arrow file through a memory map."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "hf") from error
-    try:
-        if path.suffix == ".arrow":
-            with pa.memory_map(str(path)) as source:
-                return pa.ipc.open_stream(source).read_all()
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
-
-
-def _schema(path: Path) -> Any:
-    opened = _open(path)
-    return opened.schema if path.suffix == ".arrow" else opened.schema_arrow
-
-
-def _read_table(path: Path, columns: list[str] | None = None) -> Any:
-    opened = _open(path)
-    if path.suffix == ".arrow":
-        return opened.select(columns)
-    try:
-        return opened.read(columns=columns)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-
-
-def _values(path: Path, table: Any, name: str) -> list[Any]:
-    """Return a column of an Arrow table; times as text, which alone holds all of their digits."""
+def image_columns(schema: Any) -> list[str]:
+    """Return the columns of an Arrow schema that hold encoded images: structs with ``bytes``."""
     import pyarrow as pa
 
-    column = table.column(name)
-    try:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_nested(column.type):
-            raise pa.ArrowInvalid("nested")
-        values: list[Any] = (
-            column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
-        ).to_pylist()
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(
-            f"{path}: column {name!r}: expected text, numbers or dates, one per row, "
-            f"got {column.type} ({' '.join(str(error).split()):.80})"
-        ) from error
-    return values
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type) and "bytes" in [part.name for part in field.type]
+    ]
 
 
-def _encoded(path: Path, column: str) -> Any:
+def encoded_column(path: Path, column: str) -> Any:
+    """Return the encoded images of a file, by row: a part of an ``ArrowImages``.
+
+    Args:
+        path: A Parquet or Arrow file.
+        column: Its image column.
+    """
     import pyarrow.compute as compute
 
-    opened = _open(path)
+    opened = open_arrow(path)
     if path.suffix == ".arrow":
         return compute.struct_field(opened.column(column), "bytes")
     return ParquetRowGroups(opened, column)

@@ -42,7 +42,8 @@ class Facts(NamedTuple):
     """What is known of a source before any example is read.
 
     Args:
-        shape: Shape of one input: (channels, height, width) of images, (D,) of features.
+        shape: Shape of one input: (channels, height, width) of images, (D,) of features, () of
+            texts.
         images: Whether inputs are images.
         class_map: The class map of asymmetric noise, see ``noisylabels.noise``; None where only the
             user can know it.
@@ -51,6 +52,11 @@ class Facts(NamedTuple):
     shape: tuple[int, ...]
     images: bool
     class_map: str | None = None
+
+    @property
+    def texts(self) -> bool:
+        """Whether inputs are texts."""
+        return not self.shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,13 @@ class Source(ABC):
     @abstractmethod
     def facts(self) -> Facts:
         """Return what is known of the inputs and classes without reading every example."""
+
+    def image_spec(self) -> ImageSpec | None:
+        """Return what an image file becomes before it is such an input; None if it never does.
+
+        A trained classifier decodes the images of its users so.
+        """
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values.
@@ -352,6 +365,10 @@ class ImageSource(FileSource):
         """Return the shape that images are resized to."""
         return Facts(self._image_spec.shape, images=True)
 
+    def image_spec(self) -> ImageSpec:
+        """Return what every image is brought to."""
+        return self._image_spec
+
     def load(self, workers: int = 0) -> Dataset:
         """List, check and, where they fit into memory, decode all images."""
         manifest = self._manifest
@@ -487,7 +504,8 @@ def _sample(train: Examples, workers: int) -> Tensor:
     if isinstance(train.inputs, Tensor):
         return train.inputs
     index = torch.linspace(0, len(train) - 1, min(SAMPLED, len(train))).long()
-    streamed: StreamedImages = train.inputs
+    streamed = train.inputs
+    assert isinstance(streamed, StreamedImages), "an image source has images"
     return decode_examples(
         streamed.encoded.take(index.numpy()),
         train.labels[index],

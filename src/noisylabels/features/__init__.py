@@ -5,6 +5,7 @@ from collections.abc import Callable
 from noisylabels.data.source import Facts
 from noisylabels.features.base import Compute, Features
 from noisylabels.features.networks import timm, torchvision
+from noisylabels.features.texts import sentence, tfidf
 
 __all__ = ["FEATURES", "Compute", "Features"]
 
@@ -17,5 +18,7 @@ FEATURES: dict[str, Callable[..., Features | None]] = {
     "none": none,
     "timm": timm,
     "torchvision": torchvision,
+    "tfidf": tfidf,
+    "sentence": sentence,
 }
 """Features by name: ``(facts, *, the user's parameters) -> features, or None for the inputs``."""

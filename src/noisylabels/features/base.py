@@ -73,8 +73,25 @@ class Features(ABC):
         """Return what is known of the vectors, of which the number is not known yet."""
         return Facts((0,), images=False, class_map=facts.class_map)
 
+    def module(self, *, filled: bool = True) -> nn.Module | None:
+        """Build what computes the vectors as one network, for use outside this library.
+
+        Args:
+            filled: Whether it gets its weights; they can be loaded into it later.
+
+        Returns:
+            ``inputs as the source has them (uint8 images, say) -> vectors``; None where these
+            features are no network.
+        """
+        return None
+
     def network(
-        self, input_shape: tuple[int, ...], num_classes: int, head: Callable[..., nn.Module]
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        head: Callable[..., nn.Module],
+        *,
+        filled: bool = True,
     ) -> nn.Module:
         """Build the network that is fine-tuned, with a head over its vectors.
 
@@ -82,6 +99,8 @@ class Features(ABC):
             input_shape: Channels, height and width.
             num_classes: Number of logits.
             head: ``(input_shape, num_classes) -> network``.
+            filled: Whether it gets its weights, to start from; trained ones can be loaded into it
+                later.
 
         Raises:
             ConfigError: These features are not part of a network.

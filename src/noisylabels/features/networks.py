@@ -59,9 +59,22 @@ class Make(ABC):
 
 
 @functools.cache
-def _check(make: Make) -> None:
+def _check(make: Make, name: str, size: int | None) -> None:
     """Try once in a process: a study of a hundred runs has one network."""
-    make(True)
+    backbone = make(True)
+    side = size or backbone.size
+    try:
+        with torch.no_grad():
+            vectors = backbone.network.eval()(torch.zeros(1, 3, side, side))
+    except Exception as error:  # many networks take one size only, and say so in their own way
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{name!r} fails on images of {side}x{side} pixels ({reason:.200}); its own are "
+            f"{backbone.size}x{backbone.size}"
+        ) from error
+    if not isinstance(vectors, Tensor) or vectors.shape != (1, backbone.width):
+        got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise ConfigError(f"{name!r}: expected a vector of {backbone.width} numbers, got {got}")
 
 
 class NetworkFeatures(Features):
@@ -99,15 +112,14 @@ class NetworkFeatures(Features):
         self._backbone_lr = backbone_lr
 
     def check(self) -> None:
-        """Refuse a network that there is none of, or weights that do not fit."""
-        _check(self._make)
+        """Refuse a network that there is none of, or weights or a size that do not fit."""
+        _check(self._make, self._name, self._size)
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
     ) -> dict[str, Tensor]:
         """Compute the vectors in the fast precision, batch by batch."""
-        backbone = self._make(True)
-        network = Preprocessed(backbone, self._size or backbone.size)
+        network = self.module()
         precision = compute.precision(network, compute.device)
         layout = compute.memory_format(network, precision)
         network = network.to(compute.device).to(memory_format=layout).eval()
@@ -121,15 +133,25 @@ class NetworkFeatures(Features):
                     given = images.to(compute.device, memory_format=layout, non_blocking=True)
                     rows.append(network(given).float().cpu())
                     meter.add(len(images))
-                vectors[part] = torch.cat(rows) if rows else torch.zeros(0, backbone.width)
+                vectors[part] = torch.cat(rows) if rows else torch.zeros(0, network.width)
         meter.end()
         return vectors
 
+    def module(self, *, filled: bool = True) -> "Preprocessed":
+        """Build the network with what its images go through first."""
+        backbone = self._make(filled)
+        return Preprocessed(backbone, self._size or backbone.size)
+
     def network(
-        self, input_shape: tuple[int, ...], num_classes: int, head: Callable[..., nn.Module]
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        head: Callable[..., nn.Module],
+        *,
+        filled: bool = True,
     ) -> nn.Module:
-        """Build the network with its weights, its images resized, and a head over its vectors."""
-        backbone = self._make(True)
+        """Build the network, its images resized, and a head over its vectors."""
+        backbone = self._make(filled)
         for parameter in backbone.network.parameters():
             # Read where the optimiser is made.
             parameter.lr_factor = self._backbone_lr  # type: ignore[attr-defined]
@@ -176,6 +198,7 @@ class Preprocessed(nn.Module):
     def __init__(self, backbone: Backbone, size: int) -> None:
         super().__init__()
         self.network = backbone.network
+        self.width = backbone.width
         self.size = size
         for name in ("mean", "std"):
             values = 255 * torch.tensor(getattr(backbone, name))
@@ -234,7 +257,8 @@ def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
         if batch:
             yield torch.stack(batch)
     else:
-        yield from torch.split(inputs, BATCH) if len(inputs) else ()
+        images = examples.tensor()
+        yield from torch.split(images, BATCH) if len(images) else ()
 
 
 class _Meter:
@@ -299,7 +323,8 @@ class Timm(Make):
         preset = network.pretrained_cfg
         return Backbone(
             network,
-            network.num_features,
+            # Of some networks a layer comes after what timm calls their features.
+            getattr(network, "head_hidden_size", None) or network.num_features,
             preset["input_size"][-1],
             tuple(preset["mean"]),
             tuple(preset["std"]),
@@ -415,11 +440,12 @@ def _built(make: Callable[[], Any], model: str, hub: bool) -> Any:
 
 def _behead(network: nn.Module, model: str) -> int:
     """Replace a classifier's last linear layer, and return how many numbers it was given."""
-    *_, (name, last) = ((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear))
+    linear = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ConfigError(f"{model!r} has no linear layer in the end")
+    name, last = linear[-1]
     parent, _, attribute = name.rpartition(".")
     owner = network.get_submodule(parent)
-    if not isinstance(last, nn.Linear):
-        raise ConfigError(f"{model!r} has no linear layer in the end")
     setattr(owner, attribute, nn.Identity())
     return last.in_features
 

@@ -85,11 +85,13 @@ def with_lr_factors(
     Returns:
         The optimiser.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    # The first group's learning rate is the one that is reported.
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for parameter in parameters:
         groups.setdefault(getattr(parameter, "lr_factor", 1.0), []).append(parameter)
-    if set(groups) <= {1.0}:
-        return make(groups.get(1.0, []))
+    if len(groups) == 1:
+        return make(groups[1.0])
+    groups = {factor: group for factor, group in groups.items() if group}
     optimizer = make([{"params": group} for group in groups.values()])
     for group, factor in zip(optimizer.param_groups, groups, strict=True):
         group["lr"] *= factor

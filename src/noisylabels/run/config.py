@@ -73,7 +73,16 @@ class Component:
         return {"name": self.name, **self.parameters}
 
 
-Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(Component.table)]
+def _plain(value: Any) -> Any:
+    """Read the words of a command line, which are no plain values."""
+    if isinstance(value, Component):
+        value = value.table()
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.read() if isinstance(value, Word) else value
+
+
+Part = Annotated[Component, PlainValidator(Component.parse), PlainSerializer(_plain)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Annotated[int, Field(ge=0, le=1024)]
@@ -142,6 +151,8 @@ class RunConfig:
         validation: Share of the training set that is held out, with its given labels, to choose
             hyper-parameters by; in [0, 0.5]. Or a part of it: ``"1/5"`` is the first of five that
             have no example in common. The test set is never touched.
+        test: Whether the test set is predicted and scored; ``noisylabels tune`` leaves it alone,
+            lest anything be chosen by it.
         compile: Whether networks are compiled by ``torch.compile``.
         clip_norm: Norm that a step's gradients are scaled down to, above 0; by default they are
             left as they are.
@@ -178,6 +189,7 @@ class RunConfig:
     seed: Seed = 0
     precision: Precision = "auto"
     validation: Share | Fold = 0.0
+    test: bool = True
     compile: bool = False
     clip_norm: Positive | None = None
     accumulate: Count = 1

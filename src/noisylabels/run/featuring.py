@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisylabels.data.datasets import feature_statistics
 from noisylabels.data.examples import Dataset, Examples
+from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute
 from noisylabels.features.cache import keep, recall
 from noisylabels.run.device import choose_memory_format, choose_precision
-from noisylabels.run.launch import default_device
 from noisylabels.run.plan import Plan, build
 
 
@@ -38,6 +38,9 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if not features.freeze:
         mean, std = build(functools.partial(features.normalisation, dataset), "features")
         return dataclasses.replace(dataset, mean=mean, std=std)
+    # Fabric takes a second to import, which making labels does not need.
+    from noisylabels.run.launch import default_device
+
     device = default_device()
     asked = made.config.precision
 
@@ -50,7 +53,11 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         "device": device.type,
         "precision": precision(nn.Conv2d(1, 1, 1), device),
     }
-    vectors = {part: recall(identity | {"part": part}) for part in parts}
+    # Nothing of a test set that is to be left alone, though another run may have kept it.
+    vectors = {
+        part: recall(identity | {"part": part}) if len(examples) else None
+        for part, examples in parts.items()
+    }
     missing = {
         part: examples
         for part, examples in parts.items()
@@ -59,6 +66,7 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if missing:
         extract = functools.partial(features.extract, missing, dataset.train, compute)
         for part, rows in build(extract, "features", made.config.features).items():
+            _check_vectors(made, rows, parts[part])
             keep(identity | {"part": part}, rows)
             vectors[part] = rows
     train = vectors["train"]
@@ -71,6 +79,21 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )
+
+
+def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:
+    """Refuse vectors that nothing can be learnt from, before they are kept."""
+    name = made.config.features.name
+    if rows.ndim != 2 or len(rows) != len(examples) or not rows.is_floating_point():
+        raise ConfigError(
+            f"features: {name!r}: expected {len(examples)} vectors of floating-point numbers, got "
+            f"{rows.dtype} of shape {tuple(rows.shape)}"
+        )
+    bad = (~rows.isfinite()).any(1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        place = f"example {row}" if examples.places is None else str(examples.places[row])
+        raise DataError(f"{place}: its features by {name!r} are not finite")
 
 
 def features_identity(made: Plan) -> dict[str, Any]:

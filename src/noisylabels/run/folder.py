@@ -29,7 +29,7 @@ FILES = {
     "setup.json": "device, precision and memory format, chosen once",
     "data.json": "classes, pixel statistics, how many examples, what was found and done while "
     "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
-    "where those of the test set are as noisy as the rest, else `true`",
+    "where those of the test set are as noisy as the rest, else `true`; null if it is left alone",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
     "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
     "where examples are held out; and the `places` that examples from files come from "
@@ -46,8 +46,8 @@ FILES = {
     "`evaluate_every`): `train_mean_probabilities`, `train_mean_given` (the given label's), "
     "`train_mean_margin` (by how much it was above the likeliest other class) and "
     "`train_disagreements` (in how many epochs another class was predicted)",
-    "model.safetensors": "the trained weights; its metadata has the class names, the network, the "
-    "input shape and what inputs are normalised with",
+    "model.safetensors": "the trained weights; its metadata has the class names, the network and "
+    "its features, the input shape, how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
     "failure.json": "why the run failed, in one line, and the log that tells more; the next "
     "attempt removes it",

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from noisylabels.data.batches import derive_seed
@@ -19,7 +20,8 @@ def label(
 ) -> tuple[Dataset, Tensor | None]:
     """Load a plan's data and make its noise; then its frozen features, once for all runs.
 
-    The noise is applied to the whole training set, then the limit, then the hold-out.
+    The noise is applied to the whole training set, then the limit, then the hold-out. A test set
+    that is to be left alone is put away first: nothing reads its labels.
 
     Args:
         made: The plan.
@@ -36,6 +38,9 @@ def label(
     load = functools.partial(made.source.load, made.workers)
     dataset = build(load, "data", made.config.data)
     train = dataset.train
+    if not made.config.test:
+        none = train.take(torch.arange(0))
+        dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
     features = train.inputs if isinstance(train.inputs, Tensor) else None
     if features is None and made.config.noise.name == "instance":
         raise ConfigError(

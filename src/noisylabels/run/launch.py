@@ -1,5 +1,6 @@
 """The processes that train a run together: the only place that knows Lightning Fabric."""
 
+import functools
 import inspect
 import logging
 import os
@@ -39,6 +40,7 @@ def is_global_zero(run: RunConfig) -> bool:
     return True
 
 
+@functools.cache
 def default_device() -> torch.device:
     """Return the device that a run of this machine trains on."""
     device: torch.device = _quiet_fabric(accelerator="auto", devices=1).device

@@ -431,22 +431,22 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
         given labels, and its values on correctly and on wrongly labelled examples where the true
         labels are known; with a hold-out, ``validation_accuracy``; and with several networks,
         ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean prediction.
-        Fractions in [0, 1]; None where there is no such example.
+        Fractions in [0, 1]; None where there is no such example, or the test set is left alone.
     """
     hits = {
         name: _hits(state.method.combine(each), state, name) for name, each in predictions.items()
     }
     correct = None if state.true is None else state.dataset.train.labels == state.true
     metrics: Metrics = {
-        "test_accuracy": _mean(hits["test"]),
+        "test_accuracy": _mean(hits["test"]) if "test" in hits else None,
         "train_accuracy": _mean(hits["train"]),
         "train_accuracy_correct": None if correct is None else _mean(hits["train"][correct]),
         "train_accuracy_wrong": None if correct is None else _mean(hits["train"][~correct]),
     }
     if "validation" in hits:
         metrics["validation_accuracy"] = _mean(hits["validation"])
-    each = predictions["test"]
-    if len(each) > 1:
+    each = predictions.get("test")
+    if each is not None and len(each) > 1:
         for number, probabilities in enumerate(each, 1):
             metrics[f"test_accuracy_{number}"] = _mean(_hits(probabilities, state, "test"))
         metrics["test_accuracy_ensemble"] = _mean(_hits(each.mean(0), state, "test"))

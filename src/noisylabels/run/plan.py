@@ -165,8 +165,17 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         wanted.component,
         Features if wanted.component.name != "none" else NoneType,
     )
+    if features is None and facts.texts:
+        raise ConfigError('features: texts need features, such as features = {name = "tfidf"}')
     model = choose_model(facts) if features is None else "linear"
-    augment = "none" if features is not None and features.freeze else choose_augment(facts)
+    frozen = features is not None and features.freeze
+    if frozen and run.augment.name in {*AUGMENTS} - {"none"}:
+        raise ConfigError(
+            f"augment: {run.augment.name!r} is for images, and the features are frozen: they are "
+            f'computed once, of the images as they are; expected "none", or freeze = false in '
+            f"features"
+        )
+    augment = "none" if frozen else choose_augment(facts)
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),
         "features": wanted,

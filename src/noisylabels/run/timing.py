@@ -1,10 +1,16 @@
 """How long a run will take, from a few of its steps."""
 
 import itertools
+import json
+import os
+import sys
 import time
+from contextlib import suppress
 
+from noisylabels.errors import NoisyLabelsError
+from noisylabels.run.config import parse
 from noisylabels.run.labelling import label
-from noisylabels.run.plan import Plan
+from noisylabels.run.plan import Plan, plan
 from noisylabels.run.trainer import assemble
 
 WARM_UP = 2
@@ -55,3 +61,22 @@ def seconds_per_epoch(made: Plan) -> float:
     predicted = sum(method.context.task.sizes.values()) / run.evaluate_every
     per_example = seconds / (steps * run.batch_size)
     return per_example * (examples + FORWARD * predicted)
+
+
+def main() -> None:
+    """Time runs for another process, which a run that dies must not take with it.
+
+    Reads lines of JSON: where to look for modules, then the tables of one run after the other;
+    writes a line for each, its seconds per epoch, or null where it cannot be timed.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What user code prints is no answer.
+    os.dup2(2, 1)
+    sys.path[:] = json.loads(sys.stdin.readline())
+    for line in sys.stdin:
+        seconds = None
+        # A run that cannot be timed will say so itself.
+        with suppress(NoisyLabelsError):
+            seconds = seconds_per_epoch(plan(parse(json.loads(line))))
+        answers.write(json.dumps(seconds) + "\n")
+        answers.flush()

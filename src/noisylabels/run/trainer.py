@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +20,13 @@ from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages
 from noisylabels.data.stream import Stream
-from noisylabels.errors import CheckpointError, ConfigError
-from noisylabels.methods import MethodContext, Task
+from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
+from noisylabels.methods import Method, MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
 from noisylabels.run.advice import on_short_training
 from noisylabels.run.callbacks import Callback, Callbacks, Start
-from noisylabels.run.config import Component, RunConfig
+from noisylabels.run.config import Component, RunConfig, load, parse
 from noisylabels.run.device import (
     Setup,
     allow_tf32,
@@ -43,19 +43,25 @@ from noisylabels.run.loop import Loop, Predictions, RunState, accuracies
 from noisylabels.run.plan import Plan, build, plan
 from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
 
+PARTS = ("model", "features")
+"""Components that a trained classifier is built from."""
+
 
 def train(
-    run: RunConfig | Plan, out: Path | str = Path("runs"), callbacks: Iterable[Callback] = ()
+    run: RunConfig | Plan | Mapping[str, Any] | Path | str,
+    out: Path | str = Path("runs"),
+    callbacks: Iterable[Callback] = (),
 ) -> Path:
     """Make a run, continue it, or find it finished.
 
     Args:
-        run: The configuration, or its plan.
+        run: The configuration, as it is, as plain tables (``{"data": "digits", "epochs": 10}``), or
+            as a TOML file; or its plan.
         out: Folder of run folders.
         callbacks: Whoever follows the run.
 
     Returns:
-        The run folder.
+        The run folder; ``noisylabels.load`` makes a classifier of it.
 
     Raises:
         ConfigError: The configuration is not valid.
@@ -67,15 +73,14 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from noisylabels.run.config import parse
         >>> noise = {"name": "symmetric", "rate": 0.4}
-        >>> run = parse({"data": "digits", "noise": noise, "epochs": 1})
+        >>> run = {"data": "digits", "noise": noise, "epochs": 1}
         >>> with tempfile.TemporaryDirectory() as out:
         ...     result = RunFolder(train(run, Path(out))).result()
         >>> round(result["actual_noise_rate"], 4)
         0.3709
     """
-    made = run if isinstance(run, Plan) else plan(run)
+    made = _planned(run)
     first_process = is_global_zero(made.config)
     followers = list(callbacks) if first_process else []
     folder = RunFolder(Path(out) / made.run_id)
@@ -92,6 +97,18 @@ def train(
         else:
             _make(made, folder, followers)
     return folder.path
+
+
+def _planned(run: RunConfig | Plan | Mapping[str, Any] | Path | str) -> Plan:
+    if isinstance(run, Plan):
+        return run
+    if isinstance(run, str | Path):
+        configured = load(Path(run))
+        try:
+            return plan(configured)
+        except ConfigError as error:
+            raise ConfigError(f"{run}: {error}") from error
+    return plan(parse(run) if isinstance(run, Mapping) else run)
 
 
 def _tell_finished(made: Plan, folder: RunFolder, callbacks: Callback) -> None:
@@ -155,7 +172,7 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
             "shape": dataset.train.shape,
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
-            "test_labels": _test_labels(dataset),
+            "test_labels": _test_labels(state),
             "notes": dataset.notes,
             "skipped": [{"place": place, "reason": reason} for place, reason in dataset.skipped],
         }
@@ -183,7 +200,7 @@ def _finish(
     """Write what a run ends with."""
     run, dataset, method = state.config, state.dataset, state.method
     true, given = state.true, dataset.train.labels
-    seconds, last = loop.seconds, loop.history[-1]
+    seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
     arrays = {}
     for part, each in predictions.items():
         arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
@@ -195,9 +212,9 @@ def _finish(
         **accuracies(predictions, state),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
-        "unpredicted_classes": _unpredicted(method.combine(predictions["test"])),
+        "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
-        "test_labels": _test_labels(dataset),
+        "test_labels": _test_labels(state),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
         "epochs": run.epochs,
         "skipped_steps": method.skipped,
@@ -216,19 +233,50 @@ def _finish(
             "python": platform.python_version(),
         },
     }
-    described = {
+    described = _describe(made, state, predictions["train"])
+    # A compiled network's weights are those of the network within.
+    networks = [getattr(network, "_orig_mod", network) for network in method.networks]
+    weights = [network.state_dict() for network in networks] if run.save_model else []
+    folder.finish(result, arrays, weights, described)
+
+
+def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, Any]:
+    """Collect all that one needs, beside the weights, to predict as the run does."""
+    dataset, method, features = state.dataset, state.method, made.features
+    spec = made.source.image_spec()
+    frozen = features is not None and features.freeze
+    # Frozen features are of images decoded as those in memory are.
+    streams = isinstance(dataset.train.inputs, StreamedImages)
+    return {
         "classes": dataset.classes,
-        **{what: run.tables()[what] for what in ("model", "features")},
+        **{what: made.config.tables()[what] for what in PARTS},
+        "contents": {
+            key: value
+            for key, value in made.identity["contents"].items()
+            if key.partition(".")[0].partition(" ")[0] in PARTS
+        },
         "networks": len(method.networks),
+        "shares": _shares(method, probabilities),
+        "input": made.source.facts().shape if frozen else dataset.train.shape,
+        "images": None if spec is None else dataclasses.asdict(spec) | {"margin": streams},
         "shape": dataset.train.shape,
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "run_id": made.run_id,
     }
-    # A compiled network's weights are those of the network within.
-    networks = [getattr(network, "_orig_mod", network) for network in method.networks]
-    weights = [network.state_dict() for network in networks] if run.save_model else []
-    folder.finish(result, arrays, weights, described)
+
+
+def _shares(method: Method, probabilities: Tensor) -> list[float] | None:
+    """Return each network's share in the method's own prediction; None where it is no such mean."""
+    count = len(method.networks)
+    each = torch.eye(count).reshape(count, count, 1).expand(count, count, probabilities.shape[2])
+    # A method of the user's own may expect true probabilities: the run must not be lost for it.
+    with suppress(Exception):
+        shares = method.combine(each)[:, 0]
+        combined = torch.tensordot(shares, probabilities, 1)
+        if torch.allclose(combined, method.combine(probabilities), atol=1e-6):
+            return [float(share) for share in shares]
+    return None
 
 
 def _unpredicted(probabilities: Tensor) -> int:
@@ -236,9 +284,11 @@ def _unpredicted(probabilities: Tensor) -> int:
     return probabilities.shape[1] - len(set(probabilities.argmax(1).tolist()))
 
 
-def _test_labels(dataset: Dataset) -> str:
-    """Say what a test accuracy of this data is counted against."""
-    return "given" if dataset.test_is_given else "true"
+def _test_labels(state: RunState) -> str | None:
+    """Say what a test accuracy of this run is counted against; None where it has none."""
+    if not state.config.test:
+        return None
+    return "given" if state.dataset.test_is_given else "true"
 
 
 def check_writable(out: Path) -> None:
@@ -337,11 +387,13 @@ def assemble(
         augment = build(lambda: made.stream(size), "augment", run.augment)
         batches = Stream(dataset, augment, centre(size), workers=made.workers, **options)
     else:
-        trial = functools.partial(made.augment, inputs[:2], torch.Generator())
+        some = dataset.train.tensor()[:2]
+        trial = functools.partial(made.augment, some, torch.Generator())
         build(trial, "augment", run.augment, Tensor)
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
-    parts = {"train": dataset.train, "test": dataset.test, "validation": held_out}
+    tested = dataset.test if run.test else None
+    parts = {"train": dataset.train, "test": tested, "validation": held_out}
     context = MethodContext(
         engine=engine,
         network=prepared,
@@ -387,6 +439,9 @@ def _try_network(
     try:
         with torch.no_grad():
             logits = network(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    except NoisyLabelsError:
+        # Being asked to stop, too.
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"model: {model.name!r} fails on {given} ({reason})") from error

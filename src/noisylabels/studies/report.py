@@ -255,7 +255,7 @@ def draw_curves(group: Group) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with _drawing(4.6, 3.0) as (figure, drawing):
+    with svg_figure(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
         for key, (label, colour, style) in CURVES.items():
             epochs, means, deviations = mean_curve(group, key)
@@ -271,7 +271,7 @@ def draw_curves(group: Group) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    return _element(drawing)
+    return svg_element(drawing)
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ def draw_overlay(report: Report) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with _drawing(4.6, 3.0) as (figure, drawing):
+    with svg_figure(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
         for number, group in enumerate(report.groups):
             epochs, means, _ = mean_curve(group, "test_accuracy")
@@ -347,12 +347,20 @@ def draw_overlay(report: Report) -> str:
         axes.set(xlabel="epoch", ylabel=f"{report.header[len(report.settings) + 1]}, %")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    return _element(drawing)
+    return svg_element(drawing)
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
-    """Give a figure of some inches, and where its SVG text will be when the block has ended."""
+def svg_figure(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
+    """Give a figure, and where its SVG text will be when the block has ended.
+
+    Args:
+        width: In inches.
+        height: Likewise.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -365,6 +373,11 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
         figure.savefig(drawing, format="svg", metadata={"Date": None})
 
 
-def _element(drawing: io.StringIO) -> str:
+def svg_element(drawing: io.StringIO) -> str:
+    """Return a picture as an element of a page.
+
+    Args:
+        drawing: See :func:`svg_figure`, after its block.
+    """
     text = drawing.getvalue()
     return text[text.index("<svg") :]

@@ -247,13 +247,28 @@ def _product(base: RunConfig, axes: Sequence[Axis]) -> Iterator[Point]:
         title = ", ".join(name for name, _ in parts)
         changes = {key: value for _, part in parts for key, value in part.items()}
         try:
-            yield Point(title, config.parse(_changed(tables, changes)))
+            yield Point(title, config.parse(with_changes(tables, changes)))
         except ConfigError as error:
             raise ConfigError(f"{title}: {error}" if title else str(error)) from error
 
 
-def _changed(tables: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
-    """Set keys: whole components first, then their names, then single parameters."""
+def with_changes(tables: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """Set keys of a run: whole components first, then their names, then single parameters.
+
+    Args:
+        tables: The run's tables.
+        changes: Values by dotted key.
+
+    Returns:
+        The tables with the changes; naming another component starts from its own defaults.
+
+    Raises:
+        ConfigError: A key leads into what is no table.
+
+    Example:
+        >>> with_changes({"loss": "dal"}, {"loss.q": 0.5, "loss.name": "gce"})
+        {'loss': {'name': 'gce', 'q': 0.5}}
+    """
     changed = dict(tables)
     order = sorted(changes, key=lambda key: (key.count("."), not key.endswith(".name")))
     for key in order:

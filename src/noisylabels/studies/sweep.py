@@ -2,23 +2,25 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from noisylabels.atomic import write_json
 from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
-from noisylabels.run.config import RunConfig, parse
+from noisylabels.run import timing
+from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import State, writing
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.plan import plan
-from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import check_writable
 from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Launcher, Said
+from noisylabels.studies.launchers.local import environment
 from noisylabels.studies.status import HEADER, Status, duration
 from noisylabels.studies.status import read as read_status
 from noisylabels.studies.study import Point, Study
@@ -187,7 +189,7 @@ class Progress:
         width: How many are made at once here.
     """
 
-    jobs: Mapping[str, Job]
+    jobs: dict[str, Job]
     width: int
     done: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
@@ -296,14 +298,41 @@ def time_kinds(progress: Progress) -> None:
         progress: Its pace learns what is found; a run that cannot be timed will say so itself.
     """
     pace = progress.pace
-    timed: set[tuple[str, ...]] = set()
+    kinds: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for run_id in progress.waiting:
         tables = progress.jobs[run_id].tables
         kind = pace.kind(tables)
-        if len(timed) < MOST_KINDS and kind not in timed and not pace.knows(kind):
-            timed.add(kind)
-            with suppress(NoisyLabelsError):
-                pace.learn(tables, seconds_per_epoch(plan(parse(tables))), 1)
+        if len(kinds) < MOST_KINDS and not pace.knows(kind):
+            kinds.setdefault(kind, tables)
+    chosen = list(kinds.values())
+    for tables, seconds in zip(chosen, time_runs(chosen, progress.width), strict=False):
+        if seconds is not None:
+            pace.learn(tables, seconds, 1)
+
+
+def time_runs(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[float | None]:
+    """Time some steps of each of some runs, in a process of their own.
+
+    Args:
+        runs: Their configurations.
+        width: How many runs there will be at once: as many threads as then has that process.
+
+    Yields:
+        Seconds per epoch, None where a run cannot be timed; nothing more once the process died.
+    """
+    if not runs:
+        return
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from {timing.__name__} import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(0, width),
+    ) as process:
+        lines = "".join(json.dumps(each, default=str) + "\n" for each in (sys.path, *runs))
+        out, _ = process.communicate(lines)
+    yield from map(json.loads, out.splitlines())
 
 
 def sentence(progress: Progress) -> str:
@@ -315,7 +344,8 @@ def sentence(progress: Progress) -> str:
         return f"{runs}, all of them finished: nothing to do"
     left = progress.left()
     time_ = "known after the first epochs" if left is None else f"about {duration(left)}"
-    at_once = f" with {progress.width} at once" if progress.width > 1 else ""
+    width = min(progress.width, count - len(progress.done))
+    at_once = f" with {width} at once" if width > 1 else ""
     return f"{runs}{there}; expected time{at_once}: {time_}"
 
 
@@ -345,7 +375,9 @@ def run(
     write_manifest(sweep)
     follower.on_start(progress)
     with launcher, listening() as request:
-        _Runner(sweep, launcher, follower, progress).run(lambda: request.number)
+        runner = Runner(launcher, follower, progress)
+        while runner.busy:
+            runner.step(stop=request.number > 0)
     if request.number:
         raise StoppedError(
             request.number, f"stopped: {progress.counts()}; the same command continues"
@@ -413,34 +445,62 @@ def find_studies(out: Path) -> Iterator[tuple[str, list[Job]]]:
         yield found["file"], jobs
 
 
-class _Runner:
-    """The loop of a sweep: gives jobs away, listens, looks at what others make."""
+class Runner:
+    """Gives jobs away, listens, looks at what others make.
 
-    def __init__(
-        self, sweep: Sweep, launcher: Launcher, follower: Follower, progress: Progress
-    ) -> None:
+    Args:
+        launcher: Where the runs are made; whoever made it ends it.
+        follower: Told of what happens.
+        progress: How far the runs have come; it is kept up to date. All of its jobs are to be made
+            that are not done.
+    """
+
+    def __init__(self, launcher: Launcher, follower: Follower, progress: Progress) -> None:
         self._launcher = launcher
         self._follower = follower
         self._progress = progress
-        self._queue = deque(job for job in sweep.jobs if job.run_id not in progress.done)
+        self._queue = deque(progress.jobs[run_id] for run_id in progress.waiting)
         self._heard: dict[str, float] = {}
         self._said: set[str] = set()
         self._asked = False
         self._looked = time.monotonic()
 
-    def run(self, asked: Callable[[], int]) -> None:
-        progress = self._progress
-        while self._queue or progress.running or progress.elsewhere:
-            if asked() and not self._asked:
-                self._asked = True
-                self._launcher.stop()
-            if self._asked and not progress.running:
-                return
-            if not self._asked:
-                self._give()
-            for event in self._launcher.events(SECONDS_BETWEEN_LOOKS):
-                self._take(event)
-            self._look_elsewhere()
+    @property
+    def busy(self) -> bool:
+        """Whether there is a job that has not ended; once asked to stop, one that runs here."""
+        if self._asked:
+            return bool(self._progress.running)
+        return bool(self._queue or self._progress.running or self._progress.elsewhere)
+
+    @property
+    def room(self) -> int:
+        """How many more jobs could be started now."""
+        return self._launcher.room - len(self._queue)
+
+    def add(self, job: Job) -> None:
+        """Take one more job, unless its run is known already.
+
+        Args:
+            job: The job.
+        """
+        if job.run_id not in self._progress.jobs:
+            self._progress.jobs[job.run_id] = job
+            self._queue.append(job)
+
+    def step(self, *, stop: bool = False) -> None:
+        """Give away what there is room for, and take what happens within a moment.
+
+        Args:
+            stop: Whether to ask all runs to end after their step, and to start none.
+        """
+        if stop and not self._asked:
+            self._asked = True
+            self._launcher.stop()
+        if not self._asked:
+            self._give()
+        for event in self._launcher.events(SECONDS_BETWEEN_LOOKS):
+            self._take(event)
+        self._look_elsewhere()
 
     def _give(self) -> None:
         """Give away as many jobs as there is room for, but those that someone else does."""

@@ -9,8 +9,10 @@ from noisylabels.run import config
 from noisylabels.run.config import Component
 from noisylabels.studies.launchers.jobs import Launcher
 from noisylabels.studies.launchers.local import Local
+from noisylabels.studies.launchers.ray import Ray
+from noisylabels.studies.launchers.slurm import Slurm
 
-LAUNCHERS: dict[str, Callable[..., Launcher]] = {"local": Local}
+LAUNCHERS: dict[str, Callable[..., Launcher]] = {"local": Local, "slurm": Slurm, "ray": Ray}
 """Launchers by name."""
 
 

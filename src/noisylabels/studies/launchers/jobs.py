@@ -187,6 +187,23 @@ def make(job: Job, tell: Callable[[Event], None] = lambda event: None) -> Ended:
     return Ended(job.run_id, "finished")
 
 
+def check_one_process(job: Job) -> None:
+    """Refuse a run of several processes.
+
+    Args:
+        job: The job.
+
+    Raises:
+        ConfigError: It asks for several devices or nodes.
+    """
+    if job.tables.get("devices", 1) * job.tables.get("nodes", 1) > 1:
+        raise ConfigError(
+            f"{job.title}: a run of a study has one process, got devices "
+            f"{job.tables['devices']}, nodes {job.tables['nodes']}: --jobs makes several runs "
+            f"at once"
+        )
+
+
 def fail(job: Job, error: str, details: str) -> Ended:
     """Write why a job failed.
 

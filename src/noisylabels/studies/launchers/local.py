@@ -1,5 +1,6 @@
 """Processes of this machine, started once and used for many runs."""
 
+import itertools
 import json
 import os
 import queue
@@ -14,8 +15,8 @@ from types import TracebackType
 
 import torch
 
-from noisylabels.errors import ConfigError, NoisyLabelsError, check_count
-from noisylabels.studies.launchers.jobs import Ended, Event, Job, Launcher, fail
+from noisylabels.errors import NoisyLabelsError, check_count
+from noisylabels.studies.launchers.jobs import Ended, Event, Job, Launcher, check_one_process, fail
 from noisylabels.studies.launchers.worker import decode, encode_job, main
 
 PATIENCE = 60.0
@@ -53,7 +54,7 @@ class Local(Launcher):
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give each job to an idle worker, or start one for it."""
         for job in jobs:
-            idle = next((worker for worker in self._workers if worker.job is None), None)
+            idle = next((worker for worker in self._workers if worker.idle), None)
             (idle or self._start()).give(self._shared_out(job))
 
     def events(self, seconds: float) -> list[Event]:
@@ -72,7 +73,7 @@ class Local(Launcher):
                 yield from worker.buried()
             elif (event := decode(line)) is not None:
                 if isinstance(event, Ended):
-                    worker.job = None
+                    worker.end(event)
                 yield event
             else:
                 worker.ready = True
@@ -98,19 +99,15 @@ class Local(Launcher):
 
     def _start(self) -> "_Worker":
         used = {worker.number for worker in self._workers}
-        number = next(n for n in range(self._jobs) if n not in used)
+        # One that is on its way out still has its own.
+        number = next(n for n in itertools.count() if n not in used)
         worker = _Worker(number, environment(number, self._jobs), self._heard)
         self._workers.append(worker)
         return worker
 
     def _shared_out(self, job: Job) -> Job:
         """Give a run its share of the processes that decode images."""
-        if job.tables.get("devices", 1) * job.tables.get("nodes", 1) > 1:
-            raise ConfigError(
-                f"{job.title}: a run of a study has one process, got devices "
-                f"{job.tables['devices']}, nodes {job.tables['nodes']}: --jobs makes several runs "
-                f"at once"
-            )
+        check_one_process(job)
         if self._jobs == 1 or job.tables.get("workers") is not None:
             return job
         tables = {**job.tables, "workers": max(1, cores() // self._jobs)}
@@ -158,6 +155,18 @@ class _Worker:
     def give(self, job: Job) -> None:
         self.job = job
         self._write(encode_job(job, self._output(job)))
+
+    @property
+    def idle(self) -> bool:
+        return self.job is None and not self._stopping
+
+    def end(self, event: Ended) -> None:
+        self.job = None
+        if event.state == "stopped":
+            self._stopping = False
+        elif self._stopping:
+            # The signal may still be on its way, and would take the next run.
+            self.dismiss()
 
     def stop(self) -> None:
         if not self._stopping:

@@ -1,0 +1,137 @@
+"""Tables as people write them: CSV, lists without a header, Parquet and Arrow files."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisylabels.data.examples import LoadReport
+from noisylabels.errors import DataError, MissingExtraError
+
+
+def read_csv(
+    path: Path, column: str, report: LoadReport
+) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    """Read a CSV file with a header; commas, semicolons or tabs part its columns.
+
+    Args:
+        path: The file.
+        column: A column that it has, by which the separator is known.
+        report: Decides about rows of another length than the header.
+
+    Returns:
+        The columns, and the values by column of each row; the header is row 1.
+
+    Raises:
+        DataError: It cannot be read, or is no CSV.
+    """
+    # Names of files are not always text; what else there is must be.
+    text = read_text(path, errors="surrogateescape")
+    header = text.partition("\n")[0]
+    # Spreadsheets of half the world write semicolons.
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    for candidate in (",", ";", "\t"):
+        if column in [name.strip().strip('"') for name in header.split(candidate)]:
+            delimiter = candidate
+            break
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        numbered = []
+        for position, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            if len(row) != len(names):
+                report.reject(
+                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
+                )
+                continue
+            numbered.append((position, dict(zip(names, row, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}: not valid CSV: {error}") from error
+    return names, numbered
+
+
+def read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Read a list of a path and a label in each line, separated by a tab or else by spaces."""
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    for row, line in enumerate(read_text(path, errors="surrogateescape").splitlines(), start=1):
+        if line.strip():
+            separator = "\t" if "\t" in line.strip() else None
+            image, label = [*line.strip().rsplit(separator, maxsplit=1), ""][:2]
+            rows.append((row, dict(zip(names, (image, label), strict=True))))
+    return rows
+
+
+def open_arrow(path: Path) -> Any:
+    """Open a Parquet file, or read an Arrow file through a memory map.
+
+    Raises:
+        DataError: It is neither.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "hf") from error
+    try:
+        if path.suffix == ".arrow":
+            with pa.memory_map(str(path)) as source:
+                return pa.ipc.open_stream(source).read_all()
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({error})") from error
+
+
+def read_schema(path: Path) -> Any:
+    """Read the columns and their types of a Parquet or Arrow file."""
+    opened = open_arrow(path)
+    return opened.schema if path.suffix == ".arrow" else opened.schema_arrow
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> Any:
+    """Read a Parquet or Arrow file, or some of its columns, as an Arrow table."""
+    opened = open_arrow(path)
+    if path.suffix == ".arrow":
+        return opened.select(columns)
+    try:
+        return opened.read(columns=columns)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def read_values(path: Path, table: Any, name: str) -> list[Any]:
+    """Return a column of an Arrow table; times as text, which alone holds all of their digits."""
+    import pyarrow as pa
+
+    column = table.column(name)
+    try:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_nested(column.type):
+            raise pa.ArrowInvalid("nested")
+        values: list[Any] = (
+            column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
+        ).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(
+            f"{path}: column {name!r}: expected text, numbers or dates, one per row, "
+            f"got {column.type} ({' '.join(str(error).split()):.80})"
+        ) from error
+    return values
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Read a file as UTF-8 text.
+
+    Raises:
+        DataError: It cannot be read, or is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig", errors=errors)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, save it as that ({error})") from error

@@ -1,0 +1,165 @@
+"""Texts as vectors: by their words, or by a pretrained network for sentences."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from noisylabels.data.examples import Examples, Texts
+from noisylabels.data.source import Facts
+from noisylabels.errors import ConfigError, DataError, MissingExtraError
+from noisylabels.features.base import Compute, Features
+
+BATCH = 64
+Dimensions = Annotated[int, Field(ge=2)]
+Words = Annotated[int, Field(ge=1)]
+
+
+class TextFeatures(Features):
+    """What takes texts, and cannot be fine-tuned here.
+
+    Args:
+        facts: The source's facts.
+        name: What it is called, for messages.
+
+    Raises:
+        ConfigError: The inputs are no texts.
+    """
+
+    freeze = True
+
+    def __init__(self, facts: Facts, name: str) -> None:
+        if not facts.texts:
+            raise ConfigError(f"{name!r} is for texts, and the data has none")
+
+
+class Tfidf(TextFeatures):
+    """Weights of words and pairs of words, reduced to a few directions; made by :func:`tfidf`."""
+
+    def __init__(self, facts: Facts, dimensions: int, words: int, seed: int) -> None:
+        super().__init__(facts, "tfidf")
+        self._dimensions = dimensions
+        self._words = words
+        self._seed = seed
+
+    def check(self) -> None:
+        """Do nothing: there is nothing that can be missing."""
+
+    def extract(
+        self, parts: Mapping[str, Examples], train: Examples, compute: Compute
+    ) -> dict[str, Tensor]:
+        """Learn words and directions from the training texts, and apply them to all."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import Normalizer
+
+        weights = TfidfVectorizer(
+            sublinear_tf=True, ngram_range=(1, 2), max_features=self._words, strip_accents="unicode"
+        )
+        learnt = texts(train)
+        try:
+            found = weights.fit_transform(learnt)
+        except ValueError as error:
+            raise DataError(f"tfidf: the training texts have no words ({error})") from error
+        dimensions = min(self._dimensions, *(size - 1 for size in found.shape))
+        if dimensions < 1:
+            raise DataError(f"tfidf: expected more words than {found.shape[1]} in the texts")
+        reduce = make_pipeline(
+            TruncatedSVD(dimensions, random_state=self._seed), Normalizer(copy=False)
+        ).fit(found)
+        return {
+            part: torch.from_numpy(reduce.transform(weights.transform(texts(examples)))).float()
+            for part, examples in parts.items()
+        }
+
+
+class Sentences(TextFeatures):
+    """A network of sentence-transformers; made by :func:`sentence`."""
+
+    def __init__(self, facts: Facts, model: str) -> None:
+        super().__init__(facts, "sentence")
+        self._model = model
+
+    def check(self) -> None:
+        """Refuse a network that cannot be had."""
+        self._load("cpu")
+
+    def extract(
+        self, parts: Mapping[str, Examples], train: Examples, compute: Compute
+    ) -> dict[str, Tensor]:
+        """Encode all texts."""
+        network = self._load(compute.device.type)
+        return {
+            part: network.encode(
+                texts(examples), batch_size=BATCH, convert_to_tensor=True, show_progress_bar=False
+            )
+            .float()
+            .cpu()
+            for part, examples in parts.items()
+        }
+
+    def _load(self, device: str) -> Any:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise MissingExtraError("sentence_transformers", "text") from error
+        try:
+            return SentenceTransformer(self._model, device=device, trust_remote_code=False)
+        except Exception as error:  # a hub that cannot be reached, a folder of something else
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"sentence: {self._model!r}: expected a folder of sentence-transformers, or a name "
+                f"on its hub ({reason})"
+            ) from error
+
+
+def texts(examples: Examples) -> list[str]:
+    """Return the texts of examples.
+
+    Args:
+        examples: The examples.
+
+    Raises:
+        DataError: They are something else.
+    """
+    if not isinstance(examples.inputs, Texts):
+        raise DataError("expected texts, got inputs of another kind")
+    return [str(value) for value in examples.inputs.values]
+
+
+def tfidf(
+    facts: Facts, *, dimensions: Dimensions = 256, words: Words = 50_000, seed: int = 0
+) -> Features:
+    """Make features of words: TF-IDF of words and pairs of words, then truncated SVD.
+
+    They are learnt from the training texts, and nothing is downloaded.
+
+    Args:
+        facts: The source's facts.
+        dimensions: Length of the vectors, at least 2; fewer where there are fewer words.
+        words: The most words and pairs of words that count, the commonest.
+        seed: Seed of the decomposition.
+
+    Raises:
+        ConfigError: The data has no texts.
+
+    References:
+        Deerwester et al., "Indexing by Latent Semantic Analysis", 1990.
+    """
+    return Tfidf(facts, dimensions, words, seed)
+
+
+def sentence(facts: Facts, *, model: str) -> Features:
+    """Make features of a pretrained network for sentences.
+
+    Args:
+        facts: The source's facts.
+        model: A folder of sentence-transformers, or a name on its hub.
+
+    Raises:
+        ConfigError: The data has no texts.
+    """
+    return Sentences(facts, model)

@@ -1,0 +1,1 @@
+"""Trained classifiers in use: loaded from a run, given new inputs, exported."""

@@ -1,0 +1,191 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from noisylabels.data.datasets import Digits
+from noisylabels.errors import CheckpointError, ConfigError, DataError
+from noisylabels.inference import export as exports
+from noisylabels.inference.classifier import load
+from noisylabels.inference.export import FORMATS, SUFFIXES, describe, export, sample
+from noisylabels.run.folder import RunFolder
+from noisylabels.run.trainer import train
+from pictures import class_folders
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two networks whose mean is the prediction."""
+    tables = {
+        "data": "digits",
+        "noise": {"name": "symmetric", "rate": 0.4},
+        "model": {"name": "mlp", "hidden": [8]},
+        "method": {"name": "dividemix", "warmup": 1},
+        "optimizer": {"lr": 0.1},
+        "epochs": 2,
+    }
+    return train(tables, tmp_path_factory.mktemp("runs"))
+
+
+def outside(code, *words):
+    """Run code that knows nothing of this library."""
+    blocked = "import sys; sys.modules['noisylabels'] = None\n"
+    command = [sys.executable, "-c", blocked + code, *map(str, words)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(made.stdout)
+
+
+def made(run, path, format):
+    classifier = load(run)
+    inputs, kind = sample(RunFolder(run), classifier)
+    assert kind == "test inputs of the run"
+    assert export(classifier, path, format, inputs) <= 2e-5
+    return classifier
+
+
+ONNX = """
+import json, sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+found = session.run(None, {"input": numpy.load(sys.argv[2])})[0].tolist()
+print(json.dumps([found, session.get_modelmeta().custom_metadata_map]))
+"""
+TORCH = """
+import json, sys, numpy, torch
+said = {"classes": "", "preprocessing": "", "noisylabels": "", "input": "", "output": ""}
+network = torch.export.load(sys.argv[1], extra_files=said).module()
+found = network(torch.from_numpy(numpy.load(sys.argv[2]))).tolist()
+print(json.dumps([found, said]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "code"), [("onnx", ONNX), ("torch-export", TORCH)])
+def test_exports_work_without_the_library(run, tmp_path, format, code):
+    pytest.importorskip("onnxruntime" if format == "onnx" else "torch")
+    path = tmp_path / f"model{SUFFIXES[format]}"
+    classifier = made(run, path, format)
+    images = Digits().load().test.tensor()
+    np.save(tmp_path / "images.npy", images.numpy())
+    found, said = outside(code, path, tmp_path / "images.npy")
+    np.testing.assert_allclose(found, classifier.predict_proba(images), atol=1e-5)
+    assert json.loads(said["classes"]) == list("0123456789")
+    assert said["input"] == "uint8 images (N, 1, 8, 8)"
+    assert json.loads(said["noisylabels"])["mean"] == [0]
+    # No image of the run's data is in it: weights are 8 kB, and torch adds some of its own.
+    assert path.stat().st_size < 100_000
+
+
+def test_safetensors_are_loaded_like_a_run(run, tmp_path):
+    path = tmp_path / "model.safetensors"
+    classifier = made(run, path, "safetensors")
+    images = Digits().load().test.tensor()
+    again = load(path)
+    assert again.classes == classifier.classes
+    np.testing.assert_array_equal(again.predict_proba(images), classifier.predict_proba(images))
+    with pytest.raises(DataError, match="expected a run folder, or what noisylabels export"):
+        load(run / "model.safetensors")
+    with pytest.raises(DataError, match="expected a run folder, or what noisylabels export"):
+        load(run / "config.json")
+
+
+@pytest.fixture(scope="module")
+def frozen(backbone, tmp_path_factory):
+    root = class_folders(tmp_path_factory.mktemp("photos"))
+    data = {"name": "folder", "root": str(root), "size": 24}
+    tables = {"data": data, "features": backbone, "epochs": 2, "precision": "32"}
+    return train(tables, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_frozen_features_are_inside(frozen, tmp_path, format):
+    """Their antialiased resizing too: from 24 to 32 pixels here."""
+    path = tmp_path / f"model{SUFFIXES[format]}"
+    classifier = made(frozen, path, format)
+    described = json.loads(describe(classifier)["preprocessing"])
+    assert described["resizing"] == (
+        "resized to cover the size, bilinear with antialiasing, and cropped at the centre"
+    )
+    assert (described["height"], described["margin"]) == (24, False)
+
+
+def test_exported_safetensors_need_no_other_weights(frozen, backbone, tmp_path, monkeypatch):
+    classifier = made(frozen, tmp_path / "model.safetensors", "safetensors")
+    places = RunFolder(frozen).labels()["test_places"].tolist()
+    expected = classifier.predict_proba(places)
+    # The file that the features came from.
+    monkeypatch.setattr("noisylabels.features.networks.load_weights", None)
+    again = load(tmp_path / "model.safetensors").predict_proba(places)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_an_export_that_predicts_something_else_is_not_kept(run, tmp_path, monkeypatch):
+    def write(classifier, network, path, example):
+        path.write_bytes(b"wrong")
+        return lambda inputs: network(inputs).numpy() + 2e-4
+
+    monkeypatch.setitem(FORMATS, "onnx", write)
+    classifier = load(run)
+    inputs, _ = sample(RunFolder(run), classifier)
+    with pytest.raises(DataError, match=r"m\.onnx: not kept, .* differ by 0\.0002 from the run's"):
+        export(classifier, tmp_path / "m.onnx", "onnx", inputs)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(FORMATS, "onnx", lambda *_: lambda inputs: np.full((1, 10), np.nan))
+    with pytest.raises(DataError, match="not kept"):
+        export(classifier, tmp_path / "m.onnx", "onnx", inputs)
+
+
+def test_what_cannot_be_exported(run, tmp_path, monkeypatch, own_module, digits):
+    classifier = load(run)
+    inputs, _ = sample(RunFolder(run), classifier)
+    with pytest.raises(ConfigError, match="format must be 'onnx' or 'torch-export' or"):
+        export(classifier, tmp_path / "m", "pickle", inputs)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        export(classifier, tmp_path / "no" / "m.safetensors", "safetensors", inputs)
+    own_module("untraceable", UNTRACEABLE)
+    own = load(train(digits | {"model": "untraceable:network"}, tmp_path / "runs"))
+    with pytest.raises(DataError, match="the network cannot be exported in this format"):
+        export(own, tmp_path / "m.pt2", "torch-export", inputs)
+    assert not (tmp_path / "m.pt2").exists()
+
+
+UNTRACEABLE = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) if x.sum().item() > 0 else x.flatten(1) + 1)
+
+def network(input_shape, num_classes):
+    return Network()
+"""
+
+
+def test_without_the_data_random_inputs_are_compared(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(5, 2, (40, 3)), y=[0, 1] * 20)
+    data = {"name": "arrays", "path": str(tmp_path / "x.npz")}
+    folder = train({"data": data, "model": "linear", "epochs": 1}, tmp_path)
+    classifier = load(folder)
+    inputs, kind = sample(RunFolder(folder), classifier)
+    assert (len(inputs), kind) == (8, "test inputs of the run")
+    (tmp_path / "x.npz").unlink()
+    inputs, kind = sample(RunFolder(folder), classifier)
+    assert (len(inputs), kind) == (9, "random inputs, for the run's data is not there")
+    assert export(classifier, tmp_path / "m.safetensors", "safetensors", inputs) == 0
+
+
+def test_a_library_that_is_missing_is_named(run, tmp_path, monkeypatch):
+    classifier = load(run)
+    for name in ("onnx", "onnxscript"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(ImportError, match=rf"{name} is not installed: .*\[export\]"):
+                export(classifier, tmp_path / "m.onnx", "onnx", torch.zeros(2, 1, 8, 8))
+    assert exports.SUFFIXES.keys() == FORMATS.keys()
