@@ -401,10 +401,13 @@ class Audit:
 
 TRUST = {
     0.6: "good enough for the ranking to be of use from the first suspect on",
-    0.3: "the first suspects are mostly wrong labels, further down many are right",
+    0.3: "many suspects are right: look at the first ones only (where 59 % of three classes were "
+    "predicted, a third of the first suspects were wrong labels), and take the number of wrong "
+    "labels for the network's own mistakes",
     0.0: "too weak to tell wrong labels from hard examples (at 20 % of ten classes the ranking was "
-    "worth little: an area under the curve of 0.63, where chance is 0.5); train longer, on better "
-    "features, before looking at suspects",
+    "worth little: an area under the curve of 0.63, where chance is 0.5), and the number of wrong "
+    "labels is that of its own mistakes; train longer, on better features, before looking at "
+    "suspects",
 }
 """What a network's skill means for its ranking; from ``docs/results/audit.md``."""
 
