@@ -328,15 +328,11 @@ class Audit:
     def skill(self) -> float:
         """The networks' test accuracy above chance, in [0, 1].
 
-        Where the test labels are as noisy as the rest, a network that is always right predicts
-        only those that are right: the accuracy is divided by their estimated share.
+        Where the test labels are as noisy as the rest, the networks are better than that. By how
+        much cannot be told: of a weak one, what it does not predict looks like wrong labels.
         """
-        evidence = self.evidence
-        accuracy = evidence.accuracy
-        if evidence.against_given:
-            accuracy = min(1.0, accuracy / max(1e-9, 1 - self.estimates[0].share))
-        chance = 1 / len(evidence.classes)
-        return max(0.0, (accuracy - chance) / (1 - chance))
+        chance = 1 / len(self.evidence.classes)
+        return max(0.0, (self.evidence.accuracy - chance) / (1 - chance))
 
     def sentences(self) -> list[str]:
         """Say how many labels are wrong, and how far the ranking can be trusted."""
@@ -379,7 +375,11 @@ class Audit:
     def trust(self) -> str:
         """Say how far the ranking can be trusted, by how good the networks are."""
         evidence = self.evidence
-        against = "given labels, some of them wrong" if evidence.against_given else "test labels"
+        against = (
+            "given labels held out, and more of the true ones where some of these are wrong"
+            if evidence.against_given
+            else "test labels"
+        )
         accuracy = f"the network predicts {100 * evidence.accuracy:.1f} % of the {against}"
         for least, text in TRUST.items():
             if self.skill >= least:
