@@ -295,3 +295,13 @@ def test_all_folds_must_be_there(folds, tmp_path):
     np.savez(other / "labels.npz", **labels)
     with pytest.raises(DataError, match="other: expected the labels of the other folds' runs"):
         audit.read([*some, RunFolder(other)])
+
+
+def test_a_test_set_that_was_left_alone_is_not_needed(tmp_path):
+    run = {"data": {"name": "digits", "limit": 200}, "model": "mlp", "epochs": 1, "test": False}
+    made = noisylabels.audit(train(parse(run), tmp_path))
+    assert made.trust().startswith("no test set and no hold-out was looked at")
+    folder = train(parse(run | {"validation": 0.2}), tmp_path)
+    made = noisylabels.audit(folder)
+    assert made.evidence.accuracy == RunFolder(folder).result()["validation_accuracy"]
+    assert "of the given labels held out" in made.trust()

@@ -7,6 +7,7 @@ Everything here is computed from what runs keep of their predictions, see
 import csv
 import functools
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class Evidence:
         rows: The position of each in its part.
         places: Where each comes from; "" where its number says it.
         true: True labels where they are known, else -1.
-        accuracy: Share of the test labels that were predicted.
+        accuracy: Share of the test labels that were predicted; of held-out labels where the test
+            set was left alone, and NaN where nothing was held out.
         against_given: Whether these may be wrong themselves.
         evaluations: Epochs that were evaluated, of the run with fewest; 1 where means are missing.
         folders: The runs.
@@ -332,7 +334,7 @@ class Audit:
         much cannot be told: of a weak one, what it does not predict looks like wrong labels.
         """
         chance = 1 / len(self.evidence.classes)
-        return max(0.0, (self.evidence.accuracy - chance) / (1 - chance))
+        return max((self.evidence.accuracy - chance) / (1 - chance), 0.0)
 
     def sentences(self) -> list[str]:
         """Say how many labels are wrong, and how far the ranking can be trusted."""
@@ -375,6 +377,8 @@ class Audit:
     def trust(self) -> str:
         """Say how far the ranking can be trusted, by how good the networks are."""
         evidence = self.evidence
+        if math.isnan(evidence.accuracy):
+            return "no test set and no hold-out was looked at: how good the network is is not known"
         against = (
             "given labels held out, and more of the true ones where some of these are wrong"
             if evidence.against_given
@@ -632,13 +636,18 @@ def _read_one(folder: RunFolder) -> Evidence:
                     f"{folder.path}: expected {len(given)} values of {part} {key}, got {len(value)}"
                 )
             found.setdefault(key, []).append(value)
+    given_test = data.get("test_labels") == "given"
+    accuracy = result["test_accuracy"]
+    if accuracy is None:
+        # The test set was left alone: what was held out tells too, if anything was.
+        accuracy = result.get("validation_accuracy", math.nan)
     if "labels" not in found:
         raise DataError(f"{folder.path / 'labels.npz'}: expected the given labels, 'given'")
     joined: dict[str, Any] = {key: np.concatenate(values) for key, values in found.items()}
     return Evidence(
         classes=classes,
-        accuracy=float(result["test_accuracy"]),
-        against_given=data.get("test_labels") == "given",
+        accuracy=float(accuracy),
+        against_given=given_test or result["test_accuracy"] is None,
         evaluations=min(evaluations),
         folders=(folder.path,),
         **joined,

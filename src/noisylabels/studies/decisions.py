@@ -216,7 +216,8 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     """
     limit = run.data.parameters.get("limit")
     data = {key: value for key, value in run.data.parameters.items() if key != "limit"}
-    whole = run.replace(data=Component(run.data.name, data), validation=0.0)
+    # A test set that the run left alone belongs to the new table all the same.
+    whole = run.replace(data=Component(run.data.name, data), validation=0.0, test=True)
     dataset, _ = label(plan(whole, trial=False), vectors=False)
     given = {"train": dataset.train.labels, "test": dataset.test.labels}
     new = {part: labels.clone() for part, labels in given.items()}
