@@ -251,6 +251,18 @@ def page(rows: list[Row], machine: str) -> str:
             f"{100 * row.get(f'above {what}', 0):.1f}" for what in ("wrong", "right suggestion")
         ]
         sure.append([*about, f"{row['above']:,}", *(above if row["above"] else ["", ""])])
+    summary = []
+    for noise in dict.fromkeys(row["noise"] for row in rows if "scores" in row):
+        own = [
+            {name: score["average precision"] for name, score in row["scores"].items()}
+            for row in rows
+            if row["noise"] == noise and row["loss"] != "ce" and "pixels" not in row["head"]
+        ]
+        means = {name: float(np.mean([each[name] for each in own])) for name in own[0]}
+        shown = [means[audit.DEFAULT_SCORE], means["mean-given"]]
+        shown += [means[f"cleanlab {method}, mean"] for method in CLEANLAB]
+        shown += [means["cleanlab self_confidence, last"]]
+        summary.append([noise, *(f"{value:.3f}" for value in shown)])
     names = list(rows[0]["estimates"])
     errors = []
     for loss in LOSSES:
@@ -260,6 +272,15 @@ def page(rows: list[Row], machine: str) -> str:
             for name in names
         ]
         errors.append([loss, *(f"{value:.1f}" for value in means)])
+    summary_header = [
+        "noise",
+        "posterior (default)",
+        "mean-given",
+        "cleanlab self-confidence",
+        "cleanlab normalised margin",
+        "cleanlab confidence-weighted entropy",
+        "cleanlab self-confidence, last",
+    ]
     head = ["noise", "head", "loss", "test accuracy, %"]
     theirs_header = ["cleanlab self-confidence", "cleanlab margin", "cleanlab self-conf., last"]
     return f"""# Which labels are wrong
@@ -268,6 +289,12 @@ What `noisylabels audit` makes of runs, against the true labels: `benchmarks/aud
 ({machine}). Data, labels and settings are in its first lines. "mean" is over the 30 epochs of
 training, "last" the last epoch alone; cleanlab's scores are of the same probabilities, those of the
 runs (not out-of-fold).
+
+## In short
+
+Mean average precision over the heads, with DAL and GCE: ours, and cleanlab's scores.
+
+{table(summary_header, summary)}
 
 ## Ranking
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from noisylabels import estimation
+from noisylabels.errors import ConfigError
 from noisylabels.estimation import (
     confident_joint,
     disagreement,
@@ -85,6 +86,10 @@ def test_confident_joint_is_cleanlabs():
     # Theirs are rounded to whole examples.
     np.testing.assert_allclose(ours / ours.sum(), theirs, atol=1e-3)
     assert estimate_noise_rate(p, given) == wrong_share(ours)
+    other = estimate_noise_rate(p, given, estimator="disagreement")
+    assert other == pytest.approx(float((p.argmax(1) != given).double().mean()))
+    with pytest.raises(ConfigError, match="estimator must be"):
+        estimate_noise_rate(p, given, estimator="guess")
 
 
 def test_disagreement_counts_pairs_one_by_one():

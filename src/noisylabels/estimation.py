@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from noisylabels.errors import check_choice
+
 STEPS = 50
 """Most steps of expectation and maximisation."""
 LARGEST_FIT = 2**21
@@ -25,26 +27,32 @@ EVEN = 1.0
 MOST_EVEN = 100.0
 """Greatest weight of these."""
 RESAMPLES = 50
-LARGEST_RESAMPLE = 2**16
+LARGEST_RESAMPLE = 2**18
 """Numbers (examples times classes) in one resample of a bootstrap."""
 WITHIN = 1.96
 """Standard deviations on either side of an interval of 95 %."""
 
 
-def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
+def estimate_noise_rate(
+    probabilities: Tensor, labels: Tensor, *, estimator: str = "confident joint"
+) -> float:
     r"""Estimate which share of labels is wrong, from predictions for examples not trained on.
 
-    This is the mass off the diagonal of :func:`confident_joint`. Where people took hard examples
-    for another class it finds about half of the wrong labels, and :func:`disagreement` nearly all,
-    which in turn counts too many where the network is weak: ``docs/results/audit.md`` has the error
-    of each on several kinds of noise.
+    This is the mass off the diagonal of an estimated joint distribution of given and true labels.
+    Where people took hard examples for another class :func:`confident_joint` finds about half of
+    the wrong labels, and :func:`disagreement` nearly all, which in turn counts too many where the
+    network is weak: ``docs/results/audit.md`` has the error of each on several kinds of noise.
 
     Args:
         probabilities: Predicted class probabilities, of shape (N, K).
         labels: Given labels, int64 in [0, K), of shape (N).
+        estimator: A key of ``ESTIMATORS``.
 
     Returns:
         The rate, in [0, 1]; 0 where no example reaches a threshold.
+
+    Raises:
+        ConfigError: There is no such estimator.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -55,7 +63,8 @@ def estimate_noise_rate(probabilities: Tensor, labels: Tensor) -> float:
         Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
         2021.
     """
-    return wrong_share(confident_joint(probabilities, labels))
+    check_choice("estimator", estimator, ESTIMATORS)
+    return wrong_share(ESTIMATORS[estimator](probabilities, labels))
 
 
 def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:

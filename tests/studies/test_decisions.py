@@ -275,3 +275,37 @@ def test_the_data_can_be_named_by_its_run(tmp_path, monkeypatch, capsys):
     assert decisions.configuration(folder).noise.name == "symmetric-exclusive"
     assert decisions.configuration("run.toml").epochs == 12
     assert decisions.configuration("digits,limit=9").data.parameters == {"limit": 9}
+
+
+def test_texts_are_audited_and_relabelled(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = {"ant": 'small, six legs, "antennae"', "bee": "honey, wings and\na sting"}
+    fillers = ("often", "seldom", "here", "there", "always")
+    with (tmp_path / "texts.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        for number in range(60):
+            name = ("ant", "bee")[number % 2]
+            # Every seventh has the other's label.
+            given = ("ant", "bee")[(number + (number % 7 == 0)) % 2]
+            writer.writerow((f"{words[name]} {fillers[number % 5]}", given))
+    (tmp_path / "run.toml").write_text(
+        "data = {name = 'text', path = 'texts.csv'}\nfeatures = 'tfidf'\nepochs = 20\n"
+        "batch_size = 8\noptimizer = {name = 'sgd', lr = 0.1}\nloss = 'gce'\n"
+    )
+    assert main(["audit", "run.toml"]) == 0
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "honey, wings and\\na sting" in page
+    apply = ["apply", "audit", "--above", "0.5", "--data", "run.toml", "--out", "new/labels.csv"]
+    capsys.readouterr()
+    assert main(apply) == 0
+    said = capsys.readouterr().out
+    assert 'data = { name = "text", path = "new/labels.csv" }' in said
+    rows = read(tmp_path / "new" / "labels.csv")
+    assert list(rows[0]) == ["text", "label", "split", "label_before"]
+    assert len(rows) == 60
+    right = [("ant" if "legs" in row["text"] else "bee") == row["label"] for row in rows]
+    assert sum(right) >= 58
+    assert sum(row["label"] != row["label_before"] for row in rows) >= 7
+    data = decisions.configuration("text:new/labels.csv")
+    assert len(label(plan(data, trial=False), vectors=False)[0].train) == 48

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from noisylabels.data.examples import Examples, ImagePaths, StreamedImages
+from noisylabels.data.examples import Examples, ImagePaths, StreamedImages, Texts
 from noisylabels.data.images import Header, choose_image_spec
 from noisylabels.studies import thumbnails
 from pictures import pixels, save
@@ -63,3 +63,11 @@ def test_features_are_a_line():
     assert one == thumbnails.Thumbnail(text="0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, ...")
     (one,) = thumbnails.draw(examples(torch.tensor([[1.0, 2.0]])), torch.tensor([0]))
     assert one.text == "1, 2"
+
+
+def test_texts_are_shown_up_to_a_length():
+    values = np.array(["short", "long " * 1000], dtype=object)
+    texts = Examples(Texts(values), torch.zeros(2, dtype=torch.int64))
+    one, other = thumbnails.draw(texts, torch.tensor([0, 1]))
+    assert one == thumbnails.Thumbnail(text="short")
+    assert other.text == "long " * 200 + " ..."

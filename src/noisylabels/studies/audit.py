@@ -7,6 +7,7 @@ Everything here is computed from what runs keep of their predictions, see
 import csv
 import functools
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class Evidence:
         rows: The position of each in its part.
         places: Where each comes from; "" where its number says it.
         true: True labels where they are known, else -1.
-        accuracy: Share of the test labels that were predicted.
+        accuracy: Share of the test labels that were predicted; of held-out labels where the test
+            set was left alone, and NaN where nothing was held out.
         against_given: Whether these may be wrong themselves.
         evaluations: Epochs that were evaluated, of the run with fewest; 1 where means are missing.
         folders: The runs.
@@ -328,15 +330,11 @@ class Audit:
     def skill(self) -> float:
         """The networks' test accuracy above chance, in [0, 1].
 
-        Where the test labels are as noisy as the rest, a network that is always right predicts
-        only those that are right: the accuracy is divided by their estimated share.
+        Where the test labels are as noisy as the rest, the networks are better than that. By how
+        much cannot be told: of a weak one, what it does not predict looks like wrong labels.
         """
-        evidence = self.evidence
-        accuracy = evidence.accuracy
-        if evidence.against_given:
-            accuracy = min(1.0, accuracy / max(1e-9, 1 - self.estimates[0].share))
-        chance = 1 / len(evidence.classes)
-        return max(0.0, (accuracy - chance) / (1 - chance))
+        chance = 1 / len(self.evidence.classes)
+        return max((self.evidence.accuracy - chance) / (1 - chance), 0.0)
 
     def sentences(self) -> list[str]:
         """Say how many labels are wrong, and how far the ranking can be trusted."""
@@ -379,7 +377,13 @@ class Audit:
     def trust(self) -> str:
         """Say how far the ranking can be trusted, by how good the networks are."""
         evidence = self.evidence
-        against = "given labels, some of them wrong" if evidence.against_given else "test labels"
+        if math.isnan(evidence.accuracy):
+            return "no test set and no hold-out was looked at: how good the network is is not known"
+        against = (
+            "given labels held out, and more of the true ones where some of these are wrong"
+            if evidence.against_given
+            else "test labels"
+        )
         accuracy = f"the network predicts {100 * evidence.accuracy:.1f} % of the {against}"
         for least, text in TRUST.items():
             if self.skill >= least:
@@ -401,10 +405,13 @@ class Audit:
 
 TRUST = {
     0.6: "good enough for the ranking to be of use from the first suspect on",
-    0.3: "the first suspects are mostly wrong labels, further down many are right",
+    0.3: "many suspects are right: look at the first ones only (where 59 % of three classes were "
+    "predicted, a third of the first suspects were wrong labels), and take the number of wrong "
+    "labels for the network's own mistakes",
     0.0: "too weak to tell wrong labels from hard examples (at 20 % of ten classes the ranking was "
-    "worth little: an area under the curve of 0.63, where chance is 0.5); train longer, on better "
-    "features, before looking at suspects",
+    "worth little: an area under the curve of 0.63, where chance is 0.5), and the number of wrong "
+    "labels is that of its own mistakes; train longer, on better features, before looking at "
+    "suspects",
 }
 """What a network's skill means for its ranking; from ``docs/results/audit.md``."""
 
@@ -629,13 +636,18 @@ def _read_one(folder: RunFolder) -> Evidence:
                     f"{folder.path}: expected {len(given)} values of {part} {key}, got {len(value)}"
                 )
             found.setdefault(key, []).append(value)
+    given_test = data.get("test_labels") == "given"
+    accuracy = result["test_accuracy"]
+    if accuracy is None:
+        # The test set was left alone: what was held out tells too, if anything was.
+        accuracy = result.get("validation_accuracy", math.nan)
     if "labels" not in found:
         raise DataError(f"{folder.path / 'labels.npz'}: expected the given labels, 'given'")
     joined: dict[str, Any] = {key: np.concatenate(values) for key, values in found.items()}
     return Evidence(
         classes=classes,
-        accuracy=float(result["test_accuracy"]),
-        against_given=data.get("test_labels") == "given",
+        accuracy=float(accuracy),
+        against_given=given_test or result["test_accuracy"] is None,
         evaluations=min(evaluations),
         folders=(folder.path,),
         **joined,

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from noisylabels.atomic import replacing
 from noisylabels.data.batches import derive_seed
-from noisylabels.data.examples import Dataset, Examples, stratified_split
+from noisylabels.data.examples import Dataset, Examples, Texts, stratified_split
 from noisylabels.errors import ConfigError, DataError, check_range
 from noisylabels.run import config, spec
 from noisylabels.run.config import Component, RunConfig
@@ -195,7 +195,10 @@ def configuration(data: str) -> RunConfig:
         return config.load(path)
     if (path / "config.json").exists():
         return config.parse(RunFolder(path).config())
-    return config.parse({"data": spec.parse(data).table()})
+    found = spec.parse(data)
+    # Texts are no numbers: the quickest way to make some of them.
+    features = {"features": "tfidf"} if found.name == "text" else {}
+    return config.parse({"data": found.table(), **features})
 
 
 def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
@@ -213,7 +216,8 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     """
     limit = run.data.parameters.get("limit")
     data = {key: value for key, value in run.data.parameters.items() if key != "limit"}
-    whole = run.replace(data=Component(run.data.name, data), validation=0.0)
+    # A test set that the run left alone belongs to the new table all the same.
+    whole = run.replace(data=Component(run.data.name, data), validation=0.0, test=True)
     dataset, _ = label(plan(whole, trial=False), vectors=False)
     given = {"train": dataset.train.labels, "test": dataset.test.labels}
     new = {part: labels.clone() for part, labels in given.items()}
@@ -263,8 +267,9 @@ def write(relabelled: Relabelled, out: Path) -> str:
 
     Args:
         relabelled: The dataset with its new labels.
-        out: ``.csv``, a table of image files that ``data = {name = "table"}`` reads, with the
-            labels as they were in a column of their own, without the examples that were set aside;
+        out: ``.csv``, a table of image files that ``data = {name = "table"}`` reads, or of texts
+            that ``data = {name = "text"}`` reads, with the labels as they were in a column of their
+            own, without the examples that were set aside;
             ``.npy``, a label file that ``noise = {name = "file"}`` reads; or ``.npz``, an archive
             of arrays that ``data = {name = "arrays"}`` reads.
 
@@ -277,7 +282,8 @@ def write(relabelled: Relabelled, out: Path) -> str:
     """
     kind = out.suffix.lower()
     if kind == ".csv":
-        return _write_table(relabelled, out)
+        texts = isinstance(relabelled.dataset.train.inputs, Texts)
+        return _write_texts(relabelled, out) if texts else _write_table(relabelled, out)
     if kind == ".npy":
         return _write_labels(relabelled, out)
     if kind == ".npz":
@@ -285,33 +291,59 @@ def write(relabelled: Relabelled, out: Path) -> str:
     raise ConfigError(f"{out}: expected a name that ends in {', '.join(KINDS)}")
 
 
-def _write_table(relabelled: Relabelled, out: Path) -> str:
+def _rows(
+    relabelled: Relabelled, values: Callable[[Examples], Sequence[str]]
+) -> list[tuple[str, str, str, str]]:
+    """Return value, label, split and label before of every example that is not set aside."""
     dataset, classes = relabelled.dataset, relabelled.dataset.classes
     parts = (("train", dataset.train, relabelled.train), ("test", dataset.test, relabelled.test))
-    rows: list[tuple[str, str, str, str]] = []
+    rows = []
     for part, examples, new in parts:
-        files = _files(examples, out)
-        for place, before, now in zip(files, examples.labels.tolist(), new.tolist(), strict=True):
+        labels = zip(examples.labels.tolist(), new.tolist(), strict=True)
+        for value, (before, now) in zip(values(examples), labels, strict=True):
             if now >= 0:
-                rows.append((place, classes[now], part, classes[before]))
+                rows.append((value, classes[now], part, classes[before]))
+    return rows
+
+
+def _write_texts(relabelled: Relabelled, out: Path) -> str:
+    def values(examples: Examples) -> list[str]:
+        assert isinstance(examples.inputs, Texts), "as the training set's are"
+        return list(map(str, examples.inputs.values))
+
+    _write_csv(out, "text", _rows(relabelled, values))
+    return _table_of(relabelled, 'name = "text"', f"path = {_toml(out)}")
+
+
+def _write_csv(out: Path, first: str, rows: Sequence[Sequence[str]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow((first, "label", "split", BEFORE))
+    writer.writerows(rows)
+    pages.write(out, table.getvalue())
+
+
+def _write_table(relabelled: Relabelled, out: Path) -> str:
+    rows = _rows(relabelled, lambda examples: _files(examples, out))
     root = Path(os.path.commonpath([Path(path).parent for path, *_ in rows]))
     beside = out.absolute().parent.resolve()
     inside = root.is_relative_to(beside)
     top = beside if inside else root
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("path", "label", "split", BEFORE))
-    for path, *cells in rows:
-        writer.writerow((Path(path).relative_to(top).as_posix(), *cells))
-    pages.write(out, table.getvalue())
-    settings = ['name = "table"', f"path = {_toml(out)}"]
-    if not inside:
-        settings.append(f"root = {_toml(root)}")
+    _write_csv(
+        out, "path", [(Path(path).relative_to(top).as_posix(), *cells) for path, *cells in rows]
+    )
+    where = [] if inside else [f"root = {_toml(root)}"]
+    return _table_of(relabelled, 'name = "table"', f"path = {_toml(out)}", *where)
+
+
+def _table_of(relabelled: Relabelled, *settings: str) -> str:
+    """Return the data of a run's file that reads a table."""
     # Numbers would be taken for positions, of which there may be fewer than that.
-    numeric = [name for name in classes if name.isdecimal()]
-    if numeric and list(classes) != [str(number) for number in range(len(classes))]:
-        settings.append('labels = "names"')
-    return f"data = {{ {', '.join(settings)} }}"
+    classes = list(relabelled.dataset.classes)
+    numeric = any(name.isdecimal() for name in classes)
+    names = numeric and classes != [str(number) for number in range(len(classes))]
+    listed = [*settings, 'labels = "names"'] if names else settings
+    return f"data = {{ {', '.join(listed)} }}"
 
 
 def _toml(path: Path) -> str:

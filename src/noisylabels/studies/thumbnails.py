@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from noisylabels.data.decoding import decode_examples
-from noisylabels.data.examples import Examples, LoadReport, StreamedImages
+from noisylabels.data.examples import Examples, LoadReport, StreamedImages, Texts
 
 SIDE = 96
 """Longest side of a picture, in pixels."""
@@ -20,6 +20,9 @@ FAINT = 31
 QUALITY = 80
 NUMBERS = 8
 """Features that are shown of an example that is no image."""
+
+LONGEST = 1000
+"""Characters that are shown of a text."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def draw(examples: Examples, index: Tensor) -> list[Thumbnail]:
     """Make pictures of examples.
 
     Args:
-        examples: Images in memory or streaming, or features, of which the first are shown as text.
+        examples: Images in memory or streaming, texts, or features, of which the first are shown.
         index: Positions of those that are wanted, int64, of shape (n).
 
     Returns:
@@ -74,6 +77,9 @@ def draw(examples: Examples, index: Tensor) -> list[Thumbnail]:
         chosen = decode_examples(
             encoded, chosen.labels, spec, LoadReport("raise"), stream=False, workers=0
         )
+    if isinstance(chosen.inputs, Texts):
+        texts = map(str, chosen.inputs.values)
+        return [Thumbnail(text=text[:LONGEST] + " ..." * (len(text) > LONGEST)) for text in texts]
     inputs = chosen.tensor()
     if inputs.ndim == 2:
         rows = inputs[:, :NUMBERS].tolist()
