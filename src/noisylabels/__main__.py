@@ -16,8 +16,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: The arguments; those of the process by default.
 
     Returns:
-        The exit status: 0; 2 for an error that has a name; 130 or 143 when SIGINT or SIGTERM asked
-        to stop.
+        The exit status: 0; 1 where runs of a study failed; 2 for an error that has a name; 130 or
+        143 when SIGINT or SIGTERM asked to stop.
     """
     rest = list(sys.argv[1:] if words is None else words)
     for stream in (sys.stdout, sys.stderr):

@@ -132,7 +132,7 @@ class Tune:
     jobs: int | None = None
     """Runs made at once; by default one per GPU, else one."""
     launcher: str = "local"
-    """Where they are made: local (processes of this machine)."""
+    """Where they are made: local (processes of this machine) or ray."""
     storage: str | None = None
     """Where trials are kept: sqlite:///FILE, postgresql://..., or the path of a journal; by default
     a journal beside the run folders."""
@@ -630,6 +630,7 @@ def _fit(command: Fit) -> None:
 
 def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     from noisylabels.display import SweepDisplay
+    from noisylabels.run.trainer import check_writable
     from noisylabels.studies import study, sweep
     from noisylabels.studies.launchers import launcher
 
@@ -639,6 +640,8 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
+    if not command.dry_run:
+        check_writable(command.out)
     sweep.time_kinds(progress)
     print(sweep.sentence(progress), flush=True)
     if command.dry_run:
@@ -653,9 +656,12 @@ def _tune(command: Tune, overrides: Sequence[str]) -> None:
     from noisylabels.display import TuneDisplay
     from noisylabels.paper.hyperparameters import HYPERPARAMETERS
     from noisylabels.run import config
-    from noisylabels.studies import space, tune, tune_page
+    from noisylabels.studies import pages, space, tune, tune_page
     from noisylabels.studies.launchers import launcher
 
+    pages.check(command.report)
+    # On Slurm, where a study's file would say how, each machine runs the command itself.
+    check_choice("--launcher", command.launcher, ("local", "ray"))
     read = space.read(command.space)
     tuning = tune.prepare(
         config.load(command.config, overrides),
@@ -963,6 +969,9 @@ def _table(command: Table) -> None:
     from noisylabels.studies import formats, pages, records, table
 
     suffix = command.out.suffix.lower() if command.out else ""
+    if command.out and not command.format and suffix not in formats.SUFFIXES:
+        known = ", ".join(formats.SUFFIXES)
+        raise ConfigError(f"--out {command.out}: expected a name that ends in one of {known}")
     format = command.format or formats.SUFFIXES.get(suffix, "text")
     check_choice("--format", format, formats.FORMATS)
     values = table.keys(command.value)

@@ -54,6 +54,34 @@ def test_axes_that_set_the_same_key_stand_side_by_side(write):
     assert found.points[1].title == "seed 0, noise.rate 0.2, loss gce (q 0.7)"
 
 
+def test_a_component_sets_its_parameters_however_it_is_written(write):
+    """Keys without quotes, as TOML users write them, are the same study."""
+    quoted = """
+    "noise.rate" = [0.2, 0.6]
+    [[axes.setting]]
+    "noise.name" = "symmetric"
+    "noise.rate" = 0.8
+    [[axes.setting]]
+    "noise.name" = "asymmetric"
+    "noise.rate" = 0.4
+    """
+    wanted = [("symmetric", 0.2), ("symmetric", 0.6), ("symmetric", 0.8), ("asymmetric", 0.4)]
+    for text in (
+        quoted,
+        quoted.replace('"noise.name"', "noise.name")
+        .replace('"noise.', "noise.")
+        .replace('rate"', "rate"),
+    ):
+        found = study.read(write(f'base = "run.toml"\n[axes]\n{text}'))
+        noises = [point.run.noise for point in found.points]
+        assert [(noise.name, noise.parameters["rate"]) for noise in noises] == wanted
+        assert [note.rpartition(": ")[2] for note in found.notes] == [
+            "a run has a point of one of them"
+        ]
+    both = grid(BASE, loss=["ce", {"name": "gce", "q": 0.7}], **{"loss.q": [0.1]}, epochs=[1])
+    assert len(both) == 3
+
+
 def test_the_same_in_python(write):
     both = [{"noise.name": "asymmetric", "noise.rate": 0.4}]
     losses = ["ce", Component("gce", {"q": 0.7}), {"name": "dal"}]
@@ -104,6 +132,13 @@ def test_a_base_in_the_study_itself_and_what_wins_over_it(write):
     (run,) = [point.run for point in found.points]
     assert (run.epochs, run.seed, run.loss.name) == (2, 3, "gce")
     assert found.options == {"slurm": {"time": 5}}
+
+
+def test_any_iterable_is_an_axis_and_any_base_is_checked():
+    runs = grid(BASE, setting=({"seed": seed} for seed in (1, 2)), epochs=iter([3]))
+    assert [(run.seed, run.epochs) for run in runs] == [(1, 3), (2, 3)]
+    with pytest.raises(ConfigError, match="base: expected a configuration, tables or a file"):
+        grid(3)
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,12 @@ def test_every_run_is_checked_before_the_first_starts(base, tmp_path):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="expected at least one run, got none"):
         prepare([], tmp_path)
+    with pytest.raises(ConfigError, match="digits dal seed 0: a run of a study has one process"):
+        prepare([*grid(base, loss=["ce"]), parse({**base, "devices": 2})], tmp_path)
     (tmp_path / "file").touch()
+    nowhere = prepare(grid(base), tmp_path / "file" / "runs")
     with pytest.raises(CheckpointError, match="expected a folder that can be written"):
-        prepare(grid(base), tmp_path / "file" / "runs")
+        run(nowhere)
 
 
 SOURCE = """
@@ -147,6 +150,35 @@ def test_a_failing_run_does_not_stop_the_others(base, own_module, tmp_path, monk
     assert bad.folder.state() == "finished"
     assert not bad.folder.failure()
     assert not bad.folder.log.exists()
+
+
+def test_what_another_command_has_just_failed_is_not_tried_again(base, tmp_path):
+    prepared = prepare(grid(base, seed=[0, 1]), tmp_path)
+    first, second = prepared.jobs
+
+    class Other(Here):
+        def submit(self, jobs):
+            second.folder.fail(second.tables, "a pity", "a.log")
+            super().submit(jobs)
+
+    launcher = Other()
+    with pytest.raises(SweepError, match="1 of 2 runs failed, .*seed 1: a pity"):
+        run(prepared, launcher)
+    assert launcher.given == [first.run_id]
+    # Later, by the same command, it is.
+    launcher = Here()
+    run(prepared, launcher)
+    assert launcher.given == [second.run_id]
+
+
+def test_a_run_that_ends_the_process_is_a_failure(base, own_module, tmp_path):
+    own_module(
+        "quitter", SOURCE.replace("Moody", "Quitter").replace("raise KeyError", "raise SystemExit")
+    )
+    (job,) = prepare([parse({**base, "data": "quitter:Quitter"})], tmp_path / "runs").jobs
+    ended = make(job)
+    assert (ended.state, ended.error) == ("failed", "SystemExit: not today")
+    assert "Traceback" in job.folder.log.read_text()
 
 
 def test_data_that_has_changed_since_it_was_planned(base, own_module, tmp_path):
@@ -221,7 +253,7 @@ def test_a_study_that_has_changed_says_what_is_new_and_what_is_left(base, tmp_pa
     new, left = prepare(study.read(path), out).notes
     assert new == f"2 runs are new since {path} was last made, such as seed 2"
     assert left == (
-        f"1 runs belong to {path} no longer, such as seed 0 ({gone.folder.path}); "
+        f"1 run belongs to {path} no longer, such as seed 0 ({gone.folder.path}); "
         f"their folders stay"
     )
     assert gone.folder.state() == "finished"
@@ -256,7 +288,7 @@ def test_each_kind_of_run_is_timed_where_no_finished_run_is_like_it(base, tmp_pa
     def time_runs(runs, width):
         for run in runs:
             timed.append((run["method"]["name"], run["model"]["hidden"]))
-            yield None if run["method"]["name"] == "elr" else 3.0
+            yield None if run["method"]["name"] == "elr" else 30.0
 
     monkeypatch.setattr(sweep, "time_runs", time_runs)
     axes = {"model.hidden": [[8], [16]], "method": ["single", "elr"], "seed": [0, 1]}
@@ -294,7 +326,7 @@ def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
     )
     assert main(["sweep", "study.toml", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^2 runs; expected time: about \d+ s$", said, flags=re.MULTILINE)
+    assert re.search(r"^2 runs; expected time: about .*\d+ s$", said, flags=re.MULTILINE)
     assert said.count("not started") == 2
     assert not (tmp_path / "runs").exists()
     run(prepare(study.read(study.Path("study.toml")), study.Path("runs")))

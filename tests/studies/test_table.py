@@ -669,7 +669,7 @@ def test_the_files_name_says_the_format(make, tmp_path, monkeypatch, capsys, for
         (["--against", "cee"], "unknown row of --against 'cee': did you mean 'ce'?"),
         (["--best", "hihg"], "--best must be 'auto' or 'high' or 'low' or 'none', got 'hihg'"),
         (["--format", "pdf"], "--format must be 'text' or"),
-        (["--out", "runs"], "runs: cannot be written"),
+        (["--out", "runs"], "--out runs: expected a name that ends in one of .txt, .md"),
         (["--out", "a/b.md"], "a/b.md: cannot be written"),
         (["--row", "loss"], "unknown option of table '--row': did you mean '--rows'?"),
         (["--rows", "loss", "--rows", "noise"], "--rows is given twice"),

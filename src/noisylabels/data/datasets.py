@@ -5,6 +5,7 @@ Its fields are the keys of ``data = {name = "...", ...}``. Its ``load`` returns 
 labels as a larger one.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,10 @@ class Digits(Source):
         )
 
 
+OFFLINE = "NOISYLABELS_OFFLINE"
+"""Environment variable: where it is set, nothing is downloaded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cifar10(Source):
     """CIFAR-10 through torchvision: 50,000 and 10,000 images of 32x32 pixels.
@@ -131,6 +136,8 @@ class Cifar10(Source):
         )
 
     def _download(self, published: Any) -> Any:
+        if os.environ.get(OFFLINE):
+            raise DataError(f"{self.root}: no {published.base_folder} there, and {OFFLINE} is set")
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             return published(self.root, train=True, download=True)

@@ -171,8 +171,9 @@ class RunFolder:
         return self._read("identity.json", ("version", "settings", "contents"))
 
     def failure(self) -> dict[str, Any]:
-        """Read why the run failed; nothing if it did not."""
-        return self._read(FAILURE, ("error", "log")) if (self.path / FAILURE).exists() else {}
+        """Read why the run failed, and when; nothing if it did not, or is being tried again."""
+        there = (self.path / FAILURE).exists()
+        return self._read(FAILURE, ("error", "log", "at")) if there else {}
 
     def setup(self) -> dict[str, Any]:
         """Read how the run was computed so far; nothing if it never was."""
@@ -268,7 +269,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self._write("config.json", config)
-        self._write(FAILURE, {"error": error, "log": log})
+        self._write(FAILURE, {"error": error, "log": log, "at": time.time()})
 
     @property
     def log(self) -> Path:

@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 
-from noisylabels.errors import NoisyLabelsError
 from noisylabels.run.config import parse
 from noisylabels.run.labelling import label
 from noisylabels.run.plan import Plan, plan
@@ -66,17 +65,19 @@ def seconds_per_epoch(made: Plan) -> float:
 def main() -> None:
     """Time runs for another process, which a run that dies must not take with it.
 
-    Reads lines of JSON: where to look for modules, then the tables of one run after the other;
-    writes a line for each, its seconds per epoch, or null where it cannot be timed.
+    Reads lines of JSON, the tables of one run after the other; writes a line for each, the seconds
+    that it will take with the reading of its data, or null where it cannot be timed.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What user code prints is no answer.
     os.dup2(2, 1)
-    sys.path[:] = json.loads(sys.stdin.readline())
     for line in sys.stdin:
         seconds = None
-        # A run that cannot be timed will say so itself.
-        with suppress(NoisyLabelsError):
-            seconds = seconds_per_epoch(plan(parse(json.loads(line))))
+        # A run that cannot be timed, for whatever the user's code does, will say so itself.
+        with suppress(Exception):
+            begun = time.perf_counter()
+            made = plan(parse(json.loads(line)))
+            pace = seconds_per_epoch(made)
+            seconds = time.perf_counter() - begun + pace * made.config.epochs
         answers.write(json.dumps(seconds) + "\n")
         answers.flush()

@@ -1,5 +1,6 @@
 """Pages for a browser: a template and what fills it, in one file that needs no network."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
+def check(path: Path) -> None:
+    """Refuse a file that cannot be written before any work is done for it.
+
+    Args:
+        path: The file to make or replace.
+
+    Raises:
+        DataError: It is a folder, or lies where nothing can be written.
+    """
+    if not path.name or path.is_dir():
+        raise DataError(f"{path}: expected a file to write, got a folder")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise DataError(f"{path}: cannot be written in {nearest}")
+
+
 def write(path: Path, text: str) -> None:
     """Write a text, whole or not at all.
 
@@ -40,6 +57,7 @@ def write(path: Path, text: str) -> None:
     Raises:
         DataError: The file cannot be written.
     """
+    check(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

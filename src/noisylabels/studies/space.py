@@ -54,7 +54,8 @@ class Range:
 
     def probes(self) -> dict[str, Any]:
         """Return the values that must fit a run if all are to, each with its name."""
-        return {"low": self.low, "high": self.high}
+        ends = {"low": self.low, "high": self.high}
+        return ends if self.step is None else ends | {"low + step": self.low + self.step}
 
     def holds(self, value: Any) -> bool:
         """Return whether a value lies within.

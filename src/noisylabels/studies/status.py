@@ -30,8 +30,8 @@ class Status:
 
     Args:
         folder: Its folder.
-        state: ``"finished"``, ``"running"``, ``"stopped"`` or ``"not started"``; or what is wrong
-            with its files, of which nothing else is known then.
+        state: ``"finished"``, ``"running"``, ``"failed"``, ``"stopped"`` or ``"not started"``; or
+            what is wrong with its files, of which nothing else is known then.
         data: Name of its data.
         method: Name of its method.
         loss: Name of its loss.

@@ -3,10 +3,10 @@
 import difflib
 import itertools
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
@@ -14,6 +14,7 @@ from noisylabels.run.config import Component, RunConfig
 
 KEYS = ("base", "axes", "slurm", "ray")
 """What a study's file may hold."""
+T = TypeVar("T")
 Changes = Mapping[str, Any]
 """Values by dotted key of a run's file."""
 
@@ -115,8 +116,10 @@ def grid(base: RunConfig | Mapping[str, Any] | Path | str, **axes: Any) -> list[
     """
     if isinstance(base, str | Path):
         base = config.load(Path(base))
-    elif not isinstance(base, RunConfig):
+    elif isinstance(base, Mapping):
         base = config.parse(base)
+    elif not isinstance(base, RunConfig):
+        raise ConfigError(f"base: expected a configuration, tables or a file, got {base!r}")
     runs: list[RunConfig] = []
     for point in _product(base, find_axes(axes)):
         if point.run not in runs:
@@ -140,9 +143,10 @@ class Axis:
 
     @property
     def keys(self) -> set[str]:
-        """The keys that its points set; a component and its name are the same key."""
-        keys = {key for _, changes in self.points for key in changes}
-        return {f"{key}.name" if _is_component(key) else key for key in keys}
+        """The keys that its points set; a component sets its name and the parameters it has."""
+        return {
+            key for _, changes in self.points for each in changes.items() for key in _sets(*each)
+        }
 
 
 def find_axes(tables: Mapping[str, Any]) -> list[Axis]:
@@ -182,9 +186,9 @@ def _of_key(key: str, values: Any) -> Iterator[Axis]:
 def _of_several(name: str, values: Any) -> Axis:
     """Return the axis of keys that change together."""
     names = [f"{name} {each}" for each in values] if isinstance(values, Mapping) else None
-    points = list(values.values()) if isinstance(values, Mapping) else values
-    if not isinstance(points, Sequence) or isinstance(points, str):
+    if not isinstance(values, Iterable) or isinstance(values, str):
         raise ConfigError(unknown("axis", name, config.FIELDS))
+    points = list(values.values() if isinstance(values, Mapping) else values)
     if not points:
         raise ConfigError(f"axis {name}: expected at least one point, got none")
     if not all(isinstance(point, Mapping) for point in points):
@@ -307,15 +311,18 @@ def describe(value: Any) -> str:
     return str(value)
 
 
-def _is_component(key: str) -> bool:
-    return key in config.FIELDS and config.is_component(key)
+def _sets(key: str, value: Any) -> set[str]:
+    """Return the keys that a value sets: of a component its name and its parameters."""
+    if key not in config.FIELDS or not config.is_component(key):
+        return {key}
+    return {f"{key}.{name}" for name in (value if isinstance(value, Mapping) else ("name",))}
 
 
 def _plain(value: Any) -> Any:
     return value.table() if isinstance(value, Component) else value
 
 
-def _named(path: Path, make: Any) -> Any:
+def _named(path: Path, make: Callable[[], T]) -> T:
     try:
         return make()
     except ConfigError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from noisylabels.atomic import write_json
+from noisylabels.data.datasets import OFFLINE
 from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
 from noisylabels.run import timing
 from noisylabels.run.config import RunConfig
@@ -19,8 +20,16 @@ from noisylabels.run.folder import State, writing
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.plan import plan
 from noisylabels.run.trainer import check_writable
-from noisylabels.studies.launchers.jobs import Advanced, Ended, Event, Job, Launcher, Said
-from noisylabels.studies.launchers.local import environment
+from noisylabels.studies.launchers.jobs import (
+    Advanced,
+    Ended,
+    Event,
+    Job,
+    Launcher,
+    Said,
+    check_one_process,
+)
+from noisylabels.studies.launchers.local import environment, python
 from noisylabels.studies.status import HEADER, Status, duration
 from noisylabels.studies.status import read as read_status
 from noisylabels.studies.study import Point, Study
@@ -85,7 +94,6 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
     Raises:
         ConfigError: A run is not valid; there is none.
         DataError: A file that a run names is missing.
-        CheckpointError: The folder cannot be written.
     """
     file = study.path if isinstance(study, Study) else None
     points = study.points if isinstance(study, Study) else [Point("", run) for run in study]
@@ -96,15 +104,15 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
     for point in points:
         try:
             made = plan(point.run)
-        except ConfigError as error:
+            job = Job(made.run_id, point.title or made.name, point.run.tables(), out)
+            check_one_process(job)
+        except (ConfigError, DataError) as error:
             place = " ".join(filter(None, [f"{file}:" if file else "", point.title]))
-            raise ConfigError(f"{place}: {error}" if place else str(error)) from error
-        title = point.title or made.name
-        if made.run_id in jobs:
-            same.append(f"{title} is the same run as {jobs[made.run_id].title}")
+            raise type(error)(f"{place}: {error}" if place else str(error)) from error
+        if job.run_id in jobs:
+            same.append(f"{job.title} is the same run as {jobs[job.run_id].title}")
         else:
-            jobs[made.run_id] = Job(made.run_id, title, point.run.tables(), out)
-    check_writable(out)
+            jobs[job.run_id] = job
     notes = list(study.notes) if isinstance(study, Study) else []
     if same:
         more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
@@ -123,11 +131,13 @@ def _changes(sweep: Sweep) -> Iterator[str]:
     new = [title for run_id, title in now.items() if run_id not in before]
     gone = {run_id: title for run_id, title in before.items() if run_id not in now}
     if new:
-        yield f"{len(new)} runs are new since {sweep.file} was last made, such as {new[0]}"
+        are = "run is" if len(new) == 1 else "runs are"
+        yield f"{len(new)} {are} new since {sweep.file} was last made, such as {new[0]}"
     if gone:
         run_id, title = next(iter(gone.items()))
+        belong = "run belongs" if len(gone) == 1 else "runs belong"
         yield (
-            f"{len(gone)} runs belong to {sweep.file} no longer, such as {title} "
+            f"{len(gone)} {belong} to {sweep.file} no longer, such as {title} "
             f"({sweep.out / run_id}); their folders stay"
         )
 
@@ -307,28 +317,28 @@ def time_kinds(progress: Progress) -> None:
     chosen = list(kinds.values())
     for tables, seconds in zip(chosen, time_runs(chosen, progress.width), strict=False):
         if seconds is not None:
-            pace.learn(tables, seconds, 1)
+            pace.learn(tables, seconds, tables["epochs"])
 
 
 def time_runs(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[float | None]:
-    """Time some steps of each of some runs, in a process of their own.
+    """Time some steps of each of some runs, in a process of their own that downloads nothing.
 
     Args:
         runs: Their configurations.
         width: How many runs there will be at once: as many threads as then has that process.
 
     Yields:
-        Seconds per epoch, None where a run cannot be timed; nothing more once the process died.
+        Seconds of each run, None where a run cannot be timed; nothing more once the process died.
     """
     if not runs:
         return
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from {timing.__name__} import main; main()"],
+        python(timing.main),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment(0, width),
+        env=environment(0, width) | {OFFLINE: "1"},
     ) as process:
         lines = "".join(json.dumps(each, default=str) + "\n" for each in (sys.path, *runs))
         out, _ = process.communicate(lines)
@@ -367,11 +377,13 @@ def run(
         The progress.
 
     Raises:
+        CheckpointError: The folder cannot be written.
         StoppedError: SIGINT or SIGTERM came; every run was ended after its step, whole.
         SweepError: Runs have failed; every other one is finished.
     """
     progress = progress or begin(sweep, launcher.width)
     follower = follower or Follower()
+    check_writable(sweep.out)
     write_manifest(sweep)
     follower.on_start(progress)
     with launcher, listening() as request:
@@ -419,15 +431,17 @@ def summary(jobs: Iterable[Job]) -> str:
     """Say how many of some runs are in which state, in a line."""
     states = Counter(job.folder.state() for job in jobs)
     parts = [f"{states[state]} {state}" for state in get_args(State) if states[state]]
-    return f"{sum(states.values())} runs: {', '.join(parts)}"
+    count = sum(states.values())
+    return f"{count} run{'s' * (count != 1)}: {', '.join(parts)}"
 
 
 def failures(jobs: Iterable[Job]) -> Iterator[str]:
     """Say of every run that has failed why, and where its log is."""
     for job in jobs:
         if job.folder.state() == "failed":
+            # Nothing, if it is being tried again since.
             why = job.folder.failure()
-            yield f"failed: {job.title}: {why['error']} (log: {why['log']})"
+            yield f"failed: {job.title}: {why.get('error', '')} (log: {job.folder.log})"
 
 
 def find_studies(out: Path) -> Iterator[tuple[str, list[Job]]]:
@@ -463,6 +477,7 @@ class Runner:
         self._heard: dict[str, float] = {}
         self._said: set[str] = set()
         self._asked = False
+        self._began = time.time()
         self._looked = time.monotonic()
 
     @property
@@ -513,6 +528,9 @@ class Runner:
                 self._follower.on_event(Ended(job.run_id, "finished"), self._progress)
             elif state == "running":
                 self._progress.elsewhere.add(job.run_id)
+            elif job.folder.failure().get("at", 0.0) >= self._began:
+                # Just now, in somebody else's hands.
+                self._fail(job)
             else:
                 given.append(job)
         if given:
@@ -561,10 +579,13 @@ class Runner:
             if state == "finished":
                 self._progress.done.add(run_id)
                 self._follower.on_event(Ended(run_id, "finished"), self._progress)
-            elif state == "failed":
-                self._progress.failed[run_id] = job.folder.failure()["error"]
-                self._follower.on_event(
-                    Ended(run_id, "failed", self._progress.failed[run_id]), self._progress
-                )
+            elif job.folder.failure().get("at", 0.0) >= self._began:
+                self._fail(job)
             else:
                 self._queue.append(job)
+
+    def _fail(self, job: Job) -> None:
+        """Count a run that someone else has failed to make."""
+        error = job.folder.failure().get("error", "")
+        self._progress.failed[job.run_id] = error
+        self._follower.on_event(Ended(job.run_id, "failed", error), self._progress)

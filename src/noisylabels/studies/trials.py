@@ -1,6 +1,7 @@
 """Trials in a storage that several machines can share: the one place that knows Optuna."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,7 +112,8 @@ class Trials:
             runs: Their ids.
             out: The folder of their run folders.
         """
-        self._note(trial, runs=list(runs), host=socket.gethostname(), out=str(out.resolve()))
+        here = {"host": socket.gethostname(), "process": os.getpid(), "out": str(out.resolve())}
+        self._note(trial, runs=list(runs), **here)
 
     def report(self, trial: Trial, epoch: int, accuracy: float) -> bool:
         """Take the hold-out accuracy of an epoch.
@@ -181,6 +183,7 @@ class Trials:
             values=self._space.decode(frozen.params),
             runs=tuple(noted.get("runs", ())),
             host=noted.get("host", ""),
+            process=noted.get("process", 0),
             out=Path(noted.get("out", "")),
             accuracies=tuple(noted.get("accuracies", ())),
             accuracy=frozen.value if frozen.state is TrialState.COMPLETE else None,

@@ -7,9 +7,11 @@ away right after loading.
 import datetime
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -176,7 +178,12 @@ def describe(tuning: Tuning, trials: Trials) -> str:
     """
     there = sum(trial.state in ("finished", "pruned", "failed") for trial in trials.list())
     kept = f"study {tuning.name} in {trials.storage}"
-    found = f"{there} of {tuning.trials} trials are there" if there else "new"
+    begun = len(trials.list()) - there
+    found = f"{there} of {max(there, tuning.trials)} trials are there"
+    if begun:
+        found += f", {begun} begun"
+    elif not there:
+        found = "new"
     share = f"{100 * (tuning.base.validation or HOLD_OUT):g} %"
     seeds = f", {tuning.seeds} seeds each" if tuning.seeds > 1 else ""
     return (
@@ -323,7 +330,7 @@ class _Chooser(Follower):
                 waiting = True
                 continue
             folders = [job.folder for job in self._jobs(trial, self._tuning.seeds)]
-            if any(folder.state() == "running" for folder in folders):
+            if any(folder.state() == "running" for folder in folders) or _is_anothers(trial):
                 waiting = True
             elif trial.host in ("", socket.gethostname()) or any(
                 folder.path.exists() for folder in folders
@@ -408,7 +415,7 @@ class _Chooser(Follower):
     def _consider(self, event: Advanced) -> None:
         """Give a trial up where it is worse than the median of the others."""
         accuracy = event.metrics.get(METRIC)
-        if accuracy is None or event.epoch >= self._tuning.base.epochs:
+        if accuracy is None or event.epoch >= self._state.runs.jobs[event.run_id].tables["epochs"]:
             return
         for trial in self._own.values():
             if event.run_id in (job.run_id for job in self._jobs(trial, 1)) and (
@@ -480,6 +487,22 @@ class _Chooser(Follower):
 
     def _folder(self, run_id: str) -> RunFolder:
         return self._state.runs.jobs[run_id].folder
+
+
+def _is_anothers(trial: Trial) -> bool:
+    """Return whether another process of this machine is at a trial, its workers just starting."""
+    if trial.host != socket.gethostname() or trial.process in (0, os.getpid()):
+        return False
+    if sys.platform == "win32":
+        # Where asking a process by a signal would end it.
+        return False
+    try:
+        os.kill(trial.process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _age(trial: Trial) -> float:

@@ -31,6 +31,7 @@ class Trial:
         values: The values by key, as they stand in a run's file.
         runs: Ids of its runs, one for each seed; none before they are known.
         host: The machine that makes them.
+        process: The process there that has begun it; 0 where that is not known.
         out: The folder of their run folders there.
         accuracies: Hold-out accuracy of each run, where it is finished; fractions in [0, 1].
         accuracy: Their mean.
@@ -44,6 +45,7 @@ class Trial:
     values: Mapping[str, Any]
     runs: Sequence[str] = ()
     host: str = ""
+    process: int = 0
     out: Path = Path()
     accuracies: Sequence[float] = ()
     accuracy: float | None = None

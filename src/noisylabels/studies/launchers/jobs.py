@@ -181,7 +181,7 @@ def make(job: Job, tell: Callable[[Event], None] = lambda event: None) -> Ended:
         return Ended(job.run_id, "finished" if job.folder.finished else "stopped")
     except HeldError:
         return Ended(job.run_id, "held")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return fail(job, describe(error), traceback.format_exc())
     job.folder.discard_log()
     return Ended(job.run_id, "finished")

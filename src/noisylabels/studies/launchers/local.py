@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -138,8 +138,7 @@ class _Worker:
         self.ready = False
         self._stopping = False
         self._process = subprocess.Popen(
-            # -P: not what lies in the working directory, which may be called like one of Python's.
-            [sys.executable, "-P", "-c", f"from {main.__module__} import main; main()"],
+            python(main),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -223,6 +222,17 @@ class _Worker:
             for line in lines:
                 heard.put((self, line))
         heard.put((self, None))
+
+
+def python(main: Callable[[], None]) -> list[str]:
+    """Return the command of a process that looks for modules where this one does.
+
+    Args:
+        main: What it does, once it has read a line of JSON with the places to look in.
+    """
+    places = "import json, sys; sys.path[:] = json.loads(sys.stdin.readline())"
+    # -P: not what lies in the working directory, which may be called like one of Python's.
+    return [sys.executable, "-P", "-c", f"{places}; from {main.__module__} import main; main()"]
 
 
 def default_jobs() -> int:

@@ -28,6 +28,8 @@ SECONDS_TO_BE_KILLED = 120.0
 """How long a run that Slurm has told to end waits for what Slurm will do with its job."""
 SECONDS_OF_DELAY = 60.0
 """How long a result may take to appear on a file system that several machines share."""
+ANSWER = 60.0
+"""Seconds that squeue may take to answer."""
 SECONDS_BETWEEN_QUESTIONS = 30.0
 """How often Slurm is asked which jobs it has; what a job has done shows without asking."""
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
@@ -179,7 +181,11 @@ class Slurm(Remote):
         ids = [run.handle.job_id for run in self._runs.values()]
         numbers = ",".join(sorted({each.partition("_")[0] for each in ids}))
         command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T"]
-        asked = subprocess.run([*command, f"--jobs={numbers}"], capture_output=True, text=True)
+        command.append(f"--jobs={numbers}")
+        try:
+            asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER)
+        except subprocess.TimeoutExpired:
+            return
         if asked.returncode and "Invalid job id" not in asked.stderr:
             # Slurm does not answer just now.
             return

@@ -61,7 +61,6 @@ def main() -> None:
     # What is printed is no event.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    sys.path[:] = json.loads(sys.stdin.readline() or "[]")
     inbox: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, inbox, busy), daemon=True).start()
