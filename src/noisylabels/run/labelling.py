@@ -16,7 +16,6 @@ from noisylabels.run.config import parse_fold
 from noisylabels.run.featuring import featurise
 from noisylabels.run.plan import Plan, build
 
-
 _kept: dict[str, Dataset] | None = None
 
 
