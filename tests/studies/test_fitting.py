@@ -1,0 +1,100 @@
+import csv
+
+import pytest
+
+from noisylabels.__main__ import main
+from noisylabels.errors import ConfigError, DataError
+from noisylabels.run import spec
+from noisylabels.run.folder import RunFolder
+from noisylabels.studies import fitting
+from noisylabels.studies.fitting import recommend
+from pictures import pixels, save
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of pictures, bright and dark, of which one in ten lies in the other's folder."""
+    for number in range(60):
+        bright = number % 2 == 0
+        wrong = number % 10 == 0
+        folder = ("dark", "bright")[bright != wrong]
+        shade = pixels(number, (20, 20, 3)) // 4 + (180 if bright else 0)
+        save(tmp_path / "photos" / folder / f"{number}.png", shade)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """Weights of a tiny network of timm, as they come out of its first draw."""
+    timm = pytest.importorskip("timm")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    return {"backbone": "test_resnet", "weights": path}
+
+
+def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
+    images = recommend(spec.parse(str(photos)), **backbone)
+    assert {run.features.name for run in images.runs} == {"timm"}
+    assert {run.model.name for run in images.runs} == {"linear"}
+    assert [run.loss.parameters["q_start"] for run in images.runs] == [0.6, 0.0]
+    assert {run.validation for run in images.runs} == {0.1}
+    assert images.reasons[0].startswith("images: frozen features of test_resnet (weights of ")
+    table = tmp_path / "reviews.csv"
+    rows = "".join(f"a {word} film,{word}\n" for word in ("good", "bad") * 20)
+    table.write_text(f"text,label\n{rows}")
+    texts = recommend(spec.parse(f"text:{table}"))
+    assert {run.features.name for run in texts.runs} == {"tfidf"}
+
+
+def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(photos, monkeypatch):
+    pace = {64: 100.0, 32: 20.0, 16: 5.0}
+
+    def seconds(made):
+        return pace[made.config.model.parameters["width"]]
+
+    monkeypatch.setattr(fitting, "seconds_per_epoch", seconds)
+
+    def chosen(minutes):
+        recipe = recommend(spec.parse(str(photos)), backbone="no-such-network", minutes=minutes)
+        assert recipe.reasons[0].startswith("no pretrained network (features: ")
+        (run,) = recipe.runs
+        return run.model.parameters["width"], run.epochs
+
+    assert chosen(1000) == (64, 150)
+    assert chosen(50) == (64, 20)
+    assert chosen(20) == (32, 40)
+    assert chosen(1) == (16, 20)
+
+
+def test_from_photos_with_wrong_labels_to_a_model_and_its_suspects(
+    photos, backbone, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--backbone", "test_resnet", "--weights", str(backbone["weights"])]
+    assert main(["fit", "photos", *words]) == 0
+    said = capsys.readouterr()
+    assert "hold-out accuracy against given labels by q_start of dal: 0.6: " in said.err
+    assert "to use the model: noisylabels predict fit/runs/" in said.out
+    (line,) = (line for line in said.out.splitlines() if line.startswith("model: "))
+    run = RunFolder(tmp_path / line.removeprefix("model: ").partition(" ")[0])
+    assert run.finished
+    assert run.config()["validation"] == 0
+    with (tmp_path / "fit" / "suspects.csv").open() as file:
+        suspects = list(csv.DictReader(file))
+    wrong = {f"{number}.png" for number in range(0, 60, 10)}
+    found = [row["path"].rpartition("/")[2] for row in suspects]
+    assert set(found[:5]) <= wrong
+    assert (tmp_path / "fit" / "audit.html").exists()
+    # Again it is found finished.
+    assert main(["fit", "photos", *words]) == 0
+    assert capsys.readouterr().err.count("finished already, nothing to do") == 3
+
+
+def test_what_cannot_be_used(photos, tmp_path):
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="expected weights, without pickled code"):
+        recommend(spec.parse(str(photos)), weights=tmp_path / "junk.pth")
+    with pytest.raises((ConfigError, DataError), match="nowhere"):
+        recommend(spec.parse("folder:nowhere"))
