@@ -34,5 +34,7 @@ def test_an_epoch_is_as_many_steps_as_it_has_and_its_evaluation(digits, monkeypa
 EVERY_TENTH = {"evaluate_every": 10}
 
 
-def test_a_set_of_two_steps_takes_no_time(digits):
-    assert seconds_per_epoch(plan(parse(digits | {"data": {"name": "digits", "limit": 100}}))) == 0
+def test_of_a_set_of_two_steps_these_are_timed(digits, monkeypatch):
+    made = plan(parse(digits | {"data": {"name": "digits", "limit": 100}}))
+    monkeypatch.setattr(timing.time, "perf_counter", Clock())
+    assert seconds_per_epoch(made) == pytest.approx((100 + 460 / 3) / 64 / 2)

@@ -43,7 +43,10 @@ def seconds_per_epoch(made: Plan) -> float:
     method.set_epoch(0, run.epochs)
     method.begin_epoch()
     batches = state.batches.epoch(0, 0, order=method.order(), views=method.views)
-    method.train_epoch(itertools.islice(batches, WARM_UP))
+    begun = time.perf_counter()
+    first = list(itertools.islice(batches, WARM_UP))
+    method.train_epoch(iter(first))
+    warm_up = time.perf_counter() - begun
     steps, seconds, more = 0, 0.0, WARM_UP
     while seconds < ENOUGH:
         begun = time.perf_counter()
@@ -54,8 +57,8 @@ def seconds_per_epoch(made: Plan) -> float:
         seconds += time.perf_counter() - begun
         steps, more = steps + len(part), min(2 * more, MOST)
     if not steps:
-        # Warming up took all there was: a tiny set, in no time.
-        return 0.0
+        # A set so small that warming up took all there was.
+        steps, seconds = len(first), warm_up
     examples = len(dataset.train)
     predicted = sum(method.context.task.sizes.values()) / run.evaluate_every
     per_example = seconds / (steps * run.batch_size)

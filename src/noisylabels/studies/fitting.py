@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts
 from noisylabels.errors import NoisyLabelsError
 from noisylabels.run import spec
@@ -11,7 +12,7 @@ from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import Component, RunConfig, parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.labelling import load
-from noisylabels.run.plan import Plan, plan
+from noisylabels.run.plan import TINY, Plan, plan
 from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import train
 
@@ -28,6 +29,8 @@ HELD_OUT = 0.1
 DEADLINE = 20.0
 """Minutes that training a network from its first weights may take."""
 WIDTHS = (64, 32, 16)
+SCRATCH_SIZE = 64
+"""Side that larger images are resized to for a network that is trained from its first weights."""
 SCRATCH_EPOCHS = (150, 80, 40, 20)
 SCHEDULES = (
     {"name": "dal", "q_start": 0.6, "q_end": 1.5},
@@ -143,7 +146,13 @@ def _candidates(base: dict[str, object], reason: str) -> Recipe:
 
 def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes: float) -> Recipe:
     """Return the largest network and longest training that are done in time on this machine."""
-    small = max(facts.shape[1:]) < 16
+    side = max(facts.shape[1:])
+    small = side < TINY
+    data = spec.source(Component.parse(common["data"]))
+    if side > SMALL and hasattr(data, "size"):
+        table = Component.parse(common["data"]).table()
+        common = common | {"data": {**table, "size": SCRATCH_SIZE}}
+        reason = f"{reason}; images are resized to {SCRATCH_SIZE} pixels"
     models: Sequence[dict[str, object]] = (
         [{"name": "mlp"}] if small else [{"name": "resnet18", "width": width} for width in WIDTHS]
     )
