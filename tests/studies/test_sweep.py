@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from noisylabels.__main__ import main
-from noisylabels.errors import CheckpointError, ConfigError, DataError
+from noisylabels.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError
@@ -102,6 +102,9 @@ def test_every_run_is_checked_before_the_first_starts(base, tmp_path):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="expected at least one run, got none"):
         prepare([], tmp_path)
+    absent = parse({**base, "trackers": ["mlflow"]})
+    with pytest.raises(MissingExtraError, match="mlflow is not installed"):
+        prepare([*grid(base, loss=["ce"]), absent], tmp_path)
     with pytest.raises(ConfigError, match="digits dal seed 0: a run of a study has one process"):
         prepare([*grid(base, loss=["ce"]), parse({**base, "devices": 2})], tmp_path)
     (tmp_path / "file").touch()
@@ -345,7 +348,9 @@ def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
     assert main(["status", "study.toml", "runs"]) == 0
     said = capsys.readouterr().out
     assert said.count("study.toml: 2 runs: 1 finished, 1 failed") == 2
-    assert f"failed: seed {tables['seed']}: a pity (log: a.log)\n" in said
+    assert (
+        f"failed: seed {tables['seed']}: a pity (log: {folder.log.relative_to(tmp_path)})" in said
+    )
 
 
 @pytest.mark.parametrize(

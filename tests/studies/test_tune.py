@@ -566,7 +566,10 @@ def files(tmp_path, monkeypatch):
         (["--space", "none.toml"], "none.toml: cannot be read"),
         (["--space", "space.toml", "--storage", "sqlite:////none/x.db"], "unable to open database"),
         (["--space", "space.toml", "--loss.q", "-1"], "q must be in"),
-        (["--space", "space.toml", "--launcher", "lokal"], "unknown launcher 'lokal'"),
+        (
+            ["--space", "space.toml", "--launcher", "lokal"],
+            "--launcher must be 'local' or 'ray', got 'lokal'",
+        ),
         (["--space", "space.toml", "--prune", "--seeds", "2"], "prune: "),
     ],
 )

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
 import sys
@@ -22,13 +21,7 @@ from noisylabels.data.digests import file_digest
 from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import batch_of_one
-from noisylabels.errors import (
-    ConfigError,
-    MissingExtraError,
-    NoisyLabelsError,
-    check_range,
-    unknown,
-)
+from noisylabels.errors import ConfigError, NoisyLabelsError, check_range, unknown
 from noisylabels.features import FEATURES, Features
 from noisylabels.losses import LOSSES, Loss
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
@@ -475,9 +468,6 @@ def _streamed(
 def _try_out(made: Plan) -> None:
     """Make one of everything in small, so that a bad value is refused before any work."""
     run = made.config
-    for name in run.trackers:
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            raise MissingExtraError(name, name)
     loss = build(made.loss, "loss", run.loss, Loss)
     parameters = [nn.Parameter(torch.zeros(1))]
     optimizer = build(

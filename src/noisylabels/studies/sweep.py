@@ -1,6 +1,7 @@
 """All runs of a study: checked before the first starts, shared with whoever else makes them."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any, get_args
 
 from noisylabels.atomic import write_json
 from noisylabels.data.datasets import OFFLINE
-from noisylabels.errors import ConfigError, DataError, NoisyLabelsError
+from noisylabels.errors import ConfigError, DataError, MissingExtraError, NoisyLabelsError
 from noisylabels.run import timing
 from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import State, writing
@@ -106,6 +107,7 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
             made = plan(point.run)
             job = Job(made.run_id, point.title or made.name, point.run.tables(), out)
             check_one_process(job)
+            check_trackers(point.run.trackers)
         except (ConfigError, DataError) as error:
             place = " ".join(filter(None, [f"{file}:" if file else "", point.title]))
             raise type(error)(f"{place}: {error}" if place else str(error)) from error
@@ -119,6 +121,20 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
         notes.append(f"{same[0]}{more}: made once")
     made_once = Sweep(list(jobs.values()), out, notes, file)
     return replace(made_once, notes=[*notes, *_changes(made_once)])
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Refuse tracking services whose package is not here, before any run is made.
+
+    Args:
+        names: Their names.
+
+    Raises:
+        MissingExtraError: One is not installed.
+    """
+    for name in names:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, name)
 
 
 def _changes(sweep: Sweep) -> Iterator[str]:
