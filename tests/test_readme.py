@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from noisylabels.__main__ import main
@@ -63,6 +64,12 @@ def made(tmp_path_factory):
     (clone / "study.toml").write_text(study)
     run = tomllib.loads(blocks("toml")[0])
     train(config.parse(run | {"epochs": 1}), clone / "runs")
+    (clone / "weights").mkdir()
+    torch.manual_seed(0)
+    weights = timm.create_model("test_resnet", pretrained=False).state_dict()
+    torch.save(weights, clone / "weights" / "tiny.pth")
+    fit = ["fit", folder, "--out", str(clone / "fit")]
+    assert main([*fit, "--backbone", "test_resnet", "--weights", f"{clone}/weights/tiny.pth"]) == 0
     return clone
 
 
@@ -76,7 +83,7 @@ def test_the_readme_has_what_is_tried_here():
     assert len(COMMANDS) >= 15
     assert {words[0] for words in COMMANDS} == {"make", "noisylabels", "source"}
     tried = {words[1] for words in COMMANDS if words[0] == "noisylabels"}
-    assert tried == {"train", "sweep", "report", "table", "data", "noise"}
+    assert tried == {"fit", "apply", "train", "sweep", "report", "table", "data", "noise"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -98,7 +105,9 @@ def test_every_command_can_be_run_from_a_clone(clone, monkeypatch, words):
         assert words[1:] == [".venv/bin/activate"]
         assert "-m venv .venv" in (clone / "Makefile").read_text(encoding="utf-8")
     else:
-        dry = ["--dry-run"] if words[1] == "sweep" else []
+        # Without a network there are no published weights.
+        local = ["--backbone", "test_resnet", "--weights", "weights/tiny.pth"]
+        dry = {"sweep": ["--dry-run"], "fit": local}.get(words[1], [])
         assert main([*words[1:], *dry]) == 0
         assert len(plans) == (words[1] == "train")
 
