@@ -256,9 +256,9 @@ def is_component(key: str) -> bool:
     """Return whether a key's value is a component, a table with a name.
 
     Args:
-        key: A key of ``FIELDS``.
+        key: A key of a run's file, or any other word.
     """
-    return _TYPES[key] is Part
+    return _TYPES.get(key) is Part
 
 
 def _field(key: str, value: object) -> Any:

@@ -13,7 +13,8 @@ from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import RunConfig
 from noisylabels.run.plan import INVARIANT, plan
-from noisylabels.studies.study import describe, with_changes
+from noisylabels.studies.records import describe
+from noisylabels.studies.study import with_changes
 
 WORDS = ("low", "high", "log", "step")
 """What a range's table may hold."""
@@ -235,7 +236,7 @@ def parse(tables: Mapping[str, Any], path: Path = Path("space")) -> Space:
     seen: dict[str, str] = {}
     for each in parameters:
         # A component and its name are the same key.
-        key = f"{each.key}.name" if _is_component(each.key) else each.key
+        key = f"{each.key}.name" if config.is_component(each.key) else each.key
         if key in seen:
             raise ConfigError(f"{seen[key]} and {each.key} set the same: expected one of them")
         seen[key] = each.key
@@ -338,7 +339,7 @@ def _together(space: Space) -> Iterator[tuple[Choices, Parameter]]:
     """Yield parameters of a component beside the choice of that component itself."""
     for one in space.parameters:
         root = one.key.removesuffix(".name")
-        if isinstance(one, Choices) and _is_component(root):
+        if isinstance(one, Choices) and config.is_component(root):
             for other in space.parameters:
                 if other.key.startswith(f"{root}.") and other is not one:
                     yield one, other
@@ -408,10 +409,6 @@ def _value(tables: Any, key: str) -> Any:
     for name in key.split("."):
         tables = tables.get(name) if isinstance(tables, Mapping) else None
     return tables
-
-
-def _is_component(key: str) -> bool:
-    return key in config.FIELDS and config.is_component(key)
 
 
 def _finite(value: float) -> bool:

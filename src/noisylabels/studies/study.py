@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import Component, RunConfig
+from noisylabels.studies.records import describe
 
 KEYS = ("base", "axes", "slurm", "ray")
 """What a study's file may hold."""
@@ -294,26 +295,9 @@ def _set(before: Any, path: Sequence[str], value: Any, key: str) -> Any:
     return {**before, path[0]: _set(before.get(path[0]), path[1:], value, key)}
 
 
-def describe(value: Any) -> str:
-    """Write a value of a run's file for people.
-
-    Args:
-        value: A plain value, or the table of a component or schedule.
-
-    Example:
-        >>> describe({"name": "gce", "q": 0.7}), describe(0.4)
-        ('gce (q 0.7)', '0.4')
-    """
-    if isinstance(value, Mapping):
-        kind = next((key for key in ("name", "schedule") if key in value), None)
-        own = ", ".join(f"{key} {describe(each)}" for key, each in value.items() if key != kind)
-        return own if kind is None else f"{value[kind]} ({own})" if own else str(value[kind])
-    return str(value)
-
-
 def _sets(key: str, value: Any) -> set[str]:
     """Return the keys that a value sets: of a component its name and its parameters."""
-    if key not in config.FIELDS or not config.is_component(key):
+    if not config.is_component(key):
         return {key}
     return {f"{key}.{name}" for name in (value if isinstance(value, Mapping) else ("name",))}
 
