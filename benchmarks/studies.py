@@ -17,7 +17,7 @@ from pathlib import Path
 
 from noisylabels import demo
 from noisylabels.run.folder import RunFolder
-from noisylabels.studies import records, sweep, table
+from noisylabels.studies import formats, records, sweep, table
 from noisylabels.studies.launchers.jobs import Ended, Event
 from noisylabels.studies.launchers.local import Local
 
@@ -69,7 +69,8 @@ def reading(out: Path, many: Path) -> float:
             values = json.loads((copy / name).read_text())
             (copy / name).write_text(json.dumps(values | change))
     begun = time.perf_counter()
-    table.make(records.read([many]), rows=["loss"], columns=["noise", "noise.rate"])
+    pivoted = table.pivot(records.read([many]), ["loss"], ["noise", "noise.rate"], "test_accuracy")
+    formats.text([pivoted])
     return time.perf_counter() - begun
 
 
