@@ -145,6 +145,14 @@ class Tune:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Compute the frozen features of a run's data, and keep them for every run that wants them."""
+
+    config: tyro.conf.Positional[Path]
+    """A run's TOML file with features."""
+
+
+@dataclass(frozen=True)
 class Fit:
     """Train on data with wrong labels, find them, and leave a model that can be used.
 
@@ -350,6 +358,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]
@@ -369,6 +378,7 @@ CLASSES: dict[str, type] = {
     "train": Train,
     "predict": Predict,
     "export": Export,
+    "features": Features,
     "fit": Fit,
     "sweep": Sweep,
     "tune": Tune,
@@ -444,6 +454,8 @@ def run(words: Sequence[str]) -> None:
         _predict(command)
     elif isinstance(command, Export):
         _export(command)
+    elif isinstance(command, Features):
+        _features(command)
     elif isinstance(command, Fit):
         _fit(command)
     elif isinstance(command, Sweep):
@@ -590,6 +602,19 @@ def _demo(command: Demo) -> None:
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
         folders = [train(made, command.out, [display]) for made in plans]
     _report(folders, command.report)
+
+
+def _features(command: Features) -> None:
+    from noisylabels.run import config
+    from noisylabels.run.labelling import label
+    from noisylabels.run.plan import plan
+
+    made = plan(config.load(command.config))
+    if made.features is None or not made.features.freeze:
+        raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
+    dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
+    (width,) = dataset.train.shape
+    print(f"{len(dataset.train)} training and {len(dataset.test)} test vectors of {width} numbers")
 
 
 def _fit(command: Fit) -> None:

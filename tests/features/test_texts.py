@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisylabels.__main__ import main
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
@@ -77,6 +78,22 @@ def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch
         assert torch.equal(tensor, learnt[name])
     with pytest.raises(DataError, match="tfidf: expected directions, idf among what was learnt"):
         again.features.restore({"words": learnt["words"]})
+
+
+def test_the_command_computes_vectors_beforehand(reviews, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run.toml"
+    data, features = reviews["data"]["path"], reviews["features"]["dimensions"]
+    path.write_text(
+        f'data = {{name = "text", path = "{data}"}}\n'
+        f'features = {{name = "tfidf", dimensions = {features}}}\n'
+    )
+    assert main(["features", str(path)]) == 0
+    assert capsys.readouterr().out == "200 training and 100 test vectors of 8 numbers\n"
+    monkeypatch.setattr("noisylabels.features.texts.Tfidf.extract", None)
+    assert main(["features", str(path)]) == 0
+    path.write_text('data = "digits"\n')
+    assert main(["features", str(path)]) == 2
+    assert "expected frozen features" in capsys.readouterr().err
 
 
 def test_texts_without_words_and_features_of_another_kind(reviews, tmp_path, digits):

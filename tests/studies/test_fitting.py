@@ -41,6 +41,8 @@ def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
     assert [run.loss.parameters["q_start"] for run in images.runs] == [0.6, 0.0]
     assert {run.validation for run in images.runs} == {0.1}
     assert images.reasons[0].startswith("images: frozen features of test_resnet (weights of ")
+    digits = recommend(spec.parse("digits"))
+    assert {run.model.name for run in digits.runs} == {"mlp"}
     table = tmp_path / "reviews.csv"
     rows = "".join(f"a {word} film,{word}\n" for word in ("good", "bad") * 20)
     table.write_text(f"text,label\n{rows}")

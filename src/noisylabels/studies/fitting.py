@@ -117,6 +117,9 @@ def recommend(
         model = {"name": "mlp", "hidden": [256]}
         base = common | {"model": model, "optimizer": {"name": "sgd", "lr": 0.05}}
         return _candidates(base, "numbers: a perceptron with one hidden layer")
+    if max(facts.shape[1:]) < TINY:
+        base = common | {"model": "mlp", "optimizer": {"name": "sgd", "lr": 0.05}}
+        return _candidates(base, "tiny images: a perceptron")
     features = {"name": "timm", "model": backbone, "size": SIZE}
     if weights is not None:
         features["weights"] = str(weights)
@@ -147,15 +150,12 @@ def _candidates(base: dict[str, object], reason: str) -> Recipe:
 def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes: float) -> Recipe:
     """Return the largest network and longest training that are done in time on this machine."""
     side = max(facts.shape[1:])
-    small = side < TINY
     data = spec.source(Component.parse(common["data"]))
     if side > SMALL and hasattr(data, "size"):
         table = Component.parse(common["data"]).table()
         common = common | {"data": {**table, "size": SCRATCH_SIZE}}
         reason = f"{reason}; images are resized to {SCRATCH_SIZE} pixels"
-    models: Sequence[dict[str, object]] = (
-        [{"name": "mlp"}] if small else [{"name": "resnet18", "width": width} for width in WIDTHS]
-    )
+    models = [{"name": "resnet18", "width": width} for width in WIDTHS]
     loss = SCHEDULES[0]
     for model in models:
         run = parse(
