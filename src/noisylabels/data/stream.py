@@ -7,6 +7,7 @@ number of workers nor a cut of the run changes what the network sees.
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from noisylabels.data.batches import EVALUATION_BATCH, Batch, Batches, derive_se
 from noisylabels.data.decoding import Decoder
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.errors import DataError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stream(Batches):
@@ -100,7 +103,9 @@ class Stream(Batches):
             # Of its own, or the loader draws its workers' seed from the run's.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        with _signals_held_back():
+            running = iter(loader)
+        for batch in running:
             if isinstance(batch, str):
                 raise DataError(batch)
             yield batch.to(self._device, non_blocking=True)
@@ -108,8 +113,27 @@ class Stream(Batches):
 
 def ignore_signals(worker: int) -> None:
     """Leave stopping to the process that started this worker, which finishes its step first."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start workers that hear no signal before they ignore it.
+
+    One that died of it could leave a queue locked, and the others, which ignore being ended, would
+    wait at it for ever.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _collate(images: Sequence[Tensor | str]) -> Tensor | str:
