@@ -26,7 +26,31 @@ SECONDS_BETWEEN_STATES = 60.0
 """Of a study, where no run has ended meanwhile."""
 
 
-class Display(Callback):
+class Live:
+    """What is live between its start and its end, as a context manager.
+
+    Attributes:
+        _bar: What is shown.
+    """
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        """Start the live display."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the live display."""
+        self._bar.stop()
+
+
+class Display(Live, Callback):
     """Shows runs, epochs, accuracy and time left on standard error.
 
     A callback and a context manager.
@@ -47,7 +71,7 @@ class Display(Callback):
         self._trained = 0
         self._left = epochs
         self._began = self._spoke = time.monotonic()
-        self._progress = Progress(
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
@@ -56,21 +80,7 @@ class Display(Callback):
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("starting", total=epochs, left="")
-
-    def __enter__(self) -> Self:
-        """Start the live display."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the live display."""
-        self._progress.stop()
+        self._task = self._bar.add_task("starting", total=epochs, left="")
 
     def on_start(self, start: Start) -> None:
         """Show which run it is and where it stands."""
@@ -85,9 +95,7 @@ class Display(Callback):
         self._print(f"run {self._run} of {self._runs}: {start.name} ({start.folder}){state}")
         self._left -= epoch
         # Epochs that were there already count for nothing, or they would count as speed.
-        self._progress.update(
-            self._task, description=self._title(""), total=self._trained + self._left
-        )
+        self._bar.update(self._task, description=self._title(""), total=self._trained + self._left)
 
     def on_message(self, sentence: str) -> None:
         """Show a sentence."""
@@ -102,7 +110,7 @@ class Display(Callback):
         accuracy = "not evaluated" if value is None else f"test accuracy {100 * value:.1f} %"
         now = time.monotonic()
         left = f"{duration((now - self._began) / self._trained * self._left)} left"
-        self._progress.update(self._task, description=self._title(accuracy), advance=1, left=left)
+        self._bar.update(self._task, description=self._title(accuracy), advance=1, left=left)
         last = self._epoch == self._epochs
         if self._console.is_terminal or not (last or now - self._spoke > SECONDS_BETWEEN_LINES):
             return
@@ -120,7 +128,7 @@ class Display(Callback):
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-class SweepDisplay(Follower):
+class SweepDisplay(Live, Follower):
     """Shows how many runs of a study are done, running and failed, and the time left.
 
     A follower and a context manager.
@@ -139,20 +147,6 @@ class SweepDisplay(Follower):
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=1)
-
-    def __enter__(self) -> Self:
-        """Start the live display."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the live display."""
-        self._bar.stop()
 
     def on_start(self, progress: SweepProgress) -> None:
         """Show where the study stands."""

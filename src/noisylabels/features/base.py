@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noisylabels.data.examples import Dataset, Examples
+from noisylabels.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Features(ABC):
         Raises:
             ConfigError: These features are not part of a network.
         """
-        raise NotImplementedError
+        raise ConfigError("freeze must be true: these features are not part of a network")
 
     def normalisation(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of inputs, in their own units, for fine-tuning.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisylabels.data.images import SMALL
-from noisylabels.data.source import Facts
+from noisylabels.data.source import Facts, ImageSource
 from noisylabels.errors import NoisyLabelsError
 from noisylabels.run import spec
 from noisylabels.run.callbacks import Callback
@@ -150,10 +150,9 @@ def _candidates(base: dict[str, object], reason: str) -> Recipe:
 def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes: float) -> Recipe:
     """Return the largest network and longest training that are done in time on this machine."""
     side = max(facts.shape[1:])
-    data = spec.source(Component.parse(common["data"]))
-    if side > SMALL and hasattr(data, "size"):
-        table = Component.parse(common["data"]).table()
-        common = common | {"data": {**table, "size": SCRATCH_SIZE}}
+    data = Component.parse(common["data"])
+    if side > SMALL and isinstance(spec.source(data), ImageSource):
+        common = common | {"data": {**data.table(), "size": SCRATCH_SIZE}}
         reason = f"{reason}; images are resized to {SCRATCH_SIZE} pixels"
     models = [{"name": "resnet18", "width": width} for width in WIDTHS]
     loss = SCHEDULES[0]
@@ -165,7 +164,8 @@ def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes:
         for epochs in SCRATCH_EPOCHS:
             last = model is models[-1] and epochs == SCRATCH_EPOCHS[-1]
             if pace * epochs <= 60 * minutes or last:
-                said = f"{model['name']}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
+                network = f"{model['name']} of width {model['width']}"
+                said = f"{network}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
                 chosen = run.replace(epochs=epochs, validation=HELD_OUT)
                 return Recipe([chosen], [reason, f"from its first weights instead: {said}"])
     raise AssertionError("the last of each was taken")

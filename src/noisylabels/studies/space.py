@@ -2,7 +2,6 @@
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -199,12 +198,7 @@ def read(path: Path) -> Space:
         ConfigError: The file is missing or no TOML, a key is none that can be chosen, or its range
             is empty.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    tables = config.read_toml(path)
     try:
         return parse(tables, path)
     except ConfigError as error:

@@ -2,7 +2,6 @@
 
 import difflib
 import itertools
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,12 +62,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: A file is missing or no TOML, a key is unknown, or an axis is empty.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    tables = config.read_toml(path)
     for key in tables:
         if key not in KEYS:
             raise ConfigError(f"{path}: {unknown('key of a study', key, KEYS)}")
