@@ -24,6 +24,7 @@ from noisylabels.errors import (
     unknown,
 )
 from noisylabels.features.base import Compute, Features
+from noisylabels.features.reduction import Dimensions, reduced
 
 BATCH = 64
 SECONDS_BETWEEN_SENTENCES = 10.0
@@ -377,6 +378,7 @@ def timm(
     model: str,
     weights: Path | None = None,
     size: Size | None = None,
+    dimensions: Dimensions | None = None,
     freeze: bool = True,
     backbone_lr: float = 0.1,
 ) -> Features:
@@ -388,15 +390,18 @@ def timm(
         weights: A local file of its weights, ``.safetensors``, or ``.pth`` without pickled code; by
             default those of timm's hub, which are downloaded.
         size: Side that images are resized to, at least 16; that of its training by default.
+        dimensions: Length that vectors are reduced to by their principal components, which are
+            learnt from the training images; at least 2. By default they are left as they are.
         freeze: Whether it stays as it is: then its vectors are computed once, and the model is a
             head over them. Otherwise it is fine-tuned.
         backbone_lr: Factor on the learning rate where it is fine-tuned, at least 0.
 
     Raises:
-        ConfigError: The data has no images.
+        ConfigError: The data has no images, or ``dimensions`` is given for what is fine-tuned.
     """
     make = Timm(model, weights)
-    return NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    whole = NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    return reduced(whole, dimensions)
 
 
 def torchvision(
@@ -406,6 +411,7 @@ def torchvision(
     weights: Path | None = None,
     tag: str = "DEFAULT",
     size: Size | None = None,
+    dimensions: Dimensions | None = None,
     freeze: bool = True,
     backbone_lr: float = 0.1,
 ) -> Features:
@@ -418,14 +424,17 @@ def torchvision(
             default those that ``tag`` names, which are downloaded.
         tag: The name of its published weights, such as ``"IMAGENET1K_V2"``.
         size: Side that images are resized to, at least 16; that of its training by default.
+        dimensions: Length that vectors are reduced to by their principal components, which are
+            learnt from the training images; at least 2. By default they are left as they are.
         freeze: As for :func:`timm`.
         backbone_lr: As for :func:`timm`.
 
     Raises:
-        ConfigError: The data has no images.
+        ConfigError: The data has no images, or ``dimensions`` is given for what is fine-tuned.
     """
     make = Torchvision(model, weights, tag)
-    return NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    whole = NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    return reduced(whole, dimensions)
 
 
 def _built(make: Callable[[], Any], model: str, hub: bool) -> Any:

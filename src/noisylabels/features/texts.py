@@ -12,9 +12,9 @@ from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
 from noisylabels.features.base import Compute, Features
+from noisylabels.features.reduction import Dimensions
 
 BATCH = 64
-Dimensions = Annotated[int, Field(ge=2)]
 Words = Annotated[int, Field(ge=1)]
 
 

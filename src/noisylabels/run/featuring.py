@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from noisylabels.data.datasets import feature_statistics
 from noisylabels.data.examples import Dataset, Examples
 from noisylabels.errors import ConfigError, DataError
-from noisylabels.features import Compute
+from noisylabels.features import Compute, Features
 from noisylabels.features.cache import keep, recall
+from noisylabels.features.reduction import Reduced
 from noisylabels.run.device import choose_memory_format, choose_precision
 from noisylabels.run.plan import Plan, build
 
@@ -54,35 +55,12 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         "precision": precision(nn.Conv2d(1, 1, 1), device),
     }
     # Nothing of a test set that is to be left alone, though another run may have kept it.
-    vectors = {
-        part: _recalled(identity, part) if len(examples) else None
-        for part, examples in parts.items()
-    }
-    if features.learns:
-        learnt = recall(identity | {"part": "learnt"})
-        if learnt is None:
-            # What was learnt is wanted, too, or nothing but these inputs could ever be predicted.
-            vectors = dict.fromkeys(parts)
-        else:
-            features.restore(learnt)
-    missing = {
-        part: examples
-        for part, examples in parts.items()
-        if vectors[part] is None and len(examples)
-    }
-    if missing:
-        extract = functools.partial(features.extract, missing, dataset.train, compute)
-        for part, rows in build(extract, "features", made.config.features).items():
-            _check_vectors(made, rows, parts[part])
-            keep(identity | {"part": part}, {"vectors": rows})
-            vectors[part] = rows
-        if features.learns:
-            keep(identity | {"part": "learnt"}, features.learnt())
+    wanted = {part: examples for part, examples in parts.items() if len(examples)}
+    vectors = _vectors(made, features, identity, wanted, compute)
     train = vectors["train"]
-    assert train is not None, "there are training examples"
     made_parts = {
-        part: Examples(train[:0] if rows is None else rows, parts[part].labels, parts[part].places)
-        for part, rows in vectors.items()
+        part: Examples(vectors.get(part, train[:0]), examples.labels, examples.places)
+        for part, examples in parts.items()
     }
     mean, std = feature_statistics(train)
     return dataclasses.replace(
@@ -90,8 +68,47 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     )
 
 
-def _recalled(identity: dict[str, Any], part: str) -> Tensor | None:
-    return (recall(identity | {"part": part}) or {}).get("vectors")
+def _vectors(
+    made: Plan,
+    features: Features,
+    identity: dict[str, Any],
+    parts: Mapping[str, Examples],
+    compute: Compute,
+) -> dict[str, Tensor]:
+    """Find vectors in the cache, or compute and keep them; those of the training set are asked."""
+    found = {part: recall(identity | {"part": part}) for part in parts}
+    if features.learns:
+        learnt = recall(identity | {"part": "learnt"})
+        if learnt is None:
+            # What was learnt is wanted, too, or nothing but these inputs could ever be predicted.
+            found = dict.fromkeys(parts)
+        else:
+            features.restore(learnt)
+    vectors = {part: kept["vectors"] for part, kept in found.items() if kept is not None}
+    missing = {part: examples for part, examples in parts.items() if part not in vectors}
+    if missing:
+        if isinstance(features, Reduced):
+            # Vectors of any length come from the same ones.
+            needed = {"train": parts["train"], **missing}
+            whole = _vectors(made, features.whole, _whole_identity(identity), needed, compute)
+            computed = features.reduce(whole)
+        else:
+            extract = functools.partial(features.extract, missing, parts["train"], compute)
+            computed = build(extract, "features", made.config.features)
+        for part, examples in missing.items():
+            _check_vectors(made, computed[part], examples)
+            keep(identity | {"part": part}, {"vectors": computed[part]})
+            vectors[part] = computed[part]
+        if features.learns:
+            keep(identity | {"part": "learnt"}, features.learnt())
+    return vectors
+
+
+def _whole_identity(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of the vectors that others are reduced from."""
+    settings = identity["settings"]
+    table = {key: value for key, value in settings["features"].items() if key != "dimensions"}
+    return identity | {"settings": settings | {"features": table}}
 
 
 def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:
