@@ -63,7 +63,7 @@ def test_a_loss_a_method_and_a_source_of_ones_own_train_together(outside):
 
 def test_the_page_names_files_that_there_are():
     root = PAGE.parent
-    names = set(re.findall(r"`((?:docs|tests|benchmarks|recipes)[/\w.]*)`", PAGE.read_text()))
+    names = set(re.findall(r"`((?:docs|tests|benchmarks|src)[/\w.]*)`", PAGE.read_text()))
     inside = set(re.findall(r"`((?:run|methods|data|paper)/\w+\.py)`", PAGE.read_text()))
     assert len(names) > 5
     assert len(inside) > 5

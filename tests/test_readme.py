@@ -46,7 +46,7 @@ def is_study(text):
 def made(tmp_path_factory):
     """A clone, with the user's files that the README speaks of, and one short run."""
     clone = tmp_path_factory.mktemp("clone")
-    tracked = ["Makefile", "README.md", "pyproject.toml", "docs", "examples", "recipes"]
+    tracked = ["Makefile", "README.md", "pyproject.toml", "docs", "examples", "src"]
     for name in tracked:
         (clone / name).symlink_to(ROOT / name)
     for number in range(20):
@@ -142,7 +142,7 @@ def test_a_run_folder_holds_what_is_listed(clone):
 
 
 def test_every_file_that_is_named_is_there():
-    named = re.findall(r"\b(?:docs|examples|recipes|benchmarks)/[\w./-]*\w", TEXT)
+    named = re.findall(r"\b(?:docs|examples|src|benchmarks)/[\w./-]*\w", TEXT)
     assert len(named) > 10
     for name in named:
         place = ROOT / name

@@ -8,7 +8,7 @@ from noisylabels.run.plan import plan
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "src/noisylabels/paper/recipes").glob("*.toml"))
 DAL = ["--loss.name", "dal", "--loss.q_start", "0.0", "--loss.q_end", "1.0"]
 
 
@@ -51,7 +51,7 @@ def factors(made, epochs):
 
 def recipe(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return plan(config.load(ROOT / "recipes" / f"{name}.toml"))
+    return plan(config.load(ROOT / "src/noisylabels/paper/recipes" / f"{name}.toml"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unk
 
 if TYPE_CHECKING:
     from noisylabels.run.folder import RunFolder
+    from noisylabels.studies.study import Study
 
 try:
     import tyro
@@ -142,6 +143,48 @@ class Tune:
     """Folder of run folders."""
     report: Path = Path("tune.html")
     """The page to write: the choice, every trial, accuracy against each parameter."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Make a table or a figure of the paper from runs, beside the numbers that it prints.
+
+    Runs that are finished are found, the others are made; the same command continues. Names: table2
+    (CIFAR-10) and table3 (CIFAR-100), every loss and noise; table4, real noise; table5, bigger
+    methods with DAL; table6 and figure5, triggers; figure1 and figure4, curves; figure2, gradients;
+    figure3, sensitivity. Any key of a run can be set here too, as in train: --epochs 10.
+    """
+
+    experiment: tyro.conf.Positional[str]
+    """table2 to table6, or figure1 to figure5."""
+    scale: str = "paper"
+    """paper (for GPUs), small (5,000 images), features (frozen, 20 to 50 s a run) or digits."""
+    out: Path = Path("paper")
+    """Folder of the runs, their study, and the table or figure."""
+    data: Path = Path("data")
+    """Folder of the data sets; CIFAR is downloaded to it where it is not there."""
+    labels: Path | None = None
+    """Folder of the published label files; by default noise is made."""
+    weights: Path | None = None
+    """Weights of tf_efficientnet_lite0 for features; by default they are downloaded."""
+    rows: str = ""
+    """Rows to make, with commas between them, such as ce,gce,dal; all by default."""
+    columns: str = ""
+    """Columns to make, such as symmetric:0.6,symmetric:0.8; all by default."""
+    seeds: int | None = None
+    """How many seeds; 5 at scales paper and digits, else 3."""
+    network: str | None = None
+    """Another network at scales paper and small: resnet34 or cnn."""
+    instance: str = "instance"
+    """Another kind of instance-dependent noise: confusable."""
+    results: tuple[Path, ...] = ()
+    """Runs that are finished elsewhere: archives (.jsonl), run folders, or folders of them."""
+    jobs: int | None = None
+    """Runs made at once; by default one per GPU, else one."""
+    launcher: str = "local"
+    """Where they are made: local (processes of this machine), slurm or ray."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what there is to do and what it costs, and do nothing."""
 
 
 @dataclass(frozen=True)
@@ -362,6 +405,7 @@ Command = (
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]
+    | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Status, tyro.conf.subcommand("status")]
@@ -382,6 +426,7 @@ CLASSES: dict[str, type] = {
     "fit": Fit,
     "sweep": Sweep,
     "tune": Tune,
+    "paper": Paper,
     "report": Report,
     "table": Table,
     "status": Status,
@@ -462,6 +507,8 @@ def run(words: Sequence[str]) -> None:
         _sweep(command, overrides)
     elif isinstance(command, Tune):
         _tune(command, overrides)
+    elif isinstance(command, Paper):
+        _paper(command, overrides)
     elif isinstance(command, Report):
         _report(command.runs, command.out)
     elif isinstance(command, Table):
@@ -528,7 +575,13 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
         ConfigError: A word is an option of no command.
     """
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
-    prefix = {"train": "--", "sweep": "--", "tune": "--", "noise make": "--noise."}.get(name)
+    prefix = {
+        "train": "--",
+        "sweep": "--",
+        "tune": "--",
+        "paper": "--",
+        "noise make": "--noise.",
+    }.get(name)
     for word in spare:
         option = word.partition("=")[0]
         if option.startswith("--") and not (prefix and option.startswith(prefix)):
@@ -654,27 +707,78 @@ def _fit(command: Fit) -> None:
 
 
 def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
-    from noisylabels.display import SweepDisplay
-    from noisylabels.run.trainer import check_writable
-    from noisylabels.studies import study, sweep
-    from noisylabels.studies.launchers import launcher
+    from noisylabels.studies import study
 
     read = study.read(command.study, overrides)
-    made = launcher(command.launcher, command.jobs, read.options)
-    prepared = sweep.prepare(read, command.out)
+    _make(read, command.out, command.launcher, command.jobs, dry_run=command.dry_run)
+
+
+def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run: bool) -> None:
+    """Make the runs of a study, or say what there is to do."""
+    from noisylabels.display import SweepDisplay
+    from noisylabels.run.trainer import check_writable
+    from noisylabels.studies import launchers, sweep
+
+    made = launchers.launcher(launcher, jobs, read.options)
+    prepared = sweep.prepare(read, out)
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
-    if not command.dry_run:
-        check_writable(command.out)
+    if not dry_run:
+        check_writable(out)
     sweep.time_kinds(progress)
     print(sweep.sentence(progress), flush=True)
-    if command.dry_run:
+    if dry_run:
         for job in prepared.jobs:
             print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
     elif progress.done != set(progress.jobs):
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
+
+
+def _paper(command: Paper, overrides: Sequence[str]) -> None:
+    from noisylabels.paper import experiments, results
+    from noisylabels.paper.protocol import Protocol
+    from noisylabels.studies import formats, pages, records, table
+    from noisylabels.studies.sweep import SweepError
+
+    experiment = experiments.find(command.experiment)
+    protocol = Protocol(
+        scale=command.scale,
+        data=command.data,
+        labels=command.labels,
+        weights=command.weights,
+        network=command.network,
+        instance=command.instance,
+    )
+    rows, columns = table.keys(command.rows), table.keys(command.columns)
+    choice = results.Choice(rows, columns, command.seeds, overrides)
+    plans = results.prepare(experiment, protocol, choice, command.out)
+    folder = command.out / experiment.folder
+    there = results.collect(plans, command.results, folder)
+    failed: list[SweepError] = []
+    for made in plans:
+        rest = results.left(made, there)
+        print(f"{made.study.path}: {results.describe(made, there)}")
+        if rest.points:
+            try:
+                _make(rest, folder, command.launcher, command.jobs, dry_run=command.dry_run)
+            except SweepError as error:
+                # The others are finished, and stand in the table.
+                failed.append(error)
+    if command.dry_run:
+        return
+    runs = results.collect(plans, command.results, folder)
+    tables = [each for made in plans for each in results.tabulate(experiment, protocol, made, runs)]
+    stem = command.out / f"{experiment.name}-{protocol.scale}"
+    if tables:
+        print(formats.text(tables), end="")
+        pages.write(stem.with_suffix(".md"), formats.markdown(tables))
+        records.archive(runs.values(), stem.with_suffix(".jsonl"), metrics=experiment.curves)
+        print(stem.with_suffix(".md"))
+        print(stem.with_suffix(".jsonl"))
+    if failed:
+        raise failed[0]
 
 
 def _tune(command: Tune, overrides: Sequence[str]) -> None:

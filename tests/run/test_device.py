@@ -1,7 +1,12 @@
 import torch
 from torch import nn
 
-from noisylabels.run.device import allow_tf32, choose_memory_format, choose_precision
+from noisylabels.run.device import (
+    allow_tf32,
+    choose_memory_format,
+    choose_precision,
+    flushing_denormals,
+)
 
 
 def test_auto_precision_is_bf16_only_for_convolutions_on_devices_that_have_it(monkeypatch):
@@ -37,3 +42,15 @@ def test_narrow_convolutions_keep_the_ordinary_memory_format():
     assert chosen(16, "bf16") is torch.channels_last
     assert chosen(15, "bf16") is torch.contiguous_format
     assert chosen(64, "32") is torch.contiguous_format
+
+
+def test_numbers_below_the_normal_ones_are_zero_within_a_run_and_only_there():
+    small = torch.tensor([1e-39])
+    for before in (False, True):
+        torch.set_flush_denormal(before)
+        try:
+            with flushing_denormals():
+                assert (small * 0.5).item() == 0
+            assert ((small * 0.5).item() == 0) is before
+        finally:
+            torch.set_flush_denormal(False)

@@ -57,6 +57,12 @@ FILES = {
     "mlflow.json": "the id that MLflow knows the run by",
 }
 """The files of a run folder and what they hold; not every run has all of them."""
+REQUIRED = {
+    "config.json": ("data", "method", "loss", "seed", "epochs"),
+    "identity.json": ("version", "settings", "contents"),
+    "result.json": ("run_id", "test_accuracy", "precision", "seconds"),
+}
+"""What a finished run's files have in any case."""
 FAILURE = "failure.json"
 LEARNT = "features/"
 """What the names of tensors begin with that are no network's, but its features'."""
@@ -164,11 +170,11 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Read the configuration's tables."""
-        return self._read("config.json", ("data", "method", "loss", "seed", "epochs"))
+        return self._read("config.json", REQUIRED["config.json"])
 
     def identity(self) -> dict[str, Any]:
         """Read what the result depends on."""
-        return self._read("identity.json", ("version", "settings", "contents"))
+        return self._read("identity.json", REQUIRED["identity.json"])
 
     def failure(self) -> dict[str, Any]:
         """Read why the run failed, and when; nothing if it did not, or is being tried again."""
@@ -181,7 +187,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any]:
         """Read the last epoch's numbers; the run must be finished."""
-        return self._read("result.json", ("run_id", "test_accuracy", "precision", "seconds"))
+        return self._read("result.json", REQUIRED["result.json"])
 
     def data(self) -> dict[str, Any]:
         """Read what is known of the data."""

@@ -32,6 +32,7 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
+    flushing_denormals,
     peak_memory,
     reset_peak_memory,
 )
@@ -95,7 +96,9 @@ def train(
             # By another process, between the look above and the lock.
             _tell_finished(made, folder, Callbacks(followers))
         else:
-            _make(made, folder, followers)
+            # Before anything is computed: threads that are started later do as this one does.
+            with flushing_denormals():
+                _make(made, folder, followers)
     return folder.path
 
 

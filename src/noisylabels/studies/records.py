@@ -7,17 +7,18 @@ Values stay what they are here, numbers, lists and tables with a name, and becom
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noisylabels.atomic import replacing
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import Loss
 from noisylabels.run import config
 from noisylabels.run.config import Component
 from noisylabels.run.device import PRECISIONS
-from noisylabels.run.folder import Metrics, RunFolder
+from noisylabels.run.folder import REQUIRED, Metrics, RunFolder, State, writing
 from noisylabels.run.plan import INVARIANT, REGISTRIES
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ ALWAYS_SAID = ("epochs", "batch_size", "precision")
 NAMING = ("name", "schedule")
 """What a table may be called by: a component, or the schedule of a hyper-parameter."""
 DIGEST_LENGTH = 8
+ARCHIVE = ".jsonl"
+"""What the name of an archive ends with."""
 UNSAID = config.defaults(Loss)
 """What all losses take; it is said only where it is set."""
 
@@ -54,19 +57,22 @@ class Contents:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it was read.
+    """A run folder, or a line of an archive, as it was read.
 
     Args:
         folder: The run folder.
         config: The configuration's tables.
         identity: All that the result depends on; None, as ``result``, while it is not finished.
         result: The last epoch's numbers.
+        lines: The metrics of each epoch, where they are known already; by default they are read
+            when they are first asked for.
     """
 
     folder: Path
     config: Mapping[str, Any]
     identity: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
+    lines: Sequence[Metrics] | None = None
 
     @property
     def run_id(self) -> str:
@@ -85,8 +91,13 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> Sequence[Metrics]:
-        """The metrics of each epoch, read when they are first asked for."""
-        return RunFolder(self.folder).metrics()
+        """The metrics of each epoch; those of an archive that does not hold them are none."""
+        return RunFolder(self.folder).metrics() if self.lines is None else self.lines
+
+    @property
+    def state(self) -> State:
+        """How far it has come."""
+        return "finished" if self.result else RunFolder(self.folder).state()
 
     @functools.cached_property
     def tables(self) -> dict[str, Any]:
@@ -181,20 +192,22 @@ class Run:
 
 
 def read(paths: Iterable[Path]) -> list[Run]:
-    """Read run folders, or folders of run folders.
+    """Read runs.
 
     Args:
-        paths: The folders; a run that is reached twice, or was copied, counts once.
+        paths: Run folders, folders of run folders, or archives (``.jsonl``, see :func:`archive`); a
+            run that is reached twice, or was copied, counts once.
 
     Returns:
         The runs.
 
     Raises:
-        DataError: There is no path, a path is no run folder and holds none, or a file in it is
-            damaged.
+        DataError: There is no path, a path is no run folder and holds none, or a file is damaged.
     """
-    folders = RunFolder.find(paths)
-    if not folders:
+    paths = list(paths)
+    archives = [path for path in paths if path.suffix == ARCHIVE and not path.is_dir()]
+    folders = RunFolder.find(path for path in paths if path not in archives)
+    if not folders and not archives:
         raise DataError("expected run folders, or folders of them")
     runs: dict[object, Run] = {}
     for folder in folders:
@@ -204,7 +217,63 @@ def read(paths: Iterable[Path]) -> list[Run]:
         # A copy of a run is no other seed.
         same = (run.run_id, run.computed) if result else folder
         runs.setdefault(same, run)
+    for path in archives:
+        for run in _unpack(path):
+            runs.setdefault((run.run_id, run.computed), run)
     return list(runs.values())
+
+
+def archive(runs: Iterable[Run], path: Path, *, metrics: bool = False) -> None:
+    """Write finished runs into one file, a line for each, for keeping and passing on.
+
+    An archive can be read wherever run folders can. It has neither weights nor predictions.
+
+    Args:
+        runs: The runs; those that are not finished are left out.
+        path: The file, ``.jsonl``.
+        metrics: Whether every epoch's metrics are kept too.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    ended = sorted((run for run in runs if run.result), key=lambda run: (run.run_id, run.seed))
+    lines = []
+    for run in ended:
+        line: dict[str, Any] = {
+            "run_id": run.run_id,
+            "config": run.config,
+            "identity": run.identity,
+            "result": run.result,
+        }
+        if metrics:
+            line["metrics"] = list(run.metrics)
+        lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _unpack(path: Path) -> Iterator[Run]:
+    """Yield the runs of an archive."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        place = f"{path}: line {number}"
+        try:
+            found = json.loads(line)
+            config, identity, result = (
+                dict(found[name]) for name in ("config", "identity", "result")
+            )
+            folder, metrics = path / str(found["run_id"]), list(found.get("metrics", ()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{place}: expected a run as JSON ({error!r})") from error
+        for name, part in zip(REQUIRED, (config, identity, result), strict=True):
+            if missing := [key for key in REQUIRED[name] if key not in part]:
+                raise DataError(f"{place}: expected {', '.join(missing)} in its {name}")
+        yield Run(folder, config, identity, result, lines=metrics)
 
 
 def group(runs: Iterable[Run]) -> list[list[Run]]:
@@ -425,7 +494,7 @@ def frame(paths: str | Path | Iterable[str | Path] = "runs") -> "pandas.DataFram
         about = {
             "run_id": run.run_id,
             "folder": str(run.folder),
-            "state": RunFolder(run.folder).state(),
+            "state": run.state,
         }
         own = flatten(run.tables) | {"precision": run.computed}
         settings |= dict.fromkeys([*about, *own])

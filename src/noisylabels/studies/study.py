@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from noisylabels.errors import ConfigError, unknown
+from noisylabels.atomic import replacing
+from noisylabels.errors import ConfigError, MissingExtraError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import Component, RunConfig
+from noisylabels.run.folder import writing
 from noisylabels.studies.records import describe
 
 KEYS = ("base", "axes", "slurm", "ray")
@@ -82,6 +84,36 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Study:
     points = _named(path, lambda: list(_product(run, axes)))
     options: dict[str, Any] = {key: tables[key] for key in ("slurm", "ray") if key in tables}
     return Study(path, points, [axis.note for axis in axes if axis.note], options)
+
+
+def write(path: Path, tables: Mapping[str, Any], said: str) -> None:
+    """Write tables as a TOML file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        tables: Plain tables. What is None is left out: TOML does not have it, and it is the default
+            wherever it occurs.
+        said: What the file is, in a comment at its head.
+
+    Raises:
+        MissingExtraError: tomli-w is not installed.
+        CheckpointError: The file cannot be written.
+    """
+    try:
+        import tomli_w
+    except ImportError as error:
+        raise MissingExtraError("tomli_w", "tune") from error
+    head = "".join(f"# {line}\n" for line in said.splitlines())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(head + tomli_w.dumps(_without_null(tables)), encoding="utf-8")
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_null(each) for key, each in value.items() if each is not None}
+    return value
 
 
 def grid(base: RunConfig | Mapping[str, Any] | Path | str, **axes: Any) -> list[RunConfig]:

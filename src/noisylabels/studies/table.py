@@ -412,7 +412,7 @@ def pivot(
         column_keys=tuple(columns),
         rows=row_entries,
         columns=column_entries,
-        cells=_compare(_mark(cells, direction), reference),
+        cells=compare(mark(cells, direction), reference),
         direction=direction,
         against=reference,
         remarks=remarks,
@@ -641,7 +641,7 @@ def _direction(value: str) -> str:
     return "high" if "accuracy" in words or value.endswith("per_second") else "none"
 
 
-def _mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
+def mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
     """Mark the best of each column, and what is within its standard error."""
     marked = dict(cells)
     if direction == "none":
@@ -658,7 +658,7 @@ def _mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
     return marked
 
 
-def _compare(cells: Mapping[Place, Cell], reference: int | None) -> dict[Place, Cell]:
+def compare(cells: Mapping[Place, Cell], reference: int | None) -> dict[Place, Cell]:
     """Add to each cell its difference to that of one row."""
     compared = dict(cells)
     for (row, column), cell in cells.items():

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noisylabels.atomic import replacing
-from noisylabels.errors import ConfigError, MissingExtraError, NoisyLabelsError, check_count
+from noisylabels.errors import ConfigError, NoisyLabelsError, check_count
 from noisylabels.run.config import RunConfig
-from noisylabels.run.folder import RunFolder, writing
+from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.plan import Plan, plan
 from noisylabels.run.trainer import check_writable
+from noisylabels.studies import study
 from noisylabels.studies.launchers.jobs import Advanced, Event, Job, Launcher
 from noisylabels.studies.space import Space, fit, own_values, title
 from noisylabels.studies.sweep import Follower, Progress, Runner
@@ -224,23 +224,8 @@ def write_chosen(tuning: Tuning, trial: Trial) -> None:
         MissingExtraError: tomli-w is not installed.
         CheckpointError: The file cannot be written.
     """
-    try:
-        import tomli_w
-    except ImportError as error:
-        raise MissingExtraError("tomli_w", "tune") from error
-    tables = _without_null(tuning.final(trial.values, 0).tables())
-    said = f"# Trial {trial.number} of study {tuning.name}, chosen by noisylabels tune.\n"
-    with writing(tuning.chosen):
-        tuning.chosen.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(tuning.chosen) as temporary:
-            temporary.write_text(said + tomli_w.dumps(tables), encoding="utf-8")
-
-
-def _without_null(value: Any) -> Any:
-    """Leave out what is None, which TOML does not have; it is the default wherever it occurs."""
-    if isinstance(value, Mapping):
-        return {key: _without_null(each) for key, each in value.items() if each is not None}
-    return value
+    said = f"Trial {trial.number} of study {tuning.name}, chosen by noisylabels tune."
+    study.write(tuning.chosen, tuning.final(trial.values, 0).tables(), said)
 
 
 class _Chooser(Follower):

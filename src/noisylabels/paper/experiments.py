@@ -1,0 +1,342 @@
+"""The paper's tables and figures as runs: what stands in rows, what in columns, over seeds."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from noisylabels.errors import ConfigError, unknown
+from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+from noisylabels.paper.protocol import DATASETS, SETTINGS, Protocol, Setting, recipe
+
+Changes = Mapping[str, Any]
+"""Values by dotted key of a run's file."""
+
+LOSSES = {
+    "CE": "ce",
+    "GCE": "gce",
+    "SCE": "sce",
+    "NLNL": "nlnl",
+    "BTL": "btl",
+    "NCE+RCE": "nce+rce",
+    "TCE": "tce",
+    "NCE+AGCE": "nce+agce",
+    "CE+SR": "ce+sr",
+    "JS": "js",
+    "Poly-1": "poly1",
+    "DGCE": "dgce",
+    "DAL": "dal",
+}
+"""The methods of tables 2 and 3 as the paper calls them, and their losses' keys."""
+HOSTS = {
+    "ELR": "elr",
+    "GJS": "gjs",
+    "Co-teaching": "coteaching",
+    "JoCoR": "jocor",
+    "DivideMix": "dividemix",
+}
+"""The bigger methods of table 5, and their keys."""
+INSIDE = {"name": "dal", "q_start": 0.0, "q_end": 1.0}
+"""DAL in the place of a bigger method's own loss."""
+CURVES = Setting("symmetric", 0.4)
+"""The noise of figures 1 and 4 where no other is asked for."""
+PAIRS = ("Co-teaching", "JoCoR")
+"""Methods that are told the noise rate."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the runs of a column have in common.
+
+    Args:
+        key: Its short name.
+        title: Its name for people.
+        setting: The noise; None where the labels are the dataset's own.
+        changes: What else it changes.
+    """
+
+    key: str
+    title: str
+    setting: Setting | None = None
+    changes: Changes = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of a row have in common.
+
+    Args:
+        title: Its name, the paper's where it has one.
+        changes: ``column -> what it changes``.
+    """
+
+    title: str
+    changes: Callable[[Column], Changes]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The runs of an experiment on one dataset.
+
+    Args:
+        dataset: The dataset.
+        rows: Its rows.
+        columns: Its columns.
+    """
+
+    dataset: str
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure.
+
+    Args:
+        name: What it is called on the command line.
+        about: What it shows, in a line.
+        scales: The scales that it can be done at.
+        parts: ``protocol -> its parts``.
+        values: The numbers of ``result.json`` that it shows.
+        against: The row that others are compared with.
+        curves: Whether every epoch is evaluated.
+    """
+
+    name: str
+    about: str
+    scales: Sequence[str]
+    parts: Callable[[Protocol], Sequence[Part]]
+    values: Sequence[str] = ("test_accuracy",)
+    against: str | None = "DAL"
+    curves: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The folder of its runs: those whose every epoch is evaluated have one of their own."""
+        return "curves" if self.curves else "runs"
+
+
+def loss_values(protocol: Protocol, dataset: str, key: str) -> dict[str, Any]:
+    """Return a loss as it is used on a dataset: tuned at the scale, or as the paper's table 1 says.
+
+    Args:
+        protocol: How the experiment is done.
+        dataset: The dataset.
+        key: The loss's key.
+
+    Returns:
+        Values by dotted key of a run's file.
+    """
+    tuned = protocol.values(dataset, key)
+    if tuned:
+        return {"loss.name": key} | tuned
+    # Nobody has published values for digits: those of ten other classes are the nearest.
+    name = DATASETS["cifar10" if dataset == "digits" else dataset]
+    own = HYPERPARAMETERS.get("dal" if key == "dgce" else key, {}).get(name, {})
+    if key == "dgce":
+        own = {name: own[name] for name in ("q_start", "q_end")}
+    return {"loss.name": key} | {f"loss.{name}": value for name, value in own.items()}
+
+
+def _settings(settings: Iterable[Setting]) -> list[Column]:
+    return [Column(each.key, each.title, each) for each in settings]
+
+
+def _fixed(title: str, changes: Changes) -> Row:
+    return Row(title, lambda column: changes)
+
+
+def _loss_rows(protocol: Protocol, dataset: str, titles: Iterable[str]) -> list[Row]:
+    return [_fixed(title, loss_values(protocol, dataset, LOSSES[title])) for title in titles]
+
+
+def _comparison(dataset: str) -> Callable[[Protocol], list[Part]]:
+    """Return the parts of a table of all losses in all settings."""
+
+    def parts(protocol: Protocol) -> list[Part]:
+        own = "digits" if protocol.scale == "digits" else dataset
+        return [Part(own, _loss_rows(protocol, own, LOSSES), _settings(SETTINGS))]
+
+    return parts
+
+
+REAL = ("CE", "SCE", "NCE+RCE", "NCE+AGCE", "CE+SR", "JS", "DAL")
+"""The methods for which the paper's table 1 has values on Animal-10N and WebVision."""
+
+
+def _real_noise(protocol: Protocol) -> list[Part]:
+    column = Column("own", "its own labels")
+    return [
+        Part(dataset, _loss_rows(protocol, dataset, REAL), [column])
+        for dataset in ("animal10n", "webvision")
+    ]
+
+
+def _hosts(protocol: Protocol) -> list[Part]:
+    dataset = "digits" if protocol.scale == "digits" else "cifar100"
+    rows = [
+        _fixed("TCE", loss_values(protocol, dataset, "tce")),
+        _fixed("TCE + DAL", _with(loss_values(protocol, dataset, "tce"), {"loss.name": "dtce"})),
+        _fixed("JS", loss_values(protocol, dataset, "js")),
+        _fixed("JS + DAL", _with(loss_values(protocol, dataset, "js"), {"loss.name": "djs"})),
+    ]
+    for title, method in HOSTS.items():
+        if method == "gjs" and protocol.scale == "features":
+            # It compares two views of an image, and frozen vectors have one.
+            continue
+        rows += [_host(protocol, dataset, title, method, dal=dal) for dal in (False, True)]
+    return [Part(dataset, rows, _settings(SETTINGS))]
+
+
+def _with(values: Changes, changes: Changes) -> Changes:
+    """Take another loss with the same optimiser: its own parameters are another's."""
+    kept = {key: value for key, value in values.items() if not key.startswith("loss.")}
+    return {**kept, **changes}
+
+
+def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: bool) -> Row:
+    def changes(column: Column) -> Changes:
+        setting = column.setting
+        assert setting is not None, "every column of this table has one"
+        if protocol.scale == "paper":
+            own = {k: v for k, v in recipe(method, dataset).items() if k not in ("data", "noise")}
+        else:
+            own = {"method.name": method, **protocol.values(dataset, method)}
+        if title in PAIRS:
+            # As JoCoR's authors have it: asymmetric noise leaves half of the classes alone.
+            half = setting.kind == "asymmetric"
+            own = own | {"method.forget_rate": setting.rate / 2 if half else setting.rate}
+        if method == "gjs" and setting.kind == "symmetric":
+            pi = GJS_PI[setting.rate]
+            own = own | {"method.pi": pi} | ({} if dal else {"loss.pi": pi})
+        if method == "dividemix" and protocol.scale == "paper":
+            own = own | {"method.lambda_u": 25.0 if setting.key == "symmetric:0.2" else 150.0}
+        return {**own, "loss": INSIDE} if dal else own
+
+    return Row(f"{title} + DAL" if dal else title, changes)
+
+
+GJS_PI = {0.2: 0.3, 0.4: 0.5, 0.6: 0.9, 0.8: 0.1}
+"""Its authors' weights for symmetric noise on CIFAR-100."""
+
+
+def _curves(protocol: Protocol) -> list[Part]:
+    dataset = "digits" if protocol.scale == "digits" else "cifar100"
+    values = loss_values(protocol, dataset, "dal")
+    start = values.get("loss.q_start", 0.6)
+    rows = [
+        *_loss_rows(protocol, dataset, ["CE"]),
+        _fixed("MAE", {"loss.name": "mae"}),
+        *(_fixed(f"GCE {q:g}", {"loss.name": "gce", "loss.q": q}) for q in (0.3, 0.5, 0.7, 0.9)),
+        *(
+            _fixed(f"DAL {q:g}", values | {"loss.q_start": q})
+            for q in (round(start - 0.05, 4), start, round(start + 0.05, 4))
+        ),
+    ]
+    return [Part(dataset, rows, _settings([CURVES]))]
+
+
+def _sensitivity(protocol: Protocol) -> list[Part]:
+    first, second = ("digits", "digits") if protocol.scale == "digits" else ("cifar10", "cifar100")
+    steps = (-0.05, -0.025, 0.0, 0.025, 0.05)
+    gce, dal = (loss_values(protocol, first, key) for key in ("gce", "dal"))
+    rows = [
+        _fixed(f"{title} {key} {value:g}", values | {f"loss.{key}": value})
+        for title, key, values in (("GCE", "q", gce), ("DAL", "q_start", dal))
+        for value in (round(values.get(f"loss.{key}", 0.7) + step, 4) for step in steps)
+    ]
+    other = loss_values(protocol, second, "dal")
+    ends = [
+        _fixed(f"DAL {key} {value:g}", other | {f"loss.{key}": value})
+        for key, moves in (("q_end", (-0.3, 0.0, 0.3)), ("lambda_end", (-0.5, 0.0, 0.5)))
+        for value in (
+            max(0.0, round(other.get(f"loss.{key}", DEFAULTS[key]) + move, 4)) for move in moves
+        )
+    ]
+    setting = _settings([Setting("instance", 0.4)])
+    return [Part(first, rows, setting), Part(second, ends, setting)]
+
+
+DEFAULTS = {"q_end": 1.5, "lambda_end": 1.0}
+"""What DAL has in the paper for every dataset."""
+
+
+def _case_study(protocol: Protocol) -> list[Part]:
+    return [
+        Part(
+            dataset,
+            [
+                *_loss_rows(protocol, dataset, ["CE"]),
+                _fixed("MAE", {"loss.name": "mae"}),
+                *_loss_rows(protocol, dataset, ["GCE", "DAL"]),
+            ],
+            _settings([CURVES]),
+        )
+        for dataset in protocol.datasets
+        if dataset in ("cifar10", "cifar100", "digits")
+    ]
+
+
+EVERYWHERE = ("paper", "small", "features", "digits")
+IMAGES = ("paper", "small")
+EXPERIMENTS = {
+    each.name: each
+    for each in (
+        Experiment(
+            "table2", "CIFAR-10: every loss, every noise", EVERYWHERE, _comparison("cifar10")
+        ),
+        Experiment(
+            "table3",
+            "CIFAR-100: every loss, every noise",
+            ("paper", "small", "features"),
+            _comparison("cifar100"),
+        ),
+        Experiment(
+            "table4", "Animal-10N and WebVision: labels as they came", ("paper",), _real_noise
+        ),
+        Experiment(
+            "table5",
+            "CIFAR-100: bigger methods without and with DAL",
+            EVERYWHERE,
+            _hosts,
+            against=None,
+        ),
+        Experiment(
+            "figure1",
+            "test accuracy by epoch: CE, MAE, GCE and DAL with several parameters",
+            EVERYWHERE,
+            _curves,
+            against=None,
+            curves=True,
+        ),
+        Experiment(
+            "figure3",
+            "how much GCE and DAL depend on their parameters",
+            EVERYWHERE,
+            _sensitivity,
+            against=None,
+        ),
+        Experiment(
+            "figure4",
+            "what CE, MAE, GCE and DAL learn and memorise, by epoch",
+            EVERYWHERE,
+            _case_study,
+            curves=True,
+        ),
+    )
+}
+"""The experiments that consist of runs, by name."""
+
+
+def find(name: str) -> Experiment:
+    """Find an experiment.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise ConfigError(unknown("experiment", name, EXPERIMENTS))
+    return EXPERIMENTS[name]
