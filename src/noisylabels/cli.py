@@ -176,7 +176,7 @@ class Paper:
     network: str | None = None
     """Another network at scales paper and small: resnet34 or cnn."""
     instance: str = "instance"
-    """Another kind of instance-dependent noise: confusable."""
+    """Another kind of instance-dependent noise: margin."""
     results: tuple[Path, ...] = ()
     """Runs that are finished elsewhere: archives (.jsonl), run folders, or folders of them."""
     jobs: int | None = None
@@ -737,11 +737,17 @@ def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run:
 
 
 def _paper(command: Paper, overrides: Sequence[str]) -> None:
-    from noisylabels.paper import experiments, results
+    from noisylabels.paper import experiments, figures, results
     from noisylabels.paper.protocol import Protocol
     from noisylabels.studies import formats, pages, records, table
     from noisylabels.studies.sweep import SweepError
 
+    if command.experiment == "figure2":
+        # Of losses alone, without any run.
+        path = command.out / "figure2.svg"
+        pages.write(path, figures.gradients())
+        print(path)
+        return
     experiment = experiments.find(command.experiment)
     protocol = Protocol(
         scale=command.scale,
@@ -775,6 +781,10 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
         print(formats.text(tables), end="")
         pages.write(stem.with_suffix(".md"), formats.markdown(tables))
         records.archive(runs.values(), stem.with_suffix(".jsonl"), metrics=experiment.curves)
+        if experiment.name in figures.DRAWINGS:
+            drawing = figures.DRAWINGS[experiment.name](plans, runs)
+            pages.write(stem.with_suffix(".svg"), drawing)
+            print(stem.with_suffix(".svg"))
         print(stem.with_suffix(".md"))
         print(stem.with_suffix(".jsonl"))
     if failed:

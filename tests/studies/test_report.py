@@ -138,7 +138,7 @@ def test_what_no_result_depends_on_makes_no_row_of_its_own(tmp_path):
     (group,) = report.summarise(records.read([tmp_path / "runs"])).groups
     assert len(group.runs) == 4
     # One of them knows the last epoch's only.
-    assert report.mean_curve(group, "test_accuracy")[0] == [2]
+    assert report.mean_series(group.runs, "test_accuracy")[0] == [2]
 
 
 def test_precisions_are_rows_that_say_so(runs, tmp_path):
@@ -306,12 +306,12 @@ def test_curves_are_means_over_seeds(runs):
     group = report.summarise(records.read([runs])).groups[0]
     for key in report.CURVES:
         one, two = ([line[key] for line in run.metrics] for run in group.runs)
-        epochs, means, deviations = report.mean_curve(group, key)
+        epochs, means, deviations = report.mean_series(group.runs, key)
         assert epochs == [1, 2]
         assert means == pytest.approx([50 * (a + b) for a, b in zip(one, two, strict=True)])
         wanted = [100 * abs(a - b) / 2**0.5 for a, b in zip(one, two, strict=True)]
         assert deviations == pytest.approx(wanted)
-    assert report.mean_curve(group, "unknown") == ([], [], [])
+    assert report.mean_series(group.runs, "unknown") == ([], [], [])
 
 
 def test_every_curve_is_drawn_with_its_band(runs):

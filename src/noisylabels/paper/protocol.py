@@ -25,7 +25,7 @@ NETWORKS: dict[str, Tables] = {
     "cnn": {"name": "cnn"},
 }
 """Networks of the paper's appendix, which take the place of a scale's own."""
-INSTANCE = ("instance", "confusable")
+INSTANCE = ("instance", "margin")
 """Kinds of noise that depend on what an example looks like; the first is the paper's."""
 
 

@@ -84,10 +84,10 @@ def label(
         none = train.take(torch.arange(0))
         dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
     features = train.inputs if isinstance(train.inputs, Tensor) else None
-    if features is None and made.config.noise.name == "instance":
+    if features is None and made.config.noise.name in ("instance", "margin"):
         raise ConfigError(
-            "noise: 'instance' needs the images' features in memory, but they stream: "
-            'storage = "memory" in data, or a label file'
+            f"noise: {made.config.noise.name!r} needs the images' features in memory, but they "
+            'stream: storage = "memory" in data, or a label file'
         )
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
