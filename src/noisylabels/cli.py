@@ -737,7 +737,7 @@ def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run:
 
 
 def _paper(command: Paper, overrides: Sequence[str]) -> None:
-    from noisylabels.paper import experiments, figures, results
+    from noisylabels.paper import claims, experiments, figures, results
     from noisylabels.paper.protocol import Protocol
     from noisylabels.studies import formats, pages, records, table
     from noisylabels.studies.sweep import SweepError
@@ -779,7 +779,11 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     stem = command.out / f"{experiment.name}-{protocol.scale}"
     if tables:
         print(formats.text(tables), end="")
-        pages.write(stem.with_suffix(".md"), formats.markdown(tables))
+        judged = claims.judge(experiment.name, plans, runs)
+        for sentence in claims.sentences(judged):
+            print(sentence)
+        page = formats.markdown(tables) + (f"\n{claims.markdown(judged)}" if judged else "")
+        pages.write(stem.with_suffix(".md"), page)
         records.archive(runs.values(), stem.with_suffix(".jsonl"), metrics=experiment.curves)
         if experiment.name in figures.DRAWINGS:
             drawing = figures.DRAWINGS[experiment.name](plans, runs)

@@ -35,6 +35,8 @@ HOSTS = {
     "DivideMix": "dividemix",
 }
 """The bigger methods of table 5, and their keys."""
+PAIRED_LOSSES = {"TCE": ("tce", "dtce"), "JS": ("js", "djs")}
+"""Losses of table 5, and the same with a parameter that moves as DAL's does."""
 INSIDE = {"name": "dal", "q_start": 0.0, "q_end": 1.0}
 """DAL in the place of a bigger method's own loss."""
 CURVES = Setting("symmetric", 0.4)
@@ -174,12 +176,11 @@ def _real_noise(protocol: Protocol) -> list[Part]:
 
 def _hosts(protocol: Protocol) -> list[Part]:
     dataset = "digits" if protocol.scale == "digits" else "cifar100"
-    rows = [
-        _fixed("TCE", loss_values(protocol, dataset, "tce")),
-        _fixed("TCE + DAL", _with(loss_values(protocol, dataset, "tce"), {"loss.name": "dtce"})),
-        _fixed("JS", loss_values(protocol, dataset, "js")),
-        _fixed("JS + DAL", _with(loss_values(protocol, dataset, "js"), {"loss.name": "djs"})),
-    ]
+    rows = []
+    for title, (key, moving) in PAIRED_LOSSES.items():
+        alone = loss_values(protocol, dataset, key)
+        rows.append(_fixed(title, alone))
+        rows.append(_fixed(f"{title} + DAL", _with(alone, {"loss.name": moving})))
     for title, method in HOSTS.items():
         if method == "gjs" and protocol.scale == "features":
             # It compares two views of an image, and frozen vectors have one.

@@ -642,7 +642,12 @@ def _direction(value: str) -> str:
 
 
 def mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
-    """Mark the best of each column, and what is within its standard error."""
+    """Mark the best of each column, and what is within its standard error.
+
+    Args:
+        cells: The cells by place.
+        direction: Whether the ``"high"`` or the ``"low"`` are best; ``"none"`` marks nothing.
+    """
     marked = dict(cells)
     if direction == "none":
         return marked
@@ -659,17 +664,31 @@ def mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
 
 
 def compare(cells: Mapping[Place, Cell], reference: int | None) -> dict[Place, Cell]:
-    """Add to each cell its difference to that of one row."""
+    """Add to each cell its difference to that of one row.
+
+    Args:
+        cells: The cells by place.
+        reference: The row; None adds nothing.
+    """
     compared = dict(cells)
     for (row, column), cell in cells.items():
         other = None if reference is None else cells.get((reference, column))
         if other is not None and row != reference:
-            difference = _difference(cell.values, other.values)
-            compared[row, column] = replace(cell, difference=difference)
+            gap = difference(cell.values, other.values)
+            compared[row, column] = replace(cell, difference=gap)
     return compared
 
 
-def _difference(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    """Compare results seed by seed.
+
+    Args:
+        own: Results by seed.
+        other: Likewise.
+
+    Returns:
+        What ``own`` has more; None where they have no seed in common.
+    """
     # scipy.stats, whose ttest_rel gives the same, takes longer to import than 500 runs to read.
     from scipy.special import stdtr
 
