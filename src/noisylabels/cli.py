@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -818,9 +819,25 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for name in header:
         words = ("run", "point", "data", "method", "loss")
         table.add_column(name, justify="left" if name in words else "right", overflow="fold")
-    for row in rows:
+    listed = list(rows)
+    for row in listed:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    boundless = console.options.update_width(sys.maxsize)
+    if console.measure(table, options=boundless).minimum <= console.width:
+        console.print(table)
+        return
+    # A table would have to break words.
+    for first, *rest in listed:
+        said = ", ".join(f"{n} {value}" for n, value in zip(header[1:], rest, strict=True) if value)
+        lines = textwrap.wrap(
+            f"{first}: {said}",
+            console.width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print("\n".join(lines))
 
 
 def _losses(key: str | None) -> None:

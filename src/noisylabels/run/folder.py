@@ -51,8 +51,8 @@ FILES = {
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
-    "failure.json": "why the run failed, in one line, and the log that tells more; the next "
-    "attempt removes it",
+    "failure.json": "why the run failed, in one line, and the log that tells more, its path from "
+    "here; the next attempt removes it",
     "nonfinite.npz": "the batch of a step that stopped the run, for it was not finite",
     "mlflow.json": "the id that MLflow knows the run by",
 }
@@ -259,18 +259,19 @@ class RunFolder:
         self._write("identity.json", identity, lasting=False)
         self._write("setup.json", setup, lasting=False)
 
-    def fail(self, config: Mapping[str, Any], error: str, log: str) -> None:
+    def fail(self, config: Mapping[str, Any], error: str) -> None:
         """Write why the run failed; its folder is made if it got none.
 
         Args:
             config: The configuration's tables.
             error: What went wrong, in one line.
-            log: A log that tells more; empty where there is none.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self._write("config.json", config)
+        # From this folder, for where it is seen from, and where it will be, nobody knows.
+        log = f"../{self.log.relative_to(self.path.parent).as_posix()}"
         self._write(FAILURE, {"error": error, "log": log, "at": time.time()})
 
     @property

@@ -215,8 +215,8 @@ def fail(job: Job, error: str, details: str) -> Ended:
     Returns:
         Its end.
     """
-    log = job.folder.write_log(f"{job.title}\n{details}")
-    job.folder.fail(job.tables, error, str(log))
+    job.folder.write_log(f"{job.title}\n{details}")
+    job.folder.fail(job.tables, error)
     return Ended(job.run_id, "failed", error)
 
 
