@@ -666,14 +666,21 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
-    if not command.dry_run:
-        check_writable(command.out)
-    sweep.time_kinds(progress)
-    print(sweep.sentence(progress), flush=True)
     if command.dry_run:
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress))
         for job in prepared.jobs:
             print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
-    elif progress.done != set(progress.jobs):
+        return
+    check_writable(command.out)
+    if not progress.waiting:
+        print(sweep.sentence(progress))
+        return
+    with made:
+        # What makes the runs starts while the first of each kind is timed.
+        made.warm_up(len(progress.waiting))
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress), flush=True)
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
 
