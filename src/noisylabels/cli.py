@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -724,14 +725,21 @@ def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
-    if not dry_run:
-        check_writable(out)
-    sweep.time_kinds(progress)
-    print(sweep.sentence(progress), flush=True)
     if dry_run:
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress))
         for job in prepared.jobs:
             print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
-    elif progress.done != set(progress.jobs):
+        return
+    check_writable(out)
+    if not progress.waiting:
+        print(sweep.sentence(progress))
+        return
+    with made:
+        # What makes the runs starts while the first of each kind is timed.
+        made.warm_up(len(progress.waiting))
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress), flush=True)
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
 
@@ -936,9 +944,25 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for name in header:
         words = ("run", "point", "data", "method", "loss")
         table.add_column(name, justify="left" if name in words else "right", overflow="fold")
-    for row in rows:
+    listed = list(rows)
+    for row in listed:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    boundless = console.options.update_width(sys.maxsize)
+    if console.measure(table, options=boundless).minimum <= console.width:
+        console.print(table)
+        return
+    # A table would have to break words.
+    for first, *rest in listed:
+        said = ", ".join(f"{n} {value}" for n, value in zip(header[1:], rest, strict=True) if value)
+        lines = textwrap.wrap(
+            f"{first}: {said}",
+            console.width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print("\n".join(lines))
 
 
 def _losses(key: str | None) -> None:

@@ -3,6 +3,7 @@ import html.parser
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -458,11 +459,40 @@ def test_trials_of_a_machine_that_is_not_in_sight_are_left_to_it(tmp_path, monke
     tuning = prepare(tmp_path, trials=2)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     opened = tune.open_trials(tuning)
-    opened.assign(opened.ask(), ["0123"], tmp_path)
+    opened.assign(opened.ask(), ["0123"], tmp_path / "another")
     monkeypatch.undo()
+    monkeypatch.setattr(tune, "SECONDS_FOR_A_START", 0.0)
     outcome = run(tuning)
     assert [trial.state for trial in outcome.trials] == ["running", "finished"]
     assert outcome.trials[0].host == "elsewhere"
+
+
+def test_a_trial_of_a_machine_that_died_before_it_had_a_run_folder_is_taken_up(
+    tmp_path, monkeypatch
+):
+    """That the folder is shared is seen by its mark, wherever it is mounted."""
+    shared = tmp_path / "shared"
+    (tmp_path / "mounted").symlink_to(shared)
+    tuning, other = prepare(shared, trials=2), prepare(tmp_path / "mounted", trials=2)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    opened = tune.open_trials(tuning)
+    opened.assign(opened.ask(), ["0123"], shared)
+    monkeypatch.undo()
+    waited = []
+
+    class Waiting(Here):
+        def events(self, seconds):
+            if not self._queue and not waited:
+                waited.append([trial.state for trial in opened.list()])
+                monkeypatch.setattr(tune, "SECONDS_FOR_A_START", 0.0)
+            return super().events(seconds)
+
+    outcome = run(other, Waiting())
+    # It was left to that machine until a minute had passed.
+    assert waited == [["running", "finished"]]
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    assert outcome.trials[0].host == socket.gethostname()
+    assert len(list(shared.glob("tuning/.*.place"))) == 1
 
 
 def test_a_database_keeps_trials_too(tmp_path):

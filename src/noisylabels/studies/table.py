@@ -90,12 +90,12 @@ class Entry:
     Args:
         texts: What it is, a text for each key.
         heads: The same where it stands without its keys, as above a column.
-        names: What it may be called: its texts, and the names of its components.
+        names: What it may be called by each key: its text, and the name of its component.
     """
 
     texts: tuple[str, ...]
     heads: tuple[str, ...]
-    names: frozenset[str]
+    names: tuple[frozenset[str], ...]
 
     @property
     def title(self) -> str:
@@ -330,9 +330,10 @@ def pivot(
 ) -> Table:
     """Put a result of finished runs into rows and columns.
 
-    A key is a setting's (``epochs``), a component's parameter's (``noise.rate``) or a component's
-    (``loss``), which stands for all of it: its name, the parameters that tell components of one
-    name apart, and what its files hold; without parameters that are keys themselves.
+    A key is a setting's (``epochs``), a component's parameter's (``noise.rate``), a component's
+    name's (``loss.name``) or a component's (``loss``), which stands for all of it: its name, the
+    parameters that tell components of one name apart, and what its files hold; without parameters
+    that are keys themselves.
 
     Args:
         runs: The runs, see :func:`noisylabels.studies.records.read`; those that are not finished
@@ -344,7 +345,7 @@ def pivot(
             ``"auto"`` is high for accuracies and what is counted per second, low where a word of
             the key is in ``LESS_IS_BETTER``, else none.
         against: The row that the others are compared with: its title, or the name of a component
-            that no other row has.
+            or the value that no other row has, perhaps with its key (``loss.name=ce``).
 
     Returns:
         The table.
@@ -389,7 +390,7 @@ def pivot(
         raise DataError(f"{value}: expected a finite number in some run, got none")
 
     direction = _direction(value) if best == "auto" else best
-    reference = None if against is None else _find_row(against, row_entries)
+    reference = None if against is None else _find_row(against, rows, row_entries)
     settings = [found[0].settings for found in groups]
     apart = records.differences(settings)
     other = {key: found for key, found in apart.items() if not _covers(every, key, groups)}
@@ -422,7 +423,20 @@ def pivot(
 def _addresses(run: Run) -> dict[str, Any]:
     """Return a run's settings by dotted key; of a finished one without what does not count."""
     own = flatten(run.tables)
-    return own if run.result is None else own | flatten(run.settings)
+    if run.result is not None:
+        own |= flatten(run.settings)
+    parts = {part: own.get(part) for part in REGISTRIES}
+    return own | {f"{p}.name": each["name"] for p, each in parts.items() if _is_component(each)}
+
+
+def _is_component(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and "name" in value
+
+
+def _part(key: str) -> str:
+    """Return the component that a key, its own or that of its name, is of; else nothing."""
+    part = key.removesuffix(".name")
+    return part if part in REGISTRIES else ""
 
 
 def _conditions(where: str) -> list[str]:
@@ -514,8 +528,13 @@ def _axis(
     for place, key in enumerate(axis):
         distinct = {value[place].canonical: value[place] for value in values.values()}
         texts[key], full = _tell_apart(list(distinct.values()))
+        part = _part(key)
+        if part and part != key:
+            # The name alone: what else there is to it is said below.
+            wholes = [_value(run, part, every, addresses[id(run)].get(part)) for run in runs]
+            full = sorted({_text(each.plain) for each in wholes} - set(texts[key].values()))
         # One alone is among what all runs have in common.
-        legend += [f"{key} {each}" for each in full if len(distinct) > 1]
+        legend += [f"{part or key} {each}" for each in full if len(distinct) > 1]
     found: dict[tuple[str, ...], list[_Value]] = {}
     for own in values.values():
         found.setdefault(tuple(value.canonical for value in own), own)
@@ -529,11 +548,11 @@ def _axis(
     for each in ordered:
         said = tuple(texts[key][canonical] for key, canonical in zip(axis, each, strict=True))
         heads = tuple(
-            one if key in REGISTRIES else f"{key} {one}"
-            for key, one in zip(axis, said, strict=True)
+            one if _part(key) else f"{key} {one}" for key, one in zip(axis, said, strict=True)
         )
-        names = [_called(value.plain) for value in found[each]]
-        entries.append(Entry(said, heads, frozenset([*said, *names])))
+        called = (_called(value.plain) for value in found[each])
+        names = tuple(map(frozenset, zip(said, called, strict=True)))
+        entries.append(Entry(said, heads, names))
     return of, entries, legend
 
 
@@ -554,14 +573,18 @@ class _Value:
         return json.dumps([self.plain, self.contents], sort_keys=True)
 
     def order(self, key: str) -> tuple[Any, ...]:
-        return (order(self.plain, REGISTRIES.get(key, ())), order(self.contents))
+        named = isinstance(self.plain, str) and _part(key)
+        plain = {"name": self.plain} if named else self.plain
+        return (order(plain, REGISTRIES.get(_part(key), ())), order(self.contents))
 
 
 def _value(run: Run, key: str, every: Sequence[str], plain: Any) -> _Value:
     """Return a run's value of a key; of a component without what has a key of its own."""
     if key not in REGISTRIES or not isinstance(plain, Mapping):
         return _Value(plain)
-    own = {name: each for name, each in plain.items() if f"{key}.{name}" not in every}
+    own = {
+        name: each for name, each in plain.items() if name == "name" or f"{key}.{name}" not in every
+    }
     contents = {
         each.title: each.digest
         for each in run.contents
@@ -611,7 +634,7 @@ def _differing(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _covers(every: Sequence[str], key: records.Key, groups: Sequence[Sequence[Run]]) -> bool:
     """Return whether rows and columns say what a setting is."""
-    if ".".join(key) in every or key[0] in every:
+    if {".".join(key), key[0]} & set(every) or (len(key) == 1 and f"{key[0]}.name" in every):
         return True
     return any(
         each.part in every or any(f"{each.part}.{name}" in every for name in each.parameters)
@@ -621,12 +644,16 @@ def _covers(every: Sequence[str], key: records.Key, groups: Sequence[Sequence[Ru
     )
 
 
-def _find_row(against: str, rows: Sequence[Entry]) -> int:
+def _find_row(against: str, keys: Sequence[str], rows: Sequence[Entry]) -> int:
     titles = [row.title for row in rows]
     found = [number for number, title in enumerate(titles) if title == against]
-    found = found or [number for number, row in enumerate(rows) if against in row.names]
+    found = found or [n for n, row in enumerate(rows) if against in frozenset().union(*row.names)]
+    key, _, text = (part.strip() for part in against.partition("="))
+    if not found and key in keys:
+        place = keys.index(key)
+        found = [number for number, row in enumerate(rows) if text in row.names[place]]
     if not found:
-        known = {name for row in rows for name in (row.title, *row.names)}
+        known = {name for row in rows for name in (row.title, *frozenset().union(*row.names))}
         raise ConfigError(unknown("row of --against", against, known))
     if len(found) > 1:
         several = " or ".join(repr(titles[number]) for number in found)

@@ -49,6 +49,11 @@ WARMUP = 3
 """Of so many parts of a trial the first is never pruned: robust losses start slowly."""
 SECONDS_FOR_VALUES = 60.0
 """After which a trial that still lacks values is one that somebody has died over."""
+SECONDS_FOR_A_START = 60.0
+"""After which a trial of another machine that has no run folder is one that somebody has died over.
+
+If nobody has, nothing is done twice: whoever comes second finds the run folder held.
+"""
 METRIC = "validation_accuracy"
 
 
@@ -321,6 +326,11 @@ class _Chooser(Follower):
                 folder.path.exists() for folder in folders
             ):
                 if self._runner.room > 0 and not self._asked():
+                    self._begin(trial)
+                waiting = True
+            elif self._tuning.sees(trial):
+                # Another machine's workers may just be starting.
+                if _age(trial) > SECONDS_FOR_A_START and self._runner.room > 0:
                     self._begin(trial)
                 waiting = True
         return waiting
