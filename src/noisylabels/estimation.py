@@ -8,6 +8,8 @@ from torch import Tensor
 
 from noisylabels.errors import check_choice
 
+DEFAULT_ESTIMATOR = "confident joint"
+"""The estimate that is made where nobody names another; :func:`estimate_noise_rate` says why."""
 STEPS = 50
 """Most steps of expectation and maximisation."""
 LARGEST_FIT = 2**21
@@ -34,7 +36,7 @@ WITHIN = 1.96
 
 
 def estimate_noise_rate(
-    probabilities: Tensor, labels: Tensor, *, estimator: str = "confident joint"
+    probabilities: Tensor, labels: Tensor, *, estimator: str = DEFAULT_ESTIMATOR
 ) -> float:
     r"""Estimate which share of labels is wrong, from predictions for examples not trained on.
 

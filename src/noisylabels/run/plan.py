@@ -47,6 +47,8 @@ INVARIANT = frozenset(
     ]
 )
 """Settings that a finished run's result does not depend on, whatever their values."""
+LABEL_FILES = ("validation_labels", "test_labels")
+"""Settings that name a file of labels: the result depends on what it holds."""
 # `on_nan` among them: a run that met a step that is not finite has no result with "raise".
 RUN_ID_LENGTH = 12
 TINY = 16
@@ -176,6 +178,11 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
             f"features"
         )
     augment = "none" if frozen else choose_augment(facts)
+    if run.validation and run.validation_labels is not None:
+        raise ConfigError(
+            f"validation_labels says which examples are held out: validation must be left out, got "
+            f"{run.validation!r}"
+        )
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),
         "features": wanted,
@@ -341,7 +348,8 @@ def identify(
     settings: dict[str, Any] = {
         name: getattr(run, name)
         for name, field in config.FIELDS.items()
-        if name not in (*REGISTRIES, *INVARIANT) and getattr(run, name) != field.default
+        if name not in (*REGISTRIES, *INVARIANT, *LABEL_FILES)
+        and getattr(run, name) != field.default
     }
     for what, each in found.items():
         own = each.settings()
@@ -351,6 +359,11 @@ def identify(
     contents = {"data": source.digest()}
     for each in (data, *found.values()):
         contents |= each.contents
+    for name in LABEL_FILES:
+        path: Path | None = getattr(run, name)
+        # Nothing looks at those of a test set that is left alone.
+        if path is not None and (run.test or name != "test_labels"):
+            contents[name] = file_digest(path)
     plain: dict[str, Any] = json.loads(
         json.dumps({"version": RESULTS_VERSION, "settings": settings, "contents": contents})
     )
@@ -492,7 +505,7 @@ def _try_out(made: Plan) -> None:
             num_classes=2,
             inputs=lambda part: iter(()),
             sizes={},
-            held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
+            held_out=torch.zeros(1, dtype=torch.int64) if run.holds_out else None,
         ),
         accumulate=run.accumulate,
     )
