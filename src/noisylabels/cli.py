@@ -81,7 +81,7 @@ class Export:
     """Write a finished run's classifier as one file, compared with the run before it is kept.
 
     Its input is uint8 images of the run's size, or features; its output is class probabilities. The
-    class names and how images are decoded stand in its metadata.
+    class names and how images are decoded stand in its metadata. A run on texts is for safetensors.
     """
 
     run: tyro.conf.Positional[Path]

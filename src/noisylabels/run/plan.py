@@ -1,11 +1,12 @@
 """A configuration, checked: everything that it names is found, and its identity is known."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -121,12 +122,14 @@ class Found:
         target: The function or class.
         defaults: The defaults of its parameters.
         contents: Digests of the files that its parameters name, and of the user's own source.
+        folders: Parameters that name a folder, which is among these.
     """
 
     component: Component
     target: Callable[..., Any]
     defaults: Mapping[str, Any]
     contents: Mapping[str, str]
+    folders: Collection[str] = ()
 
     def settings(self) -> dict[str, Any]:
         """Return the component's name and the parameters that differ from their defaults.
@@ -137,6 +140,7 @@ class Found:
             name: value
             for name, value in self.component.parameters.items()
             if not isinstance(value, Path)
+            and name not in self.folders
             and (name not in self.defaults or self.defaults[name] != value)
         }
 
@@ -169,6 +173,10 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     )
     if features is None and facts.texts:
         raise ConfigError('features: texts need features, such as features = {name = "tfidf"}')
+    if features is not None:
+        digests = build(features.contents, "features", wanted.component)
+        named = {f"features.{name}": digest for name, digest in digests.items()}
+        wanted = dataclasses.replace(wanted, contents={**wanted.contents, **named}, folders=digests)
     model = choose_model(facts) if features is None else "linear"
     frozen = features is not None and features.freeze
     if frozen and run.augment.name in {*AUGMENTS} - {"none"}:
