@@ -86,7 +86,7 @@ def test_noisy_test_labels_say_what_can_be_reached(noisy, tmp_path):
     naive = estimate_noise_rate(torch.from_numpy(p), torch.from_numpy(given))
     assert result["test_noise_rate"] == pytest.approx(naive, abs=1e-6)
     reachable = f"{100 * result['reachable_test_accuracy']:.0f} %"
-    assert f"a perfect model would have about {reachable}" in tell(result)[-1]
+    assert f"a perfect model would have about {reachable}" in tell(result, 10)[1]
 
 
 def test_clean_test_labels_are_what_accuracy_is_counted_against(noisy, tmp_path):
@@ -201,7 +201,22 @@ def test_true_test_labels_need_no_ceiling(tmp_path):
     assert result["estimated_noise_rate"] == pytest.approx(result["actual_noise_rate"], abs=0.06)
     assert result["estimated_noise_rate_by"] == "confident joint on training examples"
     # What is known needs no estimate.
-    assert tell(result) == []
+    assert tell(result, 10) == []
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.55, True), (0.72, False)])
+def test_a_weak_model_says_that_its_own_mistakes_count(accuracy, warned):
+    by = "confident joint on held-out examples"
+    ends = {"_low": 0.1, "_high": 0.3, "_by": by, "": 0.2}
+    result = {f"estimated_noise_rate{end}": value for end, value in ends.items()}
+    result |= {"actual_noise_rate": None, "test_labels": "true", "test_accuracy": accuracy}
+    said = tell(result, 3)
+    assert said[0] == f"about 20.0 % (10.0 to 30.0) of the training labels seem wrong, by {by}"
+    # 0.6 of what there is above a third is 0.733 for three classes, and 0.64 for ten.
+    assert said[1].startswith("the model is weak")
+    assert (len(tell(result, 10)) == 2) is warned
+    measured = result | {"estimated_noise_rate_by": "90 clean labels of held-out examples"}
+    assert len(tell(measured, 3)) == 1
 
 
 def test_no_error_among_few_labels_is_no_certainty():

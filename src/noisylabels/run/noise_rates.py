@@ -19,6 +19,9 @@ from noisylabels.run.trajectory import Trajectory
 
 LARGEST = 2**24
 """Numbers (examples times classes) that an estimate is made of: some of very many are enough."""
+STRONG = 0.6
+"""Accuracy above chance, as a share of all above chance, from which on few of a model's own
+mistakes are among what it takes for wrong labels; from ``docs/results/audit.md``."""
 
 
 @dataclass(frozen=True)
@@ -139,23 +142,25 @@ def _entries(name: str, found: NoiseRate) -> dict[str, float | str]:
     }
 
 
-def tell(result: Mapping[str, Any]) -> list[str]:
+def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
     """Say what a result tells of wrong labels, where the true ones are not known.
 
     Args:
         result: The content of a run's ``result.json``.
+        num_classes: K.
 
     Returns:
         Sentences.
 
     Example:
-        >>> tell({"actual_noise_rate": 0.2})
+        >>> tell({"actual_noise_rate": 0.2}, 10)
         []
     """
     said = []
-    if result["actual_noise_rate"] is None and "estimated_noise_rate" in result:
+    unknown = result["actual_noise_rate"] is None and "estimated_noise_rate" in result
+    if unknown:
         said.append(
-            f"about {_percent(result, 'estimated_noise_rate')} of the training labels are wrong, "
+            f"about {_percent(result, 'estimated_noise_rate')} of the training labels seem wrong, "
             f"by {result['estimated_noise_rate_by']}"
         )
     if "clean_validation_labels" in result:
@@ -168,10 +173,26 @@ def tell(result: Mapping[str, Any]) -> list[str]:
         said.append(
             f"test accuracy {100 * accuracy:.1f} % against given labels: a perfect model would "
             f"have about {100 * result['reachable_test_accuracy']:.0f} %, for about "
-            f"{_percent(result, 'test_noise_rate')} of them are wrong, by "
+            f"{_percent(result, 'test_noise_rate')} of them seem wrong, by "
             f"{result['test_noise_rate_by']}"
         )
+    by = result["estimated_noise_rate_by"] if unknown else ""
+    by += result.get("test_noise_rate_by", "")
+    if DEFAULT_ESTIMATOR in by and _skill(result, num_classes) < STRONG:
+        said.append(
+            "the model is weak or its labels are very noisy: its own mistakes are taken for wrong "
+            "labels too, so that there may be fewer of them and more to reach; some labels that "
+            "are known to be right, as test_labels or validation_labels, would tell"
+        )
     return said
+
+
+def _skill(result: Mapping[str, Any], num_classes: int) -> float:
+    """Return the accuracy above chance, of examples that were not trained on if there are any."""
+    keys = ("test_accuracy", "validation_accuracy", "train_accuracy")
+    accuracy = next(value for key in keys if (value := result.get(key)) is not None)
+    chance = 1 / num_classes
+    return float(accuracy - chance) / (1 - chance)
 
 
 def _against_clean(result: Mapping[str, Any], part: str, title: str) -> str:

@@ -250,7 +250,7 @@ def _finish(
     features = made.features
     learnt = features.learnt() if features is not None and features.learns else {}
     folder.finish(result, arrays, weights, described, learnt)
-    return tell(result)
+    return tell(result, len(dataset.classes))
 
 
 def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, Any]:

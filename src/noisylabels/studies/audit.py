@@ -27,6 +27,7 @@ from noisylabels.estimation import (
 )
 from noisylabels.labels import check
 from noisylabels.run.folder import RunFolder
+from noisylabels.run.noise_rates import STRONG
 from noisylabels.studies import pages
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ class Audit:
 
 
 TRUST = {
-    0.6: "good enough for the ranking to be of use from the first suspect on",
+    STRONG: "good enough for the ranking to be of use from the first suspect on",
     0.3: "many suspects are right: look at the first ones only (where 59 % of three classes were "
     "predicted, a third of the first suspects were wrong labels), and take the number of wrong "
     "labels for the network's own mistakes",

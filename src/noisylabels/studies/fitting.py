@@ -73,7 +73,7 @@ class Fit:
         result = self.folder.result()
         tested = [f"test accuracy {100 * result['test_accuracy']:.1f} % on the test set's labels"]
         if "reachable_test_accuracy" in result:
-            tested = tell(result)
+            tested = tell(result, len(self.folder.data()["classes"]))
         return [
             f"model: {self.folder.path} ({self.folder.config()['model']['name']}, loss "
             f"{self.chosen.name} with q_start {self.chosen.parameters['q_start']})",
