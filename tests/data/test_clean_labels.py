@@ -93,6 +93,10 @@ def test_a_text_has_one_label_wherever_it_stands(texts, tmp_path):
     path = write(tmp_path / "c.csv", ("text", "label"), *rows)
     assert known(read_clean_labels(path, texts, "train")[0]) == {0: 1, 2: 1}
     assert known(read_clean_labels(path, texts, "test")[0]) == {0: 0}
+    # As `apply` writes them, where one may be in both parts.
+    rows = [("fine", "good", "train"), ("fine", "bad", "test"), ("dull", "bad", "train")]
+    write(path, ("text", "label", "split"), *rows)
+    assert known(read_clean_labels(path, texts, "train")[0]) == {0: 1, 1: 0, 2: 1}
 
 
 def test_texts_are_found_by_their_place_too(texts, tmp_path):

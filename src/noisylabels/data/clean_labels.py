@@ -18,7 +18,7 @@ Part = Literal["train", "test"]
 TITLES: dict[Part, str] = {"train": "training", "test": "test"}
 LABEL = "label"
 PARTS = ("part", "split")
-"""Columns that say which part of the data a row of that number is of."""
+"""Columns that say which part of the data a row of that number, or a text, is of."""
 PART_NAMES = ("train", "validation", "test")
 UNKNOWN = -1
 
@@ -32,9 +32,10 @@ def read_clean_labels(
         path: A table (``.csv``, ``.tsv``, ``.parquet``) with the column ``label`` and one that says
             whose label it is: ``text``, of texts; ``path``, as a table of images has it (relative
             to the table, to the working directory or to ``roots``) or as ``suspects.csv`` has it;
-            or ``row``, the position in the part, from 0, where ``part`` or ``split`` may tell which
-            part that is. Or an array (``.npy``, or ``.npz`` with ``y_test`` or ``y_train``, or
-            ``labels``) of a class number for each example of the part, -1 where it is not known.
+            or ``row``, the position in the part, from 0. For texts and rows ``part`` or ``split``
+            may tell which part they are of. Or an array (``.npy``, or ``.npz`` with ``y_test`` or
+            ``y_train``, or ``labels``) of a class number for each example of the part, -1 where it
+            is not known.
         dataset: The dataset as its source has it.
         part: The part.
         roots: Further folders that paths may be relative to.
@@ -124,7 +125,12 @@ def _read_table(
         key = next((key for key in known if _cell(cells, key)), None)
         if key is None:
             raise DataError(f"{place}: expected a {' or a '.join(known)}, got none")
-        found = finders[key].find(_cell(cells, key), cells, place)
+        said = next(filter(None, (_cell(cells, name) for name in PARTS)), part)
+        if key != "path" and said not in PART_NAMES:
+            raise DataError(f"{place}: expected a part ({', '.join(PART_NAMES)}), got {said!r}")
+        # A path tells by itself what it is of.
+        own = key == "path" or said == part
+        found = finders[key].find(_cell(cells, key), place) if own else []
         if not found:
             elsewhere += 1
             continue
@@ -161,7 +167,6 @@ class _Paths:
 
     def __init__(self, dataset: Dataset, part: Part, roots: Iterable[Path]) -> None:
         self._roots = [*roots]
-        self._part = part
         self._positions: dict[str, int | None] = {}
         own: Examples = getattr(dataset, part)
         other = dataset.test if part == "train" else dataset.train
@@ -171,7 +176,7 @@ class _Paths:
                 for name in (str(place), os.path.abspath(place)):  # noqa: PTH100 - far quicker
                     self._positions[name] = number if counts else None
 
-    def find(self, path: str, cells: Mapping[str, Any], place: str) -> list[int]:
+    def find(self, path: str, place: str) -> list[int]:
         """Return the position of an example; nothing where it is of another part.
 
         Raises:
@@ -193,17 +198,12 @@ class _Rows:
         self._part = part
         self._count = len(getattr(dataset, part))
 
-    def find(self, row: str, cells: Mapping[str, Any], place: str) -> list[int]:
-        """Return the position of an example; nothing where it is of another part.
+    def find(self, row: str, place: str) -> list[int]:
+        """Return the position of an example.
 
         Raises:
-            DataError: There is no such part or position.
+            DataError: There is no such position.
         """
-        said = next(filter(None, (_cell(cells, name) for name in PARTS)), self._part)
-        if said not in PART_NAMES:
-            raise DataError(f"{place}: expected a part ({', '.join(PART_NAMES)}), got {said!r}")
-        if said != self._part:
-            return []
         if not (row.isdecimal() and len(row) < 19 and int(row) < self._count):
             raise DataError(
                 f"{place}: expected a row of the {TITLES[self._part]} set, in "
@@ -224,7 +224,7 @@ class _Texts:
                 if name == part:
                     own.append(number)
 
-    def find(self, text: str, cells: Mapping[str, Any], place: str) -> list[int]:
+    def find(self, text: str, place: str) -> list[int]:
         """Return the positions of examples; nothing where they are of another part.
 
         Raises:
