@@ -43,9 +43,9 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, features, model, method, loss, optimizer, lr_schedule, momentum_schedule,
-    augment, epochs, batch_size, seed, precision, validation, test, compile, clip_norm, accumulate,
-    on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every, checkpoint_minutes, trackers,
-    save_model.
+    augment, epochs, batch_size, seed, precision, validation, validation_labels, test_labels, test,
+    compile, clip_norm, accumulate, on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every,
+    checkpoint_minutes, trackers, save_model.
     """
 
     config: tyro.conf.Positional[Path]
@@ -83,7 +83,7 @@ class Export:
     """Write a finished run's classifier as one file, compared with the run before it is kept.
 
     Its input is uint8 images of the run's size, or features; its output is class probabilities. The
-    class names and how images are decoded stand in its metadata.
+    class names and how images are decoded stand in its metadata. A run on texts is for safetensors.
     """
 
     run: tyro.conf.Positional[Path]
@@ -896,8 +896,9 @@ def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
     from noisylabels.studies import decisions
 
     run = decisions.configuration(data)
-    if folds and run.validation:
-        raise ConfigError(f"{data}: --folds holds examples out: validation must be left out")
+    if folds and run.holds_out:
+        held = "validation" if run.validation else "validation_labels"
+        raise ConfigError(f"{data}: --folds holds examples out: {held} must be left out")
     parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
     plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
     made = plans[0].config

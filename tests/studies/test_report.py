@@ -211,6 +211,24 @@ def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
     assert text.count("test, against given labels") == (2 if all_given else 1)
 
 
+def test_what_is_known_of_noisy_labels_has_columns_of_its_own(runs, tmp_path):
+    folders = []
+    for run in runs.iterdir():
+        loss = json.loads((run / "config.json").read_text())["loss"]["name"]
+        known = {"validation_accuracy": 0.75, "reachable_test_accuracy": 0.7}
+        unknown = {"actual_noise_rate": None, "estimated_noise_rate": 0.25}
+        result = known | unknown if loss == "ce" else {}
+        folders.append(alter(run, tmp_path / run.name, result=result))
+    summary = report.summarise(records.read(folders))
+    columns = ("hold-out accuracy", "perfect model against given labels", "noise, estimated")
+    assert summary.header[-3:] == columns
+    ce, gce = summary.rows()
+    assert ce[-3:] == ("75.0 ± 0.0 %", "70.0 ± 0.0 %", "25.0 ± 0.0 %")
+    assert gce[-3:-1] == ("unknown", "unknown")
+    # Where noise is known nobody asks for an estimate.
+    assert report.summarise(records.read([runs])).header[-1] == "noise, actual / nominal"
+
+
 def test_page_is_whole_and_self_contained(runs, tmp_path):
     path = tmp_path / "report.html"
     summary = report.summarise(records.read([runs]))

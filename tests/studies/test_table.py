@@ -418,6 +418,16 @@ def test_accuracies_against_given_labels_say_so(make, pivot, all_given):
     assert "against given" not in pivot(value="train_accuracy").heading
 
 
+def test_estimates_are_told_where_the_noise_is_not_known(make, pivot):
+    unknown = {"actual_noise_rate": None, "estimated_noise_rate": 0.2}
+    make(loss=CE, result=unknown | {"reachable_test_accuracy": 0.75})
+    make(loss=CE, seed=1, result=unknown | {"estimated_noise_rate": 0.3})
+    told = " ".join(pivot().remarks)
+    assert "labels that are estimated to be wrong: symmetric: 25.0 ± 7.1 %" in told
+    assert "a perfect model would have against given test labels about: symmetric: 75.0 %" in told
+    assert "really wrong" not in told
+
+
 def test_runs_are_chosen_by_their_settings(make, tmp_path):
     make(loss=GCE, epochs=1, model={"name": "mlp", "hidden": [16, 8]})
     make(loss={"name": "gce", "q": 0.9}, epochs=2)

@@ -12,6 +12,7 @@ import pytest
 
 from browser import browse
 from noisylabels.__main__ import main
+from noisylabels.data.datasets import Digits
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.paper.hyperparameters import HYPERPARAMETERS
 from noisylabels.run import config, loop
@@ -256,6 +257,32 @@ def test_the_page_fits_its_window(tuned, tmp_path, width):
     )
     shown = browse(tmp_path, "--dump-dom", (tmp_path / "frame.html").as_uri())
     assert int(re.search(r"<body>(\d+)", shown)[1]) <= width
+
+
+def test_clean_labels_are_what_is_chosen_by(tmp_path):
+    clean = tmp_path / "clean.csv"
+    true = Digits().load().train.labels
+    rows = [f"{row},{int(true[row])}" for row in range(0, 1437, 20)]
+    clean.write_text("\n".join(["row,label", *rows]))
+    tuning = prepare(
+        tmp_path,
+        base=BASE | {"validation_labels": str(clean), "epochs": 1},
+        tables={"loss.q": [0.3, 0.7]},
+        trials=2,
+    )
+    assert str(clean) in tune.describe(tuning, tune.open_trials(tuning))
+    outcome = run(tuning)
+    for trial in outcome.trials:
+        folder = RunFolder(outcome.tuning.out / trial.runs[0])
+        held = folder.labels()
+        assert held["validation_clean"].tolist() == true[held["validation_rows"]].tolist()
+        predicted = folder.predictions()["validation_probabilities"].argmax(1)
+        assert trial.accuracy == pytest.approx((predicted == held["validation_clean"]).mean())
+    assert config.load(outcome.tuning.chosen).validation_labels == clean
+    tune_page.write(outcome, tmp_path / "tune.html")
+    page = (tmp_path / "tune.html").read_text()
+    assert "labels that are held out are known to be right" in page
+    assert "with their given labels" not in page
 
 
 def test_no_trial_touches_a_test_label(tmp_path):

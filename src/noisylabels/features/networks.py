@@ -1,7 +1,6 @@
 """Pretrained networks for images, from timm and torchvision."""
 
 import functools
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from noisylabels.errors import (
     check_range,
     unknown,
 )
-from noisylabels.features.base import Compute, Features
+from noisylabels.features.base import Compute, Features, Meter
 from noisylabels.features.reduction import Dimensions, reduced
 
 BATCH = 64
-SECONDS_BETWEEN_SENTENCES = 10.0
 LEAST_SIZE = 16
 Size = Annotated[int, Field(ge=LEAST_SIZE)]
 
@@ -125,7 +123,7 @@ class NetworkFeatures(Features):
         layout = compute.memory_format(network, precision)
         network = network.to(compute.device).to(memory_format=layout).eval()
         total = sum(map(len, parts.values()))
-        meter = _Meter(total, compute.say)
+        meter = Meter(total, "images", compute.say)
         vectors = {}
         with torch.inference_mode(), _autocast(compute.device, precision):
             for part, examples in parts.items():
@@ -260,32 +258,6 @@ def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
     else:
         images = examples.tensor()
         yield from torch.split(images, BATCH) if len(images) else ()
-
-
-class _Meter:
-    """Says how far it has come, and how fast."""
-
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self._total, self._say, self._done = total, say, 0
-        self._begun = self._spoke = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._spoke > SECONDS_BETWEEN_SENTENCES:
-            self._spoke = now
-            pace = self._done / (now - self._begun)
-            self._say(
-                f"features of {self._done:,} of {self._total:,} images, {pace:.0f} a second, "
-                f"{(self._total - self._done) / pace:.0f} s left"
-            )
-
-    def end(self) -> None:
-        seconds = max(time.monotonic() - self._begun, 1e-9)
-        self._say(
-            f"features of {self._total:,} images computed in {seconds:.0f} s, "
-            f"{self._total / seconds:.0f} a second"
-        )
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

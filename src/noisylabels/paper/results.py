@@ -227,8 +227,8 @@ def tabulate(
         A table for each of the experiment's values that any run has.
     """
     part = made.part
-    rows = [Entry((row.title,), (row.title,), frozenset([row.title])) for row in part.rows]
-    columns = [Entry((c.title,), (c.title,), frozenset([c.key])) for c in part.columns]
+    rows = [Entry((row.title,), (row.title,), (frozenset([row.title]),)) for row in part.rows]
+    columns = [Entry((c.title,), (c.title,), (frozenset([c.key]),)) for c in part.columns]
     titles = [row.title for row in part.rows]
     against = titles.index(experiment.against) if experiment.against in titles else None
     tables: list[Table] = []

@@ -29,12 +29,14 @@ FILES = {
     "identity.json": "all that the result depends on; the folder's name is its hash",
     "setup.json": "device, precision and memory format, chosen once",
     "data.json": "classes, pixel statistics, how many examples, what was found and done while "
-    "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
-    "where those of the test set are as noisy as the rest, else `true`; null if it is left alone",
+    "reading them, and the place and reason of each that was left out; `test_labels`: what test "
+    "accuracy is counted against, `clean` where a file of them was named, `given` where those of "
+    "the test set are as noisy as the rest, else `true`; null if it is left alone",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
     "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
-    "where examples are held out; and the `places` that examples from files come from "
-    "(`test_places`, `validation_places`)",
+    "where examples are held out; `test_clean` and `validation_clean`, -1 where they are not "
+    "known, where a file of clean labels was named; and the `places` that examples from files "
+    "come from (`test_places`, `validation_places`)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",
@@ -50,7 +52,11 @@ FILES = {
     "model.safetensors": "the trained weights; its metadata has the class names, the network and "
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
-    "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
+    "result.json": "the last epoch's numbers; it is there if and only if the run is finished. "
+    "`estimated_noise_rate`: which share of the training labels seems wrong, with an interval of "
+    "95 % (`_low`, `_high`) and how it was found (`_by`); `test_noise_rate`: the same of test "
+    "labels that may be wrong, and `reachable_test_accuracy`: what a classifier without mistakes "
+    "would have against them",
     "failure.json": "why the run failed, in one line, and the log that tells more, its path from "
     "here; the next attempt removes it",
     "nonfinite.npz": "the batch of a step that stopped the run, for it was not finite",

@@ -398,7 +398,7 @@ class Loop:
 def _trajectories(dataset: Dataset) -> dict[str, Trajectory]:
     """Follow the predictions of every part whose labels may be wrong."""
     parts = {"train": dataset.train, "validation": dataset.validation}
-    if dataset.test_is_given:
+    if dataset.test_is_given or dataset.test_clean is not None:
         parts["test"] = dataset.test
     return {
         name: Trajectory(part.labels, len(dataset.classes))
@@ -449,7 +449,10 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
         given labels, and its values on correctly and on wrongly labelled examples where the true
         labels are known; with a hold-out, ``validation_accuracy``; and with several networks,
         ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean prediction.
-        Fractions in [0, 1]; None where there is no such example, or the test set is left alone.
+        Where some labels of the test set or the hold-out are known to be right, its accuracies are
+        of these examples alone, and ``test_accuracy_given`` or ``validation_accuracy_given`` is of
+        all of them, with respect to the given labels. Fractions in [0, 1]; None where there is no
+        such example, or the test set is left alone.
     """
     hits = {
         name: _hits(state.method.combine(each), state, name) for name, each in predictions.items()
@@ -463,6 +466,11 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
     }
     if "validation" in hits:
         metrics["validation_accuracy"] = _mean(hits["validation"])
+    for part in hits:
+        if _clean(state, part) is not None:
+            predicted = state.method.combine(predictions[part]).argmax(1)
+            given = (predicted == getattr(state.dataset, part).labels).double()
+            metrics[f"{part}_accuracy_given"] = _mean(given)
     each = predictions.get("test")
     if each is not None and len(each) > 1:
         for number, probabilities in enumerate(each, 1):
@@ -472,9 +480,19 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
 
 
 def _hits(probabilities: Tensor, state: RunState, part: str) -> Tensor:
-    """Return where a prediction is the label, as 0 and 1."""
+    """Return where a prediction is the label, as 0 and 1; of clean labels where there are such."""
     labels: Tensor = getattr(state.dataset, part).labels
-    return (probabilities.argmax(1) == labels).double()
+    predicted, clean = probabilities.argmax(1), _clean(state, part)
+    if clean is not None:
+        known = clean >= 0
+        predicted, labels = predicted[known], clean[known]
+    return (predicted == labels).double()
+
+
+def _clean(state: RunState, part: str) -> Tensor | None:
+    """Return the labels of a part that are known to be right, -1 where they are not."""
+    dataset = state.dataset
+    return {"test": dataset.test_clean, "validation": dataset.validation_clean}.get(part)
 
 
 def _mean(values: Tensor) -> float | None:

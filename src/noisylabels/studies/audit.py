@@ -27,6 +27,7 @@ from noisylabels.estimation import (
 )
 from noisylabels.labels import check
 from noisylabels.run.folder import RunFolder
+from noisylabels.run.noise_rates import STRONG
 from noisylabels.studies import pages
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ class Audit:
 
 
 TRUST = {
-    0.6: "good enough for the ranking to be of use from the first suspect on",
+    STRONG: "good enough for the ranking to be of use from the first suspect on",
     0.3: "many suspects are right: look at the first ones only (where 59 % of three classes were "
     "predicted, a third of the first suspects were wrong labels), and take the number of wrong "
     "labels for the network's own mistakes",
@@ -607,7 +608,9 @@ def _read_one(folder: RunFolder) -> Evidence:
     evaluations = []
     for prefix, part in PARTS.items():
         name = prefix or "given"
-        if name not in labels or (part == "test" and data.get("test_labels") != "given"):
+        true = labels.get("true" if part == "train" else f"{part}_clean")
+        trusted = data.get("test_labels") != "given" and true is None
+        if name not in labels or (part == "test" and trusted):
             continue
         given = labels[name].astype(np.int64)
         place = f"{folder.path / 'labels.npz'}: {name}"
@@ -628,7 +631,7 @@ def _read_one(folder: RunFolder) -> Evidence:
             "parts": np.full(len(given), part),
             "rows": np.arange(len(given)),
             "places": places,
-            "true": labels.get("true", _unknown(given)) if part == "train" else _unknown(given),
+            "true": _unknown(given) if true is None else true,
         }
         for key, value in own.items():
             if len(value) != len(given):
@@ -647,7 +650,8 @@ def _read_one(folder: RunFolder) -> Evidence:
     return Evidence(
         classes=classes,
         accuracy=float(accuracy),
-        against_given=given_test or result["test_accuracy"] is None,
+        against_given=given_test
+        or (result["test_accuracy"] is None and "clean_validation_labels" not in result),
         evaluations=min(evaluations),
         folders=(folder.path,),
         **joined,

@@ -12,6 +12,7 @@ from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import Component, RunConfig, parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.labelling import load
+from noisylabels.run.noise_rates import tell
 from noisylabels.run.plan import TINY, Plan, plan
 from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import train
@@ -70,12 +71,14 @@ class Fit:
     def sentences(self) -> list[str]:
         """Say what was trained and how good it is, as far as the labels can tell."""
         result = self.folder.result()
-        kind = "given labels" if result["test_labels"] == "given" else "the test set's labels"
+        tested = [f"test accuracy {100 * result['test_accuracy']:.1f} % on the test set's labels"]
+        if "reachable_test_accuracy" in result:
+            tested = tell(result, len(self.folder.data()["classes"]))
         return [
             f"model: {self.folder.path} ({self.folder.config()['model']['name']}, loss "
             f"{self.chosen.name} with q_start {self.chosen.parameters['q_start']})",
-            f"hold-out accuracy {100 * self.hold_out:.1f} % against given labels; test accuracy "
-            f"{100 * result['test_accuracy']:.1f} % against {kind}",
+            f"hold-out accuracy {100 * self.hold_out:.1f} % against given labels",
+            *tested,
         ]
 
 

@@ -51,6 +51,14 @@ NUMBERS = (
     "noise, actual / nominal",
 )
 """The columns that follow those of the settings."""
+FURTHER = {
+    "hold-out accuracy": "validation_accuracy",
+    "test accuracy against given labels": "test_accuracy_given",
+    "perfect model against given labels": "reachable_test_accuracy",
+    "noise, estimated": "estimated_noise_rate",
+}
+"""Columns that follow these where some run has such a result; the last where its noise is not
+known."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,10 @@ class Group:
             self._percent("train_accuracy_correct"),
             noise,
         )
+
+    def further(self, column: str) -> str:
+        """Return the group's result of a column of ``FURTHER``."""
+        return self._percent(FURTHER[column])
 
     def _percent(self, key: str) -> str:
         results = [run.result or {} for run in self.runs]
@@ -123,6 +135,21 @@ class Report:
         return (
             *self.settings,
             *(given if name == "test accuracy" and self._all_given else name for name in NUMBERS),
+            *self.further,
+        )
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Those of ``FURTHER`` that are shown."""
+        results = [run.result or {} for group in self.groups for run in group.runs]
+        return tuple(
+            column
+            for column, key in FURTHER.items()
+            if any(
+                result.get(key) is not None
+                and (key != "estimated_noise_rate" or result.get("actual_noise_rate") is None)
+                for result in results
+            )
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -136,7 +163,7 @@ class Report:
             numbers = list(group.numbers())
             if group.against_given and not self._all_given:
                 numbers[place] += f" {AGAINST_GIVEN}"
-            rows.append((*group.settings, *numbers))
+            rows.append((*group.settings, *numbers, *map(group.further, self.further)))
         return rows
 
     @property

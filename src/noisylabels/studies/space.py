@@ -22,6 +22,8 @@ REFUSED = {
     "noise": "what is chosen is compared on the same labels",
     "seed": "--seeds repeats each trial",
     "validation": "the hold-out is what trials are compared by",
+    "validation_labels": "the hold-out is what trials are compared by",
+    "test_labels": "no trial sees the test set",
     "test": "no trial sees the test set",
     "devices": "a run of a study has one process",
     "nodes": "a run of a study has one process",

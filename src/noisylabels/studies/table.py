@@ -22,6 +22,13 @@ from noisylabels.studies.status import AGAINST_GIVEN
 
 FRACTIONS = frozenset(["accuracy", "rate"])
 """Words of a result's key that make it a fraction, which is shown in percent."""
+NOISE_RATES = (
+    ("actual_noise_rate", "labels that are really wrong"),
+    ("estimated_noise_rate", "labels that are estimated to be wrong"),
+    ("reachable_test_accuracy", "a perfect model would have against given test labels about"),
+)
+"""Results that say how many labels are wrong, and what is said of them; those that are estimated
+only where the noise is not known."""
 LESS_IS_BETTER = frozenset(["wrong", "loss", "seconds", "bytes", "skipped"])
 """Words of a result's key of which less is better: labels memorised, time and memory spent."""
 BEST = ("auto", "high", "low", "none")
@@ -402,7 +409,13 @@ def pivot(
             f"{'.'.join(key)} differs between cells: {', '.join(_distinct(found))}"
             for key, found in other.items()
         ),
-        *_noise_rates(finished, (rows, row_of, row_entries), (columns, column_of, column_entries)),
+        *(
+            line
+            for told in NOISE_RATES
+            for line in _noise_rates(
+                finished, told, (rows, row_of, row_entries), (columns, column_of, column_entries)
+            )
+        ),
         *([] if "seed" in every else _missing_seeds(cells, row_entries, column_entries)),
         *([f"not finite, and left out: {', '.join(infinite)}"] if infinite else []),
         *(_given(cells, row_entries, column_entries) if value.startswith("test_accuracy") else ()),
@@ -761,14 +774,24 @@ def _given(
 
 
 def _noise_rates(
-    runs: Sequence[Run], *axes: tuple[Sequence[str], Mapping[int, int], Sequence[Entry]]
+    runs: Sequence[Run],
+    told: tuple[str, str],
+    *axes: tuple[Sequence[str], Mapping[int, int], Sequence[Entry]],
 ) -> list[str]:
-    """Say how many labels are really wrong, for each noise and dataset of the table."""
+    """Say how many labels are wrong, for each noise and dataset of the table.
+
+    Args:
+        runs: The runs.
+        told: One of ``NOISE_RATES``.
+        axes: The keys of rows and columns, the entry of each run, and the entries.
+    """
+    name, title = told
     actual: dict[tuple[str, ...], set[tuple[int, float]]] = {}
     nominal: dict[tuple[str, ...], set[float]] = {}
     for run in sorted(runs, key=lambda run: [of[id(run)] for _, of, _ in reversed(axes)]):
         result = run.result or {}
-        if result.get("actual_noise_rate") is None:
+        known = result.get("actual_noise_rate") is not None
+        if result.get(name) is None or (known and name != "actual_noise_rate"):
             continue
         said = tuple(
             head
@@ -777,7 +800,7 @@ def _noise_rates(
             if key.partition(".")[0] in ("noise", "data")
         )
         # All that a seed is trained with has the same labels: they count once.
-        actual.setdefault(said, set()).add((run.seed, result["actual_noise_rate"]))
+        actual.setdefault(said, set()).add((run.seed, result[name]))
         if result.get("nominal_noise_rate") is not None:
             nominal.setdefault(said, set()).add(result["nominal_noise_rate"])
     lines = []
@@ -785,7 +808,7 @@ def _noise_rates(
         rates = [100 * rate for _, rate in sorted(found)]
         std = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
         wanted = [f"{100 * rate:g}" for rate in sorted(nominal.get(said, ()))]
-        known = f" (nominal {', '.join(wanted)} %)" if wanted else ""
+        meant = f" (nominal {', '.join(wanted)} %)" if wanted else ""
         whose = f"{', '.join(said)}: " if said else ""
-        lines.append(f"{whose}{statistics.fmean(rates):.1f}{std} %{known}")
-    return [f"labels that are really wrong: {'; '.join(lines)}"] if lines else []
+        lines.append(f"{whose}{statistics.fmean(rates):.1f}{std} %{meant}")
+    return [f"{title}: {'; '.join(lines)}"] if lines else []

@@ -189,12 +189,14 @@ def describe(tuning: Tuning, trials: Trials) -> str:
         found += f", {begun} begun"
     elif not there:
         found = "new"
-    share = f"{100 * (tuning.base.validation or HOLD_OUT):g} %"
+    base = tuning.base
+    if base.validation_labels is not None:
+        held = f"the training examples whose right labels are in {base.validation_labels}"
+    else:
+        share = f"{100 * (base.validation or HOLD_OUT):g} %"
+        held = f"{share} of the training set, held out with its given labels"
     seeds = f", {tuning.seeds} seeds each" if tuning.seeds > 1 else ""
-    return (
-        f"{kept}: {found}; chosen by accuracy on {share} of the training set, held out with its "
-        f"given labels{seeds}"
-    )
+    return f"{kept}: {found}; chosen by accuracy on {held}{seeds}"
 
 
 def run(tuning: Tuning, trials: Trials, launcher: Launcher, watcher: Watcher) -> Outcome:
@@ -456,7 +458,7 @@ class _Chooser(Follower):
             )
             for each in made
         ]
-        how = "on all training data" if not self._tuning.base.validation else "as in its file"
+        how = "on all training data" if not self._tuning.base.holds_out else "as in its file"
         self._make("final runs", f"trial {trial.number} is chosen; its final run {how}", jobs)
         if failed := self._failures(jobs):
             raise TuneError(f"{self._tuning.chosen} was written, but its run failed: {failed}")

@@ -142,7 +142,7 @@ def held_out(run: RunConfig) -> RunConfig:
     Args:
         run: The run.
     """
-    share = run.validation or HOLD_OUT
+    share = run.validation if run.holds_out else HOLD_OUT
     return run.replace(validation=share, test=False, save_model=False)
 
 
