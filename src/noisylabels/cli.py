@@ -227,8 +227,8 @@ class Status:
 class Audit:
     """Find labels that look wrong: how many, which, and a page to keep or change them one by one.
 
-    Of finished runs of one set of labels (several seeds are averaged), or of data: then a run is
-    made first, below --out, as the run's TOML file says or with its defaults. No label is changed:
+    Of finished runs of one set of labels (several seeds are averaged), or of data: then runs are
+    made first, below --out, as the run's TOML file says, or as fit makes them. No label is changed:
     the page saves decisions, which `noisylabels apply` makes new labels of.
     """
 
@@ -242,6 +242,12 @@ class Audit:
     """Suspects on the page; suspects.csv has all."""
     folds: int = 0
     """Of data: make so many runs, each on all folds but one, and judge it by what it held out."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Of data without a run's file: network of timm that images are taken through."""
+    weights: Path | None = None
+    """A local file of its weights; by default they are downloaded."""
+    minutes: float = 20.0
+    """How long training may take where there is no pretrained network."""
 
 
 @dataclass(frozen=True)
@@ -743,7 +749,7 @@ def _audit(command: Audit) -> None:
             raise ConfigError("--folds: expected data to make runs of, got finished runs")
         folders = RunFolder.find(places)
     elif len(places) == 1:
-        folders = _train_for_audit(command.data[0], command.folds, command.out / "runs")
+        folders = _train_for_audit(command)
     else:
         raise ConfigError("audit: expected one dataset, or run folders alone")
     for folder in folders:
@@ -760,30 +766,30 @@ def _audit(command: Audit) -> None:
         print(path)
 
 
-def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
+def _train_for_audit(command: Audit) -> list["RunFolder"]:
     from rich.console import Console
 
     from noisylabels.display import Display
-    from noisylabels.run.folder import RunFolder
-    from noisylabels.run.plan import plan
-    from noisylabels.run.trainer import train
-    from noisylabels.studies import decisions
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import fitting
 
-    run = decisions.configuration(data)
-    if folds and run.validation:
-        raise ConfigError(f"{data}: --folds holds examples out: validation must be left out")
-    parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
-    plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
-    made = plans[0].config
-    runs = f"{len(plans)} runs" if folds else "a run"
-    print(
-        f"training {runs} first: model {made.model.name}, {made.epochs} epochs, loss "
-        f"{made.loss.name}",
-        file=sys.stderr,
-    )
-    epochs = len(plans) * made.epochs
-    with Display(runs=len(plans), epochs=epochs, console=Console(stderr=True)) as display:
-        return [RunFolder(train(each, out, [display])) for each in plans]
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    with keeping_data():
+        jury = fitting.empanel(
+            command.data[0],
+            folds=command.folds,
+            backbone=command.backbone,
+            weights=command.weights,
+            minutes=command.minutes,
+        )
+        for reason in jury.recipe.reasons:
+            say(reason)
+        runs, console = jury.runs, Console(stderr=True)
+        say(f"training {'a run' if runs == 1 else f'{runs} runs'} first")
+        with Display(runs=runs, epochs=jury.epochs, console=console) as display:
+            return jury.train(command.out / "runs", [display], say)
 
 
 def _apply(command: Apply) -> None:

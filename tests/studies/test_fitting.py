@@ -2,6 +2,7 @@ import csv
 
 import pytest
 
+import noisylabels
 from noisylabels.__main__ import main
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run import spec
@@ -92,6 +93,57 @@ def test_from_photos_with_wrong_labels_to_a_model_and_its_suspects(
     # Again it is found finished.
     assert main(["fit", "photos", *words]) == 0
     assert capsys.readouterr().err.count("finished already, nothing to do") == 3
+
+
+def wrong_of(photos):
+    """Return the places of the pictures that lie in the wrong folder."""
+    names = {f"{number}.png" for number in range(0, 60, 10)}
+    return {str(path) for path in photos.rglob("*.png") if path.name in names}
+
+
+def test_a_bare_folder_is_audited_as_it_is_fitted(photos, backbone, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--backbone", "test_resnet", "--weights", str(backbone["weights"])]
+    assert main(["audit", "photos", *words]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("images: frozen features of test_resnet (weights of ")
+    assert "training 3 runs first" in said
+    runs = RunFolder.find([tmp_path / "audit" / "runs"])
+    assert sorted(run.config()["validation"] for run in runs) == [0.0, 0.1, 0.1]
+    assert {run.config()["features"]["name"] for run in runs} == {"timm"}
+    assert {run.config()["loss"]["name"] for run in runs} == {"dal"}
+    with (tmp_path / "audit" / "suspects.csv").open() as file:
+        found = [row["path"] for row in csv.DictReader(file)]
+    assert {str(tmp_path / path) for path in found[:5]} <= wrong_of(photos)
+    # `fit` makes the same runs.
+    assert main(["fit", "photos", *words, "--out", "audit"]) == 0
+    assert capsys.readouterr().err.count("finished already, nothing to do") == 3
+
+
+def test_python_takes_data_too_and_folds(photos, backbone, tmp_path, monkeypatch):
+    monkeypatch.setitem(fitting.empanel.__kwdefaults__, "backbone", "test_resnet")
+    out = tmp_path / "runs"
+    made = noisylabels.audit(photos, weights=backbone["weights"], folds=3, out=out)
+    assert made.evidence.out_of_fold
+    first = made.evidence.places[made.suspects[:5]].tolist()
+    assert set(first) <= wrong_of(photos)
+    assert len(RunFolder.find([out])) == 2 + 3
+    # What was made can be asked again, by the folders alone.
+    again = noisylabels.audit(made.evidence.folders)
+    assert (again.order == made.order).all()
+
+
+def test_a_network_from_its_first_weights_judges_without_a_choice(photos, monkeypatch):
+    monkeypatch.setattr(fitting, "seconds_per_epoch", lambda made: 1.0)
+    jury = fitting.empanel(str(photos), backbone="no-such-network")
+    assert (jury.runs, jury.epochs) == (1, jury.recipe.runs[0].epochs)
+    asked = []
+    monkeypatch.setattr(
+        fitting, "recommend", lambda data, **options: asked.append(options["minutes"])
+    )
+    fitting.empanel(str(photos), folds=5, minutes=20.0)
+    # All folds together take what was allowed.
+    assert asked == [4.0]
 
 
 def test_what_cannot_be_used(photos, tmp_path):

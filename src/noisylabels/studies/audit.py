@@ -745,23 +745,47 @@ def _cells(suspect: Suspect) -> dict[str, object]:
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in cells.items()}
 
 
-def audit(runs: str | Path | Iterable[str | Path], *, score: str = DEFAULT_SCORE) -> Audit:
-    """Find suspicious labels in what finished runs predicted; this is ``noisylabels.audit``.
+def audit(
+    data: str | Path | Iterable[str | Path],
+    *,
+    score: str = DEFAULT_SCORE,
+    folds: int = 0,
+    weights: str | Path | None = None,
+    out: str | Path = Path("audit", "runs"),
+) -> Audit:
+    """Find suspicious labels; this is ``noisylabels.audit``.
 
     Args:
-        runs: A run folder or a folder of run folders, or several of them, of the same labels. Runs
-            that are not finished are left out.
+        data: A run folder or a folder of run folders, or several of them, of the same labels; runs
+            that are not finished are left out. Or a run's TOML file, or a dataset in one word, such
+            as a folder of images: then runs are made first, as the file says, or as
+            ``noisylabels fit`` makes them.
         score: A key of ``SCORES``.
+        folds: Of data: runs, of which each judges the part that it held out; 0 for one that judges
+            all.
+        weights: Of images: a local file of the weights of ``tf_efficientnet_lite0``; by default
+            they are downloaded.
+        out: Where runs are made; one that is there already is not made again.
 
     Returns:
         What was found; ``frame()`` has the suspects.
 
     Raises:
-        ConfigError: There is no such score.
+        ConfigError: There is no such score, or the data cannot be used.
         DataError: There is no finished run, their labels differ, or a file is damaged.
     """
-    places = [runs] if isinstance(runs, str | Path) else runs
-    return judge(read(RunFolder.find(Path(place) for place in places)), score)
+    check_choice("score", score, SCORES)
+    places = [Path(place) for place in ([data] if isinstance(data, str | Path) else data)]
+    if len(places) != 1 or is_of_runs(places[0]):
+        return judge(read(RunFolder.find(places)), score)
+    # What trains takes a second to import.
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import fitting
+
+    with keeping_data():
+        local = None if weights is None else Path(weights)
+        jury = fitting.empanel(str(places[0]), folds=folds, weights=local)
+        return judge(read(jury.train(Path(out))), score)
 
 
 def _percent(estimate: Estimate) -> str:
