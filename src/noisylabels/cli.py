@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
+from noisylabels.errors import ConfigError, MissingExtraError, check_choice, check_range, unknown
 
 if TYPE_CHECKING:
     from noisylabels.run.folder import RunFolder
@@ -146,10 +146,16 @@ class Tune:
 
 @dataclass(frozen=True)
 class Features:
-    """Compute the frozen features of a run's data, and keep them for every run that wants them."""
+    """Compute the frozen features of a run's data, and keep them for every run that wants them.
 
-    config: tyro.conf.Positional[Path]
-    """A run's TOML file with features."""
+    They lie in $NOISYLABELS_CACHE, or the user's cache folder. More than 10 GiB are never kept:
+    what was not used for longest goes first.
+    """
+
+    config: tyro.conf.Positional[Path | None] = None
+    """A run's TOML file with features; none where features are only deleted."""
+    prune: float | None = None
+    """Delete kept features, the longest unused first, until at most so many GiB are left."""
 
 
 @dataclass(frozen=True)
@@ -610,17 +616,31 @@ def _demo(command: Demo) -> None:
     _report(folders, command.report)
 
 
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
 def _features(command: Features) -> None:
+    from noisylabels.features import cache
     from noisylabels.run import config
     from noisylabels.run.labelling import label
     from noisylabels.run.plan import plan
 
+    if command.config is None and command.prune is None:
+        raise ConfigError("features: expected a run's TOML file, or --prune GIB")
+    if command.prune is not None:
+        check_range("--prune", command.prune)
+        deleted = cache.prune(round(command.prune * 2**30))
+        print(f"deleted {_megabytes(deleted)} of features, {_megabytes(cache.size())} are left")
+    if command.config is None:
+        return
     made = plan(config.load(command.config))
     if made.features is None or not made.features.freeze:
         raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
     dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
     (width,) = dataset.train.shape
     print(f"{len(dataset.train)} training and {len(dataset.test)} test vectors of {width} numbers")
+    print(f"{_megabytes(cache.size())} of features are kept", file=sys.stderr)
 
 
 def _fit(command: Fit) -> None:
