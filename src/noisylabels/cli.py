@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
+from noisylabels.errors import ConfigError, MissingExtraError, check_choice, check_range, unknown
 
 if TYPE_CHECKING:
     from noisylabels.run.folder import RunFolder
@@ -190,10 +190,16 @@ class Paper:
 
 @dataclass(frozen=True)
 class Features:
-    """Compute the frozen features of a run's data, and keep them for every run that wants them."""
+    """Compute the frozen features of a run's data, and keep them for every run that wants them.
 
-    config: tyro.conf.Positional[Path]
-    """A run's TOML file with features."""
+    They lie in $NOISYLABELS_CACHE, or the user's cache folder. More than 10 GiB are never kept:
+    what was not used for longest goes first.
+    """
+
+    config: tyro.conf.Positional[Path | None] = None
+    """A run's TOML file with features; none where features are only deleted."""
+    prune: float | None = None
+    """Delete kept features, the longest unused first, until at most so many GiB are left."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +277,8 @@ class Status:
 class Audit:
     """Find labels that look wrong: how many, which, and a page to keep or change them one by one.
 
-    Of finished runs of one set of labels (several seeds are averaged), or of data: then a run is
-    made first, below --out, as the run's TOML file says or with its defaults. No label is changed:
+    Of finished runs of one set of labels (several seeds are averaged), or of data: then runs are
+    made first, below --out, as the run's TOML file says, or as fit makes them. No label is changed:
     the page saves decisions, which `noisylabels apply` makes new labels of.
     """
 
@@ -286,6 +292,12 @@ class Audit:
     """Suspects on the page; suspects.csv has all."""
     folds: int = 0
     """Of data: make so many runs, each on all folds but one, and judge it by what it held out."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Of data without a run's file: network of timm that images are taken through."""
+    weights: Path | None = None
+    """A local file of its weights; by default they are downloaded."""
+    minutes: float = 20.0
+    """How long training may take where there is no pretrained network."""
 
 
 @dataclass(frozen=True)
@@ -658,17 +670,31 @@ def _demo(command: Demo) -> None:
     _report(folders, command.report)
 
 
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
 def _features(command: Features) -> None:
+    from noisylabels.features import cache
     from noisylabels.run import config
     from noisylabels.run.labelling import label
     from noisylabels.run.plan import plan
 
+    if command.config is None and command.prune is None:
+        raise ConfigError("features: expected a run's TOML file, or --prune GIB")
+    if command.prune is not None:
+        check_range("--prune", command.prune)
+        deleted = cache.prune(round(command.prune * 2**30))
+        print(f"deleted {_megabytes(deleted)} of features, {_megabytes(cache.size())} are left")
+    if command.config is None:
+        return
     made = plan(config.load(command.config))
     if made.features is None or not made.features.freeze:
         raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
     dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
     (width,) = dataset.train.shape
     print(f"{len(dataset.train)} training and {len(dataset.test)} test vectors of {width} numbers")
+    print(f"{_megabytes(cache.size())} of features are kept", file=sys.stderr)
 
 
 def _fit(command: Fit) -> None:
@@ -869,7 +895,7 @@ def _audit(command: Audit) -> None:
             raise ConfigError("--folds: expected data to make runs of, got finished runs")
         folders = RunFolder.find(places)
     elif len(places) == 1:
-        folders = _train_for_audit(command.data[0], command.folds, command.out / "runs")
+        folders = _train_for_audit(command)
     else:
         raise ConfigError("audit: expected one dataset, or run folders alone")
     for folder in folders:
@@ -886,31 +912,30 @@ def _audit(command: Audit) -> None:
         print(path)
 
 
-def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
+def _train_for_audit(command: Audit) -> list["RunFolder"]:
     from rich.console import Console
 
     from noisylabels.display import Display
-    from noisylabels.run.folder import RunFolder
-    from noisylabels.run.plan import plan
-    from noisylabels.run.trainer import train
-    from noisylabels.studies import decisions
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import fitting
 
-    run = decisions.configuration(data)
-    if folds and run.holds_out:
-        held = "validation" if run.validation else "validation_labels"
-        raise ConfigError(f"{data}: --folds holds examples out: {held} must be left out")
-    parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
-    plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
-    made = plans[0].config
-    runs = f"{len(plans)} runs" if folds else "a run"
-    print(
-        f"training {runs} first: model {made.model.name}, {made.epochs} epochs, loss "
-        f"{made.loss.name}",
-        file=sys.stderr,
-    )
-    epochs = len(plans) * made.epochs
-    with Display(runs=len(plans), epochs=epochs, console=Console(stderr=True)) as display:
-        return [RunFolder(train(each, out, [display])) for each in plans]
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    with keeping_data():
+        jury = fitting.empanel(
+            command.data[0],
+            folds=command.folds,
+            backbone=command.backbone,
+            weights=command.weights,
+            minutes=command.minutes,
+        )
+        for reason in jury.recipe.reasons:
+            say(reason)
+        runs, console = jury.runs, Console(stderr=True)
+        say(f"training {'a run' if runs == 1 else f'{runs} runs'} first")
+        with Display(runs=runs, epochs=jury.epochs, console=console) as display:
+            return jury.train(command.out / "runs", [display], say)
 
 
 def _apply(command: Apply) -> None:

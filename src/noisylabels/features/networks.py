@@ -109,6 +109,7 @@ class NetworkFeatures(Features):
         self._make = make
         self._size = size
         self._backbone_lr = backbone_lr
+        self._highest = facts.highest
 
     def check(self) -> None:
         """Refuse a network that there is none of, or weights or a size that do not fit."""
@@ -139,7 +140,7 @@ class NetworkFeatures(Features):
     def module(self, *, filled: bool = True) -> "Preprocessed":
         """Build the network with what its images go through first."""
         backbone = self._make(filled)
-        return Preprocessed(backbone, self._size or backbone.size)
+        return Preprocessed(backbone, self._size or backbone.size, self._highest)
 
     def network(
         self,
@@ -162,7 +163,7 @@ class NetworkFeatures(Features):
         backbone = self._make(False)
         channels = len(dataset.mean)
         mean, std = (torch.tensor(values[:channels]) for values in (backbone.mean, backbone.std))
-        return 255 * mean, 255 * std
+        return self._highest * mean, self._highest * std
 
 
 class Resized(nn.Module):
@@ -189,25 +190,30 @@ class Preprocessed(nn.Module):
     Args:
         backbone: The network and what its inputs are normalised with.
         size: Side that images are resized to.
+        highest: The value of a white pixel.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, size: int) -> None:
+    def __init__(self, backbone: Backbone, size: int, highest: int = 255) -> None:
         super().__init__()
         self.network = backbone.network
         self.width = backbone.width
         self.size = size
+        self.highest = highest
         for name in ("mean", "std"):
-            values = 255 * torch.tensor(getattr(backbone, name))
+            values = highest * torch.tensor(getattr(backbone, name))
             self.register_buffer(name, values.reshape(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize and normalise uint8 images (N, 1 or 3, height, width), and run the network."""
+        # A kernel that resizes plane by plane takes half the time of one that goes pixel by pixel.
+        resized = resize(images.contiguous().float(), self.size)
         # As Pillow has it: overshoots of the bicubic kernel are no colours.
-        resized = resize(images.float(), self.size).clamp(0, 255)
-        return self.network((resized - self.mean) / self.std)  # type: ignore[no-any-return]
+        return self.network(  # type: ignore[no-any-return]
+            (resized.clamp(0, self.highest) - self.mean) / self.std
+        )
 
 
 def resize(images: Tensor, size: int) -> Tensor:

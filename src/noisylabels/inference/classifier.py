@@ -354,7 +354,8 @@ class Classifier:
         # What was fine-tuned is among the run's own weights, and an export has everything.
         files = not self.described.whole and bool(component.parameters.get("freeze", True))
         target, parameters = self._find("features", component, files=files)
-        facts = Facts(self.input_shape, images=len(self.input_shape) == 3)
+        images, highest = len(self.input_shape) == 3, self.described.highest
+        facts = Facts(self.input_shape, images, highest=highest)
         made: Features = build(lambda: target(facts, **parameters), "features", component, Features)
         folders = made.contents()
         for name, value in parameters.items():

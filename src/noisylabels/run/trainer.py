@@ -279,6 +279,7 @@ def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, A
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "run_id": made.run_id,
+        "highest": made.source.facts().highest,
     }
 
 
