@@ -11,7 +11,7 @@ from torch import nn
 from noisylabels.data.examples import Examples
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, MissingExtraError
-from noisylabels.features import FEATURES, Compute
+from noisylabels.features import FEATURES, Compute, networks
 from noisylabels.features.networks import Backbone, Preprocessed, read_weights, resize
 from pictures import smooth_images
 
@@ -224,6 +224,8 @@ def test_torchvision_loses_its_classifier(tmp_path):
 
 
 def test_missing_library_is_named(backbone, monkeypatch):
+    # What was checked once in a process is not checked again.
+    networks._check.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"noisylabels\[features\]"):
         features(backbone, size=40).check()

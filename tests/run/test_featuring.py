@@ -88,6 +88,34 @@ def test_vectors_are_computed_once(run, seen, tmp_path):
     assert torch.equal(held_out.mean, first.mean)
 
 
+def test_images_are_not_even_read_where_their_vectors_are_kept(run, tmp_path, monkeypatch):
+    first = label(plan(parse(run)))
+    source = type(plan(parse(run)).source)
+
+    def refuse(self, workers=0):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(source, "load", refuse)
+    for again in (run, run | {"loss": "ce", "seed": 3}, run | {"test": False}):
+        dataset, true = label(plan(parse(again)))
+        assert torch.equal(dataset.train.inputs, first[0].train.inputs)
+        assert torch.equal(true, first[1])
+        assert dataset.train.places.tolist() == first[0].train.places.tolist()
+        assert dataset.classes == first[0].classes
+        assert torch.equal(dataset.mean, first[0].mean)
+        assert len(dataset.test) == (len(first[0].test) if again.get("test", True) else 0)
+        if again.get("test", True):
+            assert torch.equal(dataset.test.inputs, first[0].test.inputs)
+            assert torch.equal(dataset.test.labels, first[0].test.labels)
+            assert dataset.test_is_given == first[0].test_is_given
+            assert dataset.notes == first[0].notes
+    # What looks at the images, or has no vectors yet, needs them.
+    fewer = run["features"] | {"dimensions": 3}
+    for other in ({"noise": {"name": "margin", "rate": 0.2}}, {"features": fewer}):
+        with pytest.raises(AssertionError, match="read again"):
+            label(plan(parse(run | other)))
+
+
 def test_vectors_are_of_what_they_come_from(run, seen, backbone, tmp_path, monkeypatch):
     first = vectors(run)
     # Of fewer examples, of another size, in another precision, of other settings.
@@ -136,7 +164,8 @@ def test_kept_vectors_can_be_deleted(run, tmp_path, monkeypatch, capsys, own_cac
     path.write_text(tables)
     assert main(["features", str(path)]) == 0
     assert "MiB of features are kept" in capsys.readouterr().err
-    assert len(list(own_cache.iterdir())) == 2
+    # The vectors of both parts, and what the source says but the images.
+    assert len(list(own_cache.iterdir())) == 3
     assert main(["features", "--prune", "1"]) == 0
     assert "deleted 0.0 MiB" in capsys.readouterr().out
     assert main(["features", "--prune", "0"]) == 0

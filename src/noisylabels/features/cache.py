@@ -37,6 +37,15 @@ def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
     return None
 
 
+def is_kept(identity: Mapping[str, Any]) -> bool:
+    """Return whether tensors are kept.
+
+    Args:
+        identity: All that they depend on, plain values.
+    """
+    return _path(identity).exists()
+
+
 def keep(identity: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Keep tensors for the next time; where that is impossible they are computed again.
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from noisylabels.data.datasets import feature_statistics
 from noisylabels.data.examples import Dataset, Examples
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute, Features
-from noisylabels.features.cache import keep, recall
+from noisylabels.features.cache import is_kept, keep, recall
 from noisylabels.features.reduction import Reduced
 from noisylabels.run.device import choose_memory_format, choose_precision
 from noisylabels.run.plan import Plan, build
@@ -39,21 +41,11 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if not features.freeze:
         mean, std = build(functools.partial(features.normalisation, dataset), "features")
         return dataclasses.replace(dataset, mean=mean, std=std)
-    # Fabric takes a second to import, which making labels does not need.
-    from noisylabels.run.launch import default_device
-
-    device = default_device()
-    asked = made.config.precision
-
-    def precision(network: nn.Module, device: torch.device) -> str:
-        return choose_precision(network, device) if asked == "auto" else asked
-
+    device = _device()
+    precision = functools.partial(_precision, made)
     compute = Compute(device, made.workers, precision, choose_memory_format, say)
     parts = {"train": dataset.train, "test": dataset.test}
-    identity = features_identity(made) | {
-        "device": device.type,
-        "precision": precision(nn.Conv2d(1, 1, 1), device),
-    }
+    identity = _identity(made, device)
     # Nothing of a test set that is to be left alone, though another run may have kept it.
     wanted = {part: examples for part, examples in parts.items() if len(examples)}
     vectors = _vectors(made, features, identity, wanted, compute)
@@ -66,6 +58,93 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )
+
+
+INPUT_NOISES = ("instance", "margin")
+"""Noises that look at the inputs."""
+PARTS = ("train", "test")
+
+
+def recall_outline(made: Plan) -> Dataset | None:
+    """Return a plan's dataset without its inputs, where nothing is left to be done with these.
+
+    Args:
+        made: A plan.
+
+    Returns:
+        The dataset as the source has it, but for inputs of no width; None where its frozen vectors
+        are not all in the cache, or its noise looks at the inputs.
+    """
+    noise = made.config.noise.name
+    if noise in INPUT_NOISES or ":" in noise or made.features is None or not made.features.freeze:
+        return None
+    identity = _identity(made, _device())
+    parts = PARTS if made.config.test else PARTS[:1]
+    kept = [*parts, *(("learnt",) if made.features.learns else ())]
+    if not all(is_kept(identity | {"part": part}) for part in kept):
+        return None
+    found = recall(_outline_identity(made))
+    if found is None:
+        return None
+    told = json.loads(found["told"].numpy().tobytes())
+    train, test = (
+        Examples(
+            torch.empty(len(found[part]), 0),
+            found[part],
+            None if (places := told["places"][part]) is None else np.array(places),
+        )
+        for part in PARTS
+    )
+    return Dataset(
+        train,
+        test,
+        classes=tuple(told["classes"]),
+        mean=found["mean"],
+        std=found["std"],
+        notes=tuple(told["notes"]),
+        skipped=tuple((place, reason) for place, reason in told["skipped"]),
+        test_is_given=told["test_is_given"],
+    )
+
+
+def keep_outline(made: Plan, dataset: Dataset) -> None:
+    """Keep all that a plan's source says but the inputs, beside their vectors.
+
+    Args:
+        made: A plan.
+        dataset: The dataset as its source has it.
+    """
+    if made.features is None or not made.features.freeze or not made.config.test:
+        return
+    identity = _outline_identity(made)
+    if is_kept(identity):
+        return
+    places = {part: getattr(dataset, part).places for part in PARTS}
+    told = {
+        "classes": dataset.classes,
+        "notes": dataset.notes,
+        "skipped": dataset.skipped,
+        "test_is_given": dataset.test_is_given,
+        "places": {k: None if each is None else each.tolist() for k, each in places.items()},
+    }
+    keep(
+        identity,
+        {
+            "train": dataset.train.labels,
+            "test": dataset.test.labels,
+            "mean": dataset.mean,
+            "std": dataset.std,
+            # ASCII, for places need not be UTF-8.
+            "told": torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8),
+        },
+    )
+
+
+def _outline_identity(made: Plan) -> dict[str, Any]:
+    identity = features_identity(made)
+    settings = {"data": identity["settings"]["data"]}
+    contents = {k: v for k, v in identity["contents"].items() if k.startswith("data")}
+    return {"part": "outline", "settings": settings, "contents": contents}
 
 
 def _vectors(
@@ -87,6 +166,10 @@ def _vectors(
     vectors = {part: kept["vectors"] for part, kept in found.items() if kept is not None}
     missing = {part: examples for part, examples in parts.items() if part not in vectors}
     if missing:
+        if any(examples.shape == (0,) for examples in missing.values()):
+            raise DataError(
+                "vectors have just gone from the cache: the same command makes them anew"
+            )
         if isinstance(features, Reduced):
             # Vectors of any length come from the same ones.
             needed = {"train": parts["train"], **missing}
@@ -124,6 +207,24 @@ def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:
         row = int(bad[0])
         place = f"example {row}" if examples.places is None else str(examples.places[row])
         raise DataError(f"{place}: its features by {name!r} are not finite")
+
+
+def _device() -> torch.device:
+    # Fabric takes a second to import, which making labels does not need.
+    from noisylabels.run.launch import default_device
+
+    return default_device()
+
+
+def _precision(made: Plan, network: nn.Module, device: torch.device) -> str:
+    asked = made.config.precision
+    return choose_precision(network, device) if asked == "auto" else asked
+
+
+def _identity(made: Plan, device: torch.device) -> dict[str, Any]:
+    """Return all that a plan's vectors depend on."""
+    precision = _precision(made, nn.Conv2d(1, 1, 1), device)
+    return features_identity(made) | {"device": device.type, "precision": precision}
 
 
 def features_identity(made: Plan) -> dict[str, Any]:

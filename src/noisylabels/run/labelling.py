@@ -15,7 +15,7 @@ from noisylabels.data.clean_labels import Part, read_clean_labels
 from noisylabels.data.examples import Dataset, first, hold_out, hold_out_clean, hold_out_fold
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse_fold
-from noisylabels.run.featuring import featurise
+from noisylabels.run.featuring import INPUT_NOISES, featurise, keep_outline, recall_outline
 from noisylabels.run.plan import Plan, build
 
 _kept: dict[str, Dataset] | None = None
@@ -82,7 +82,8 @@ def label(
         DataError: The data or a file of clean labels is missing or damaged, or the noise needs what
             it does not have.
     """
-    dataset = load(made)
+    outline = recall_outline(made) if vectors else None
+    dataset = whole = outline or load(made)
     train = dataset.train
     clean, notes = read_clean(made, "train", dataset)
     if made.config.test:
@@ -93,8 +94,10 @@ def label(
         none = train.take(torch.arange(0))
         dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
-    features = train.inputs if isinstance(train.inputs, Tensor) else None
-    if features is None and made.config.noise.name in ("instance", "margin"):
+    # Of an outline nothing looks at the inputs.
+    seen = isinstance(train.inputs, Tensor) and outline is None
+    features = train.tensor() if seen else None
+    if features is None and made.config.noise.name in INPUT_NOISES:
         raise ConfigError(
             f"noise: {made.config.noise.name!r} needs the images' features in memory, but they "
             'stream: storage = "memory" in data, or a label file'
@@ -112,6 +115,8 @@ def label(
     true = train.labels[: len(limited.train)]
     if made.features is not None and vectors:
         limited = featurise(made, limited, say)
+        if outline is None:
+            keep_outline(made, whole)
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
         share = made.config.validation
