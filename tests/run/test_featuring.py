@@ -90,6 +90,7 @@ def test_vectors_are_computed_once(run, seen, tmp_path):
 
 def test_images_are_not_even_read_where_their_vectors_are_kept(run, tmp_path, monkeypatch):
     first = label(plan(parse(run)))
+    label(plan(parse(run | {"test": False})))
     source = type(plan(parse(run)).source)
 
     def refuse(self, workers=0):

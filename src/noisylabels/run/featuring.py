@@ -114,11 +114,15 @@ def keep_outline(made: Plan, dataset: Dataset) -> None:
         made: A plan.
         dataset: The dataset as its source has it.
     """
-    if made.features is None or not made.features.freeze or not made.config.test:
+    if made.features is None or not made.features.freeze:
         return
     identity = _outline_identity(made)
     if is_kept(identity):
         return
+    if not made.config.test:
+        # Which is left alone.
+        none = dataset.train.take(torch.arange(0))
+        dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
     places = {part: getattr(dataset, part).places for part in PARTS}
     told = {
         "classes": dataset.classes,
@@ -144,7 +148,8 @@ def _outline_identity(made: Plan) -> dict[str, Any]:
     identity = features_identity(made)
     settings = {"data": identity["settings"]["data"]}
     contents = {k: v for k, v in identity["contents"].items() if k.startswith("data")}
-    return {"part": "outline", "settings": settings, "contents": contents}
+    about = {"part": "outline", "test": made.config.test}
+    return about | {"settings": settings, "contents": contents}
 
 
 def _vectors(
