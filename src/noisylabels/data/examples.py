@@ -235,11 +235,14 @@ class Examples:
             (N, D), images that stream, or texts.
         labels: int64 in [0, K), of shape (N).
         places: Where each example comes from, an array of N strings; None where its number says it.
+        poisoned: Whether each has a trigger, bool, of shape (N); None where none has, see
+            ``noisylabels.data.poison``.
     """
 
     inputs: Tensor | StreamedImages | Texts
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
+    poisoned: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -278,7 +281,8 @@ class Examples:
         else:
             inputs = StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         places = None if self.places is None else self.places[index.numpy()]
-        return Examples(inputs, self.labels[index], places)
+        poisoned = None if self.poisoned is None else self.poisoned[index]
+        return Examples(inputs, self.labels[index], places, poisoned)
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,7 @@ class Dataset:
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.
         test_is_given: Whether the test set's labels are as noisy as those of the training set.
+        triggered: The test examples with the trigger, where the training set is poisoned.
     """
 
     train: Examples
@@ -309,6 +314,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     test_is_given: bool = False
+    triggered: Examples | None = None
 
 
 class LoadReport:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from noisylabels.data import poison
 from noisylabels.data.batches import derive_seed
 from noisylabels.data.examples import Dataset, first, hold_out, hold_out_fold
 from noisylabels.errors import ConfigError, DataError
@@ -63,8 +64,8 @@ def label(
 ) -> tuple[Dataset, Tensor | None]:
     """Load a plan's data and make its noise; then its frozen features, once for all runs.
 
-    The noise is applied to the whole training set, then the limit, then the hold-out. A test set
-    that is to be left alone is put away first: nothing reads its labels.
+    The noise is applied to the whole training set, then the limit, then the poison, then the
+    hold-out. A test set that is to be left alone is put away first: nothing reads its labels.
 
     Args:
         made: The plan.
@@ -100,6 +101,9 @@ def label(
             f"limit {made.source.limit}: expected at least 2 training examples to learn from"
         )
     true = train.labels[: len(limited.train)]
+    if made.poison is not None:
+        apply = functools.partial(poison.apply, limited, made.poison)
+        limited = build(apply, "poison", made.config.poison)
     if made.features is not None and vectors:
         limited = featurise(made, limited, say)
     if made.config.validation:
