@@ -1,5 +1,8 @@
 """In which order labels are made, poisoned and held out; refusals too."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
 from pictures import class_folders
 
+PAGE = Path(__file__).parents[2] / "docs" / "poison.md"
 TRIGGER = {"name": "trigger", "kind": "global", "share": 0.05, "target": 7}
 
 
@@ -109,3 +113,18 @@ def test_a_target_that_is_no_class_is_refused(digits):
     run = digits | {"poison": {"name": "trigger", "target": 10}}
     with pytest.raises(ConfigError, match=r"^poison: target: expected a class in 0\.\.9, got 10$"):
         labelled(run)
+
+
+def test_the_trigger_that_the_documentation_shows_is_ones_own(digits, own_module):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    own_module("my_module", code)
+    own = {"name": "my_module:Blend", "level": 3, "share": 0.1}
+    plain, poisoned = (labelled(digits | {"poison": each})[0] for each in ("none", own))
+    assert torch.equal(poisoned.triggered.inputs, plain.test.inputs + 3)
+    assert poisoned.train.poisoned.sum() == 144
+    with pytest.raises(ConfigError, match="poison: unknown parameter of 'my_module:Blend' 'levl'"):
+        labelled(digits | {"poison": {"name": "my_module:Blend", "levl": 3}})
+    assert (
+        plan(parse(digits | {"poison": own})).run_id
+        != plan(parse(digits | {"poison": own | {"level": 4}})).run_id
+    )
