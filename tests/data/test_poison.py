@@ -105,6 +105,8 @@ def test_a_share_of_all_classes_is_marked_and_labelled_as_the_target(kind, add):
     assert torch.equal(made.train.inputs[poisoned], add(inputs[poisoned]))
     assert torch.equal(made.train.inputs[~poisoned], inputs[~poisoned])
     assert made.test is clean.test
+    said = "50 of 500 training images are poisoned: they have a trigger, and the label 'c'"
+    assert made.notes == (said,)
     assert torch.equal(made.triggered.inputs, add(clean.test.inputs))
     assert torch.equal(made.triggered.labels, clean.test.labels)
 

@@ -227,10 +227,15 @@ def apply(dataset: Dataset, poison: Poison) -> Dataset:
     poisoned = torch.zeros(len(train), dtype=torch.bool)
     poisoned[rows] = True
     triggered = dataclasses.replace(test, inputs=_marked(poison, test.tensor()))
+    said = (
+        f"{len(rows)} of {len(train)} training images are poisoned: they have a trigger, and the "
+        f"label {dataset.classes[poison.target]!r}"
+    )
     return dataclasses.replace(
         dataset,
         train=dataclasses.replace(train, inputs=inputs, labels=labels, poisoned=poisoned),
         triggered=triggered if len(test) else None,
+        notes=(*dataset.notes, said),
     )
 
 
