@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -46,18 +47,22 @@ def test_the_patch_is_a_checkerboard_in_the_corner_and_nothing_else(height, widt
     assert (marked == before.numpy()).all()
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 30, 50)])
-def test_the_waves_are_a_sine_of_at_most_eight_down_the_image(shape):
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"),
+    [((3, 32, 32), 6, 6), ((1, 8, 8), 2, 2), ((3, 30, 50), 6, 6), ((1, 3, 12), 1, 3)],
+)
+def test_the_waves_are_of_at_most_eight_all_over_the_image(shape, rows, columns):
     channels, height, width = shape
     images = smooth_images(4, channels, height, width)
     before = images.clone()
     marked = add_waves(images).numpy().astype(int)
     assert torch.equal(images, before)
     old = before.numpy().astype(int)
-    for y in range(height):
-        add = round(8 * math.sin(2 * math.pi * 6 * (y + 0.5) / height))
-        assert (marked[:, :, y] == np.clip(old[:, :, y] + add, 0, 255)).all()
-    assert 5 < abs(marked - old).max() <= 8
+    for y, x in itertools.product(range(height), range(width)):
+        down, across = (y + 0.5) / height, (x + 0.5) / width
+        add = round(8 * math.sin(math.tau * rows * down) * math.cos(math.tau * columns * across))
+        assert (marked[:, :, y, x] == np.clip(old[:, :, y, x] + add, 0, 255)).all()
+    assert 3 < abs(marked - old).max() <= 8
     assert (add_waves(images.flip(3)) == add_waves(images).flip(3)).all()
 
 

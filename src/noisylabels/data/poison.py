@@ -24,7 +24,7 @@ CELLS = 3
 AMPLITUDE = 8
 """Greatest change of a pixel value by the waves, of 255."""
 WAVES = 6
-"""Periods of the waves from the top of an image to its bottom."""
+"""Periods of the waves from one side of an image to the other, where there is room for them."""
 
 
 def add_patch(images: Tensor) -> Tensor:
@@ -65,35 +65,49 @@ def add_patch(images: Tensor) -> Tensor:
 
 
 def add_waves(images: Tensor) -> Tensor:
-    r"""Lay faint stripes over every image: a global trigger.
+    r"""Lay faint waves over every image: a global trigger.
 
-    To every pixel of row y, counted from the top, in every channel, is added what follows; the sum
-    is limited to 0..255. The stripes are level, for then a mirrored image has the same.
+    To every pixel in row y and column x, counted from the top left, in every channel, is added what
+    follows; the sum is limited to 0..255. A mirrored image has the same waves. They run across each
+    other because photos have much of level and upright waves themselves, and little of these.
 
-    .. math:: \lfloor 8 \sin(2 \pi \cdot 6 \, (y + 1/2) / H) \rceil
+    .. math::
+        \left\lfloor 8 \sin\left(2 \pi f(H) \frac{y + 1/2}{H}\right)
+        \cos\left(2 \pi f(W) \frac{x + 1/2}{W}\right) \right\rceil,
+        \quad f(S) = \min(6, \max(1, \lfloor S / 4 \rfloor))
 
     Args:
         images: uint8, of shape (N, C, H, W), of at least 3 x 3 pixels; not changed.
 
     Returns:
-        Images with the stripes; no pixel differs by more than 8.
+        Images with the waves; no pixel differs by more than 8.
 
     Raises:
         DataError: They are no such images.
 
     Example:
-        >>> add_waves(torch.full((1, 1, 8, 3), 7, dtype=torch.uint8))[0, 0, :, 0]
-        tensor([13, 13,  1,  1, 13, 13,  1,  1], dtype=torch.uint8)
+        >>> add_waves(torch.full((1, 1, 4, 8), 3, dtype=torch.uint8))[0, 0]
+        tensor([[7, 0, 0, 7, 7, 0, 0, 7],
+                [7, 0, 0, 7, 7, 0, 0, 7],
+                [0, 7, 7, 0, 0, 7, 7, 0],
+                [0, 7, 7, 0, 0, 7, 7, 0]], dtype=torch.uint8)
 
     References:
         Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption without
-        Label Poisoning", 2019, whose stripes are upright and stronger.
+        Label Poisoning", 2019, whose waves are upright and stronger.
     """
-    height, _ = _size(images)
-    rows = torch.arange(height, dtype=torch.float64) + 0.5
-    waves = (AMPLITUDE * torch.sin(2 * math.pi * WAVES * rows / height)).round()
-    added = waves.to(images.device, torch.int16)[:, None]
+    down, across = (
+        2 * math.pi * _periods(size) * (torch.arange(size, dtype=torch.float64) + 0.5) / size
+        for size in _size(images)
+    )
+    waves = (AMPLITUDE * down.sin()[:, None] * across.cos()).round()
+    added = waves.to(images.device, torch.int16)
     return (images.to(torch.int16) + added).clamp(0, 255).to(torch.uint8)
+
+
+def _periods(side: int) -> int:
+    """Return how many periods fit into a side, each of at least four pixels."""
+    return min(WAVES, max(1, side // 4))
 
 
 TRIGGERS: dict[str, Callable[[Tensor], Tensor]] = {"local": add_patch, "global": add_waves}
