@@ -66,8 +66,13 @@ def test_images_that_stream_are_not_poisoned(tmp_path):
     data = {"name": "folder", "root": str(class_folders(tmp_path)), "storage": "stream"}
     with pytest.raises(ConfigError, match=r'^poison: .* stream or .* storage = "memory" in data$'):
         labelled({"data": data, "poison": "trigger"})
-    stored = labelled({"data": data | {"storage": "memory"}, "poison": "trigger"})[0]
-    assert stored.train.poisoned.sum() == 1
+    own = {"name": "trigger", "share": 0.5, "target": 1}
+    data["storage"] = "memory"
+    stored, true = labelled({"data": data, "poison": own})
+    # The folder's labels were true, as far as the poison is concerned.
+    assert torch.equal(true.masked_fill(stored.train.poisoned, 1), stored.train.labels)
+    assert (true != stored.train.labels).any()
+    assert labelled({"data": data})[1] is None
 
 
 def test_images_too_small_for_a_patch_are_named(tmp_path):

@@ -93,7 +93,9 @@ def label(
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
     given = _mislabel(made, train.labels, len(dataset.classes), features)
-    known = made.source.clean or made.config.noise.name != "none"
+    # Labels that we change ourselves count as true before.
+    changed = made.config.noise.name != "none" or made.poison is not None
+    known = made.source.clean or changed
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
     limited = first(noisy, made.source.limit)
     if len(limited.train) < 2:
