@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from noisylabels.losses import build
-
-CLASSES = 10
+from noisylabels.paper.gradients import slope
 
 # page: (key, hyper-parameters, progress) of each curve
 CURVES: dict[str, list[tuple[str, dict[str, Any], float]]] = {
@@ -25,17 +22,6 @@ CURVES: dict[str, list[tuple[str, dict[str, Any], float]]] = {
     "nlnl": [("nlnl", {"n": 100}, 0)],
     "dal": [("dal", {}, progress) for progress in (0.0, 0.4, 0.7, 1.0)],
 }
-
-
-def slope(key: str, hyperparameters: dict[str, Any], progress: float) -> tuple[Any, Any]:
-    """Compute dL/dp_y where the other classes share 1 - p_y evenly."""
-    p = torch.linspace(0.02, 0.98, 193, dtype=torch.float64, requires_grad=True)
-    others = ((1 - p) / (CLASSES - 1))[:, None].expand(-1, CLASSES - 1)
-    logits = torch.cat([p[:, None], others], dim=1).log()
-    loss = build(key, **hyperparameters, reduction="sum")
-    loss.progress = progress
-    (gradient,) = torch.autograd.grad(loss(logits, torch.zeros(len(p), dtype=torch.int64)), p)
-    return p.detach().numpy(), gradient.numpy()
 
 
 def draw_all(folder: Path) -> None:

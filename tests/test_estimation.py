@@ -104,21 +104,35 @@ def naive_posterior(p, labels, steps):
     """The same in loops over classes, in NumPy."""
     p = np.maximum(p.double().numpy(), estimation.LEAST)
     y, n, k = labels.numpy(), len(p), p.shape[1]
-    matrix = np.full((k, k), (1 - estimation.FIRST_RIGHT) / (k - 1))
-    np.fill_diagonal(matrix, estimation.FIRST_RIGHT)
-    for _ in range(steps):
+    pairs = [(a, b) for a in range(k) for b in range(k) if a != b]
+
+    def expected(matrix):
         q = np.array([p[i] * matrix[:, y[i]] for i in range(n)])
-        q /= q.sum(1, keepdims=True)
-        counts = np.array([[q[y == given, true].sum() for given in range(k)] for true in range(k)])
-        rates = (counts / counts.sum(1, keepdims=True))[~np.eye(k, dtype=bool)]
-        rate = 1 - np.trace(counts) / counts.sum()
-        weight = min(estimation.MOST_EVEN, estimation.EVEN * rates.mean() ** 2 / rates.var())
-        off = (1 - np.eye(k)) / (k - 1)
-        counts += n / k * (estimation.FEW_WRONG * off)
-        counts += n / k * weight * (rate * off + (1 - rate) * np.eye(k))
-        matrix = counts / counts.sum(1, keepdims=True)
-    q = np.array([p[i] * matrix[:, y[i]] for i in range(n)])
-    return q / q.sum(1, keepdims=True)
+        return q / q.sum(1, keepdims=True)
+
+    def counted(q):
+        return np.array([[q[y == given, true].sum() for given in range(k)] for true in range(k)])
+
+    def fitted(weight):
+        matrix = np.full((k, k), (1 - estimation.FIRST_RIGHT) / (k - 1))
+        np.fill_diagonal(matrix, estimation.FIRST_RIGHT)
+        for _ in range(steps):
+            counts = counted(expected(matrix))
+            rate = 1 - np.trace(counts) / counts.sum()
+            off = (1 - np.eye(k)) / (k - 1)
+            counts += n / k * (estimation.FEW_WRONG * off)
+            counts += n / k * weight * (rate * off + (1 - rate) * np.eye(k))
+            matrix = counts / counts.sum(1, keepdims=True)
+        return matrix
+
+    q = expected(fitted(0.0))
+    counts = counted(q)
+    rates = counts / counts.sum(1, keepdims=True)
+    drawn = [(q[y == b, a] ** 2).sum() / counts[a].sum() ** 2 for a, b in pairs]
+    apart = np.mean([(rates[a, b] - rates[b, a]) ** 2 / 2 for a, b in pairs]) - np.mean(drawn)
+    directed = max(apart / np.mean([rates[pair] for pair in pairs]) ** 2, 1e-9)
+    weight = (estimation.DIRECTED / directed) ** estimation.SHARPLY
+    return expected(fitted(min(estimation.MOST_EVEN, weight)))
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "pairflip"])
@@ -135,6 +149,23 @@ def test_of_even_noise_the_ranking_is_the_labels_own_probability():
     found = wrong_probability(p, given)
     ranks = [values.argsort().argsort().double() for values in (own, 1 - found)]
     assert float(torch.corrcoef(torch.stack(ranks))[0, 1]) > 0.99
+
+
+def test_where_two_classes_are_alike_the_ranking_is_the_labels_own_probability():
+    """Cats called dogs as often as dogs cats: the probabilities say so already."""
+    draws = np.random.default_rng(0)
+    true = draws.integers(0, 4, 3000)
+    p = draws.dirichlet(np.full(4, 0.3), 3000)
+    p[np.arange(3000), true] += 3.0
+    given = true.copy()
+    mistaken = draws.random(3000) < 0.2
+    # 0 and 1 are taken for each other, 2 and 3 are not.
+    given[mistaken & (true == 0)], given[mistaken & (true == 1)] = 1, 0
+    p = torch.from_numpy(p / p.sum(1, keepdims=True))
+    found = wrong_probability(p, torch.from_numpy(given))
+    own = p[torch.arange(3000), torch.from_numpy(given)]
+    ranks = [values.argsort().argsort().double() for values in (own, 1 - found)]
+    assert float(torch.corrcoef(torch.stack(ranks))[0, 1]) > 0.98
 
 
 def test_where_one_class_is_taken_for_another_such_labels_are_doubted_more():

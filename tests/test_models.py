@@ -61,7 +61,10 @@ def test_width_scales_parameters():
     assert sum(p.numel() for p in quarter.parameters()) == 701_466
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("mlp", {"hidden": (0,)}), ("resnet18", {"width": 0})])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("mlp", {"hidden": (0,)}), ("resnet18", {"width": 0}), ("cnn", {"width": 0})],
+)
 def test_bad_widths_are_refused(name, wrong):
     with pytest.raises(ConfigError, match="must be in"):
         MODELS[name]((3, 32, 32), 10, **wrong)
@@ -70,3 +73,12 @@ def test_bad_widths_are_refused(name, wrong):
 def test_mlp_without_hidden_layer_is_linear():
     network = MODELS["mlp"]((1, 8, 8), 3, hidden=())
     assert [type(m) for m in network] == [nn.Flatten, nn.Linear]
+
+
+def test_a_plain_network_has_no_shortcuts_and_wants_room_for_three_poolings():
+    network = MODELS["cnn"]((3, 32, 40), 5, width=4)
+    convolutions = [m.out_channels for m in network if isinstance(m, nn.Conv2d)]
+    assert convolutions == [4, 4, 8, 8, 16, 16]
+    assert [m.in_features for m in network if isinstance(m, nn.Linear)] == [16 * 4 * 5, 256]
+    with pytest.raises(ConfigError, match=r"at least 8x8 pixels, got \(32, 7\)"):
+        MODELS["cnn"]((1, 32, 7), 5)

@@ -14,7 +14,7 @@ LABELS = torch.arange(20_000) % 10
 FEATURES = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0))
 MATRIX = tuple(tuple(0.55 if k == y else 0.05 for k in range(10)) for y in range(10))
 OWN = {"instance": {"features": FEATURES}, "transition": {"matrix": MATRIX}}
-DRAWN = sorted(set(NOISES) - {"none", "file"})
+DRAWN = sorted(set(NOISES) - {"none", "file", "margin"})
 
 
 def is_binomial(count, total, chance):
@@ -313,10 +313,11 @@ def test_instance_depends_on_the_example():
     assert first != second
 
 
+@pytest.mark.parametrize("kind", ["instance", "margin"])
 @pytest.mark.parametrize(
     ("features", "error", "message"),
     [
-        (None, ConfigError, "instance noise needs features: pass features="),
+        (None, ConfigError, "noise needs features: pass features="),
         (torch.zeros(3, 2), DataError, r"expected features of 4 examples, .* got shape \(3, 2\)"),
         (torch.zeros(4, 2).long(), DataError, r"integer images of shape .* got shape \(4, 2\) of"),
         (torch.zeros(4, 2) + 1j, DataError, "expected floating-point features"),
@@ -324,9 +325,42 @@ def test_instance_depends_on_the_example():
         (torch.tensor([[0, 0], [math.inf, 0], [0, 0], [0, 0]]), DataError, "row 1: expected fin"),
     ],
 )
-def test_features_that_do_not_fit(features, error, message):
+def test_features_that_do_not_fit(kind, features, error, message):
     with pytest.raises(error, match=message):
-        NOISES["instance"](torch.tensor([0, 1, 2, 0]), rate=0.4, seed=0, features=features)
+        NOISES[kind](torch.tensor([0, 1, 2, 0]), rate=0.4, seed=0, features=features)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_margin_is_that_of_a_ridge_regression(monkeypatch, images):
+    """Computed anew by scikit-learn, all at once; here in blocks."""
+    from sklearn.linear_model import Ridge
+
+    monkeypatch.setattr(noise, "CHUNK", 1000)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (600,), generator=generator)
+    x = torch.randn(600, 12, generator=generator) + labels[:, None] / 3
+    given = x
+    if images:
+        given = (30 * x).clamp(-120, 120).add(128).byte().reshape(600, 1, 3, 4)
+        x = (given.double() - given.double().mean()) / given.double().std(correction=0)
+    with_one = torch.cat([x.flatten(1).double(), torch.ones(600, 1).double()], 1).numpy()
+    fitted = Ridge(alpha=1e-3 * 600, fit_intercept=False).fit(with_one, np.eye(4)[labels])
+    scores = fitted.predict(with_one)
+    own = scores[np.arange(600), labels]
+    scores[np.arange(600), labels] = -np.inf
+    expected = labels.clone().numpy()
+    mistaken = np.argsort(own - scores.max(1))[:180]
+    expected[mistaken] = scores.argmax(1)[mistaken]
+    found = NOISES["margin"](labels, rate=0.3, features=given, num_classes=4)
+    assert found.tolist() == expected.tolist()
+    assert (found != labels).sum() == 180
+
+
+def test_margin_refuses_more_than_a_classifier_can_be_fitted_to():
+    with pytest.raises(ConfigError, match="expected at most 8192 numbers each, got 9000"):
+        NOISES["margin"](torch.tensor([0, 1]), rate=0.5, features=torch.zeros(2, 9000))
+    with pytest.raises(ConfigError, match=r"rate must be in \[0, 1\], got 2"):
+        NOISES["margin"](torch.tensor([0, 1]), rate=2, features=torch.zeros(2, 9))
 
 
 def test_instance_refuses_no_spread():

@@ -9,11 +9,14 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keep: Path | None = None, lasting: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name and move it into place when it is whole.
 
     Args:
         path: The file to make or replace.
+        keep: Where the file that is replaced goes, in the same folder; by default it is lost.
+        lasting: Whether the folder is synced too. Where it is not, a power cut may bring the file
+            that was there before back, whole; the next lasting file of the folder makes both last.
 
     Yields:
         The temporary path, in the same folder. When the block ends it is synced to the disk and
@@ -30,25 +33,29 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        sync(temporary)
+        _sync(temporary)
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, lasting: bool = True) -> None:
     """Write a value as JSON, whole or not at all.
 
     Args:
         path: The file to make or replace.
         value: Plain values; a path is written as a string.
+        lasting: See :func:`replacing`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, lasting=lasting) as temporary:
         temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Make sure that what a file holds is on the disk."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())

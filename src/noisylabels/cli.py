@@ -2,12 +2,13 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from noisylabels.errors import ConfigError, MissingExtraError, check_choice, unknown
+from noisylabels.errors import ConfigError, MissingExtraError, check_choice, check_range, unknown
 
 if TYPE_CHECKING:
     from noisylabels.run.folder import RunFolder
@@ -42,9 +43,9 @@ class Train:
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
     (required), noise, poison, features, model, method, loss, optimizer, lr_schedule,
-    momentum_schedule, augment, epochs, batch_size, seed, precision, validation, test, compile,
-    clip_norm, accumulate, on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every,
-    checkpoint_minutes, trackers, save_model.
+    momentum_schedule, augment, epochs, batch_size, seed, precision, validation, validation_labels,
+    test_labels, test, compile, clip_norm, accumulate, on_nan, devices, nodes, sync_batchnorm,
+    workers, evaluate_every, checkpoint_minutes, trackers, save_model.
     """
 
     config: tyro.conf.Positional[Path]
@@ -82,7 +83,7 @@ class Export:
     """Write a finished run's classifier as one file, compared with the run before it is kept.
 
     Its input is uint8 images of the run's size, or features; its output is class probabilities. The
-    class names and how images are decoded stand in its metadata.
+    class names and how images are decoded stand in its metadata. A run on texts is for safetensors.
     """
 
     run: tyro.conf.Positional[Path]
@@ -176,7 +177,7 @@ class Paper:
     network: str | None = None
     """Another network at scales paper and small: resnet34 or cnn."""
     instance: str = "instance"
-    """Another kind of instance-dependent noise: confusable."""
+    """Another kind of instance-dependent noise: margin."""
     results: tuple[Path, ...] = ()
     """Runs that are finished elsewhere: archives (.jsonl), run folders, or folders of them."""
     jobs: int | None = None
@@ -189,10 +190,16 @@ class Paper:
 
 @dataclass(frozen=True)
 class Features:
-    """Compute the frozen features of a run's data, and keep them for every run that wants them."""
+    """Compute the frozen features of a run's data, and keep them for every run that wants them.
 
-    config: tyro.conf.Positional[Path]
-    """A run's TOML file with features."""
+    They lie in $NOISYLABELS_CACHE, or the user's cache folder. More than 10 GiB are never kept:
+    what was not used for longest goes first.
+    """
+
+    config: tyro.conf.Positional[Path | None] = None
+    """A run's TOML file with features; none where features are only deleted."""
+    prune: float | None = None
+    """Delete kept features, the longest unused first, until at most so many GiB are left."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +277,8 @@ class Status:
 class Audit:
     """Find labels that look wrong: how many, which, and a page to keep or change them one by one.
 
-    Of finished runs of one set of labels (several seeds are averaged), or of data: then a run is
-    made first, below --out, as the run's TOML file says or with its defaults. No label is changed:
+    Of finished runs of one set of labels (several seeds are averaged), or of data: then runs are
+    made first, below --out, as the run's TOML file says, or as fit makes them. No label is changed:
     the page saves decisions, which `noisylabels apply` makes new labels of.
     """
 
@@ -285,6 +292,12 @@ class Audit:
     """Suspects on the page; suspects.csv has all."""
     folds: int = 0
     """Of data: make so many runs, each on all folds but one, and judge it by what it held out."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Of data without a run's file: network of timm that images are taken through."""
+    weights: Path | None = None
+    """A local file of its weights; by default they are downloaded."""
+    minutes: float = 20.0
+    """How long training may take where there is no pretrained network."""
 
 
 @dataclass(frozen=True)
@@ -657,17 +670,31 @@ def _demo(command: Demo) -> None:
     _report(folders, command.report)
 
 
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
 def _features(command: Features) -> None:
+    from noisylabels.features import cache
     from noisylabels.run import config
     from noisylabels.run.labelling import label
     from noisylabels.run.plan import plan
 
+    if command.config is None and command.prune is None:
+        raise ConfigError("features: expected a run's TOML file, or --prune GIB")
+    if command.prune is not None:
+        check_range("--prune", command.prune)
+        deleted = cache.prune(round(command.prune * 2**30))
+        print(f"deleted {_megabytes(deleted)} of features, {_megabytes(cache.size())} are left")
+    if command.config is None:
+        return
     made = plan(config.load(command.config))
     if made.features is None or not made.features.freeze:
         raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
     dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
     (width,) = dataset.train.shape
     print(f"{len(dataset.train)} training and {len(dataset.test)} test vectors of {width} numbers")
+    print(f"{_megabytes(cache.size())} of features are kept", file=sys.stderr)
 
 
 def _fit(command: Fit) -> None:
@@ -724,24 +751,37 @@ def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run:
     progress = sweep.begin(prepared, made.width)
     for note in prepared.notes:
         print(note)
-    if not dry_run:
-        check_writable(out)
-    sweep.time_kinds(progress)
-    print(sweep.sentence(progress), flush=True)
     if dry_run:
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress))
         for job in prepared.jobs:
             print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
-    elif progress.done != set(progress.jobs):
+        return
+    check_writable(out)
+    if not progress.waiting:
+        print(sweep.sentence(progress))
+        return
+    with made:
+        # What makes the runs starts while the first of each kind is timed.
+        made.warm_up(len(progress.waiting))
+        sweep.time_kinds(progress)
+        print(sweep.sentence(progress), flush=True)
         with SweepDisplay() as display:
             sweep.run(prepared, made, display, progress)
 
 
 def _paper(command: Paper, overrides: Sequence[str]) -> None:
-    from noisylabels.paper import experiments, results
+    from noisylabels.paper import claims, experiments, figures, results
     from noisylabels.paper.protocol import Protocol
     from noisylabels.studies import formats, pages, records, table
     from noisylabels.studies.sweep import SweepError
 
+    if command.experiment == "figure2":
+        # Of losses alone, without any run.
+        path = command.out / "figure2.svg"
+        pages.write(path, figures.gradients())
+        print(path)
+        return
     experiment = experiments.find(command.experiment)
     protocol = Protocol(
         scale=command.scale,
@@ -773,8 +813,16 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     stem = command.out / f"{experiment.name}-{protocol.scale}"
     if tables:
         print(formats.text(tables), end="")
-        pages.write(stem.with_suffix(".md"), formats.markdown(tables))
+        judged = claims.judge(experiment.name, plans, runs)
+        for sentence in claims.sentences(judged):
+            print(sentence)
+        page = formats.markdown(tables) + (f"\n{claims.markdown(judged)}" if judged else "")
+        pages.write(stem.with_suffix(".md"), page)
         records.archive(runs.values(), stem.with_suffix(".jsonl"), metrics=experiment.curves)
+        if experiment.name in figures.DRAWINGS:
+            drawing = figures.DRAWINGS[experiment.name](plans, runs)
+            pages.write(stem.with_suffix(".svg"), drawing)
+            print(stem.with_suffix(".svg"))
         print(stem.with_suffix(".md"))
         print(stem.with_suffix(".jsonl"))
     if failed:
@@ -847,7 +895,7 @@ def _audit(command: Audit) -> None:
             raise ConfigError("--folds: expected data to make runs of, got finished runs")
         folders = RunFolder.find(places)
     elif len(places) == 1:
-        folders = _train_for_audit(command.data[0], command.folds, command.out / "runs")
+        folders = _train_for_audit(command)
     else:
         raise ConfigError("audit: expected one dataset, or run folders alone")
     for folder in folders:
@@ -864,30 +912,30 @@ def _audit(command: Audit) -> None:
         print(path)
 
 
-def _train_for_audit(data: str, folds: int, out: Path) -> list["RunFolder"]:
+def _train_for_audit(command: Audit) -> list["RunFolder"]:
     from rich.console import Console
 
     from noisylabels.display import Display
-    from noisylabels.run.folder import RunFolder
-    from noisylabels.run.plan import plan
-    from noisylabels.run.trainer import train
-    from noisylabels.studies import decisions
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import fitting
 
-    run = decisions.configuration(data)
-    if folds and run.validation:
-        raise ConfigError(f"{data}: --folds holds examples out: validation must be left out")
-    parts = [f"{fold + 1}/{folds}" for fold in range(folds)]
-    plans = [plan(run.replace(validation=part)) for part in parts] or [plan(run)]
-    made = plans[0].config
-    runs = f"{len(plans)} runs" if folds else "a run"
-    print(
-        f"training {runs} first: model {made.model.name}, {made.epochs} epochs, loss "
-        f"{made.loss.name}",
-        file=sys.stderr,
-    )
-    epochs = len(plans) * made.epochs
-    with Display(runs=len(plans), epochs=epochs, console=Console(stderr=True)) as display:
-        return [RunFolder(train(each, out, [display])) for each in plans]
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    with keeping_data():
+        jury = fitting.empanel(
+            command.data[0],
+            folds=command.folds,
+            backbone=command.backbone,
+            weights=command.weights,
+            minutes=command.minutes,
+        )
+        for reason in jury.recipe.reasons:
+            say(reason)
+        runs, console = jury.runs, Console(stderr=True)
+        say(f"training {'a run' if runs == 1 else f'{runs} runs'} first")
+        with Display(runs=runs, epochs=jury.epochs, console=console) as display:
+            return jury.train(command.out / "runs", [display], say)
 
 
 def _apply(command: Apply) -> None:
@@ -922,9 +970,25 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for name in header:
         words = ("run", "point", "data", "method", "loss")
         table.add_column(name, justify="left" if name in words else "right", overflow="fold")
-    for row in rows:
+    listed = list(rows)
+    for row in listed:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    boundless = console.options.update_width(sys.maxsize)
+    if console.measure(table, options=boundless).minimum <= console.width:
+        console.print(table)
+        return
+    # A table would have to break words.
+    for first, *rest in listed:
+        said = ", ".join(f"{n} {value}" for n, value in zip(header[1:], rest, strict=True) if value)
+        lines = textwrap.wrap(
+            f"{first}: {said}",
+            console.width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print("\n".join(lines))
 
 
 def _losses(key: str | None) -> None:

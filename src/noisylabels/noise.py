@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from noisylabels import labels as label_files
@@ -380,6 +381,92 @@ def instance(
     return given.to(labels.device)
 
 
+def margin(
+    labels: Tensor,
+    *,
+    rate: float,
+    seed: int = 0,
+    num_classes: int | None = None,
+    features: Tensor | None = None,
+) -> Tensor:
+    r"""Mislabel the examples that look most like another class, as that class.
+
+    A linear classifier is fitted to features and true labels by least squares. Its scores :math:`s`
+    give each example the class :math:`k \ne y` that it is most likely to be mistaken for, and a
+    margin :math:`s_y - s_k`; the share ``rate`` of all examples with the smallest margins is
+    mislabelled.
+
+    Args:
+        labels: True labels, int64 in [0, K), of shape (N).
+        rate: Share of the labels that become wrong, in [0, 1].
+        seed: Not used: nothing is drawn.
+        num_classes: K; by default one more than the greatest label.
+        features: What the examples look like, of shape (N, ...), at most 8,192 numbers each.
+            Integers are taken for images (N, C, H, W), which are standardised channel by channel;
+            floats are taken as they are.
+
+    Returns:
+        Given labels, int64, of shape (N).
+
+    Raises:
+        ConfigError: ``rate`` is outside [0, 1], ``features`` are missing or longer, or there is one
+            class only.
+        DataError: ``labels`` are not int64 of shape (N), or one is outside [0, K); or ``features``
+            are of another length or shape, or not finite.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [4.0], [7.0], [8.0], [9.0]])
+        >>> margin(torch.tensor([0, 0, 0, 1, 1, 1]), rate=0.2, features=x)
+        tensor([0, 0, 1, 1, 1, 1])
+
+    References:
+        Chen, Ye, Chen, Zhao, Heng, "Beyond Class-Conditional Assumption: A Primary Attempt to
+        Combat Instance-Dependent Label Noise", 2021, where examples are ranked by the predictions
+        of a network over its epochs; ours need no training.
+    """
+    true, classes = _checked(labels, num_classes, fewest=2)
+    check_range("rate", rate, high=1.0)
+    if features is None:
+        raise ConfigError(
+            "margin noise needs features: pass features=, what the examples look like, N images or "
+            "vectors in the order of the labels"
+        )
+    size = features.shape[1:].numel()
+    if size > LONGEST:
+        raise ConfigError(f"margin noise: expected at most {LONGEST} numbers each, got {size}")
+    read = _reader(features, len(true), "standardised")
+    rows = torch.arange(len(true))
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        for part in _chunks(rows, size):
+            yield part, F.pad(read(part), (0, 1), value=1.0)
+
+    squares = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    products = torch.zeros(size + 1, classes, dtype=torch.float64)
+    for part, x in blocks():
+        squares += x.T @ x
+        products += x.T @ F.one_hot(true[part], classes).double()
+    squares.diagonal().add_(RIDGE * len(true))
+    weights = torch.linalg.solve(squares, products)
+    margins = torch.empty(len(true), dtype=torch.float64)
+    others = torch.empty_like(true)
+    for part, x in blocks():
+        scores = x @ weights
+        own = scores.gather(1, true[part, None]).squeeze(1)
+        best, others[part] = scores.scatter(1, true[part, None], -torch.inf).max(1)
+        margins[part] = own - best
+    mistaken = margins.argsort(stable=True)[: round(rate * len(true))]
+    given = true.clone()
+    given[mistaken] = others[mistaken]
+    return given.to(labels.device)
+
+
+LONGEST = 8192
+"""Numbers of an example that a linear classifier can be fitted to by least squares."""
+RIDGE = 1e-3
+"""What is added to the mean square of each feature, which are about 1, in that fit."""
+
+
 def transition(
     labels: Tensor,
     *,
@@ -489,6 +576,7 @@ NOISES: dict[str, Callable[..., Tensor]] = {
     "asymmetric-block5": asymmetric_block5,
     "pairflip": pairflip,
     "instance": instance,
+    "margin": margin,
     "transition": transition,
     "file": file,
 }
@@ -527,9 +615,23 @@ def instance_chances(
         ...     print(rows.tolist(), chances.tolist())
         [0, 1] [[0.25, 0.75], [0.5, 0.5]]
     """
-    if features.ndim < 1 or len(features) != len(labels):
+    read = _reader(features, len(labels), pixels)
+    size = features.shape[1:].numel()
+    for label, members in enumerate(_by_class(labels, num_classes)):
+        weights = torch.randn(size, num_classes, generator=generator, dtype=torch.float64)
+        for rows in _chunks(members, size):
+            scores = read(rows) @ weights
+            scores[:, label] = -torch.inf
+            chances = scores.softmax(1).mul_(rates[rows, None])
+            chances[:, label] = 1 - rates[rows]
+            yield rows, chances
+
+
+def _reader(features: Tensor, count: int, pixels: str) -> Callable[[Tensor], Tensor]:
+    """Return what gives rows of features as float64, of shape (M, d), on the CPU."""
+    if features.ndim < 1 or len(features) != count:
         raise DataError(
-            f"expected features of {len(labels)} examples, one per label, "
+            f"expected features of {count} examples, one per label, "
             f"got shape {tuple(features.shape)}"
         )
     images = not features.is_floating_point()
@@ -542,21 +644,18 @@ def instance_chances(
     std: Tensor | float = 1.0
     if images:
         mean, std = _channel_statistics(features) if pixels == "standardised" else (0.0, 2550.0)
-    size = features.shape[1:].numel()
-    for label, members in enumerate(_by_class(labels, num_classes)):
-        weights = torch.randn(size, num_classes, generator=generator, dtype=torch.float64)
-        for rows in _chunks(members, size):
-            x = features[rows.to(features.device)].to("cpu", torch.float64)
-            if images:
-                x.sub_(mean).div_(std)
-            scores = x.flatten(1) @ weights
-            unusable = (~scores.isfinite().all(1)).nonzero().flatten()
-            if len(unusable):
-                raise DataError(f"features: row {int(rows[unusable[0]])}: expected finite numbers")
-            scores[:, label] = -torch.inf
-            chances = scores.softmax(1).mul_(rates[rows, None])
-            chances[:, label] = 1 - rates[rows]
-            yield rows, chances
+
+    def read(rows: Tensor) -> Tensor:
+        x = features[rows.to(features.device)].to("cpu", torch.float64)
+        if images:
+            x.sub_(mean).div_(std)
+        flat = x.flatten(1)
+        unusable = (~flat.isfinite().all(1)).nonzero().flatten()
+        if len(unusable):
+            raise DataError(f"features: row {int(rows[unusable[0]])}: expected finite numbers")
+        return flat
+
+    return read
 
 
 def _checked(labels: Tensor, num_classes: int | None, fewest: int = 1) -> tuple[Tensor, int]:

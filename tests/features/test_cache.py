@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -35,3 +37,30 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "file"))
     cache.keep({}, {"x": torch.ones(1, 2)})
     assert cache.recall({}) is None
+
+
+def test_what_was_not_used_for_longest_goes_first(own_cache, monkeypatch):
+    for number in range(4):
+        cache.keep({"number": number}, {"x": torch.zeros(1000)})
+    files = sorted((own_cache / "features").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for age, path in enumerate(files):
+        os.utime(path, (age, age))
+    each = files[0].stat().st_size
+    assert cache.size() == 4 * each
+    assert cache.recall({"number": 0}) is not None
+    assert cache.prune(2 * each) == 2 * each
+    # The oldest was used just now.
+    left = [number for number in range(4) if cache.recall({"number": number}) is not None]
+    assert left == [0, 3]
+    # What is kept is kept, though alone it is too large; the others make room.
+    monkeypatch.setattr(cache.prune, "__defaults__", (each, None))
+    cache.keep({"number": 5}, {"x": torch.zeros(2000)})
+    left = [number for number in range(6) if cache.recall({"number": number}) is not None]
+    assert left == [5]
+    assert cache.prune(0) > 8000
+    assert cache.size() == 0
+
+
+def test_nothing_to_delete(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "nowhere"))
+    assert (cache.size(), cache.prune(0)) == (0, 0)

@@ -100,6 +100,25 @@ def test_pixels_are_normalised_in_units_of_one():
     assert values[0, :, 0].tolist() == [[-1, 1], [-1, 3], [0, 1]]
 
 
+def test_faint_images_are_as_bright_as_their_white_says(backbone):
+    """Digits have values 0..16: taken for 0..255 they would all be nearly black."""
+    shades = smooth_images(count=4, channels=1) // 16
+    faint, bright = (
+        Examples(images, torch.zeros(4, dtype=torch.int64)) for images in (shades, shades * 17)
+    )
+    parameters = {key: value for key, value in backbone.items() if key != "name"}
+    parameters["weights"] = Path(parameters["weights"])
+
+    def extracted(examples, highest):
+        facts = Facts((1, 32, 24), images=True, highest=highest)
+        made = FEATURES[backbone["name"]](facts, **parameters)
+        return made.extract({"train": examples}, examples, compute())["train"]
+
+    found = extracted(faint, 15)
+    torch.testing.assert_close(found, extracted(bright, 255), atol=1e-3, rtol=1e-3)
+    assert (found - extracted(faint, 255)).abs().max() > 0.1
+
+
 def test_weights_are_read_without_unpickling_code(backbone, tmp_path):
     tensors = load_file(backbone["weights"])
     plain = tmp_path / "plain.pth"

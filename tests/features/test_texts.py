@@ -1,9 +1,15 @@
+import csv
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from noisylabels.__main__ import main
 from noisylabels.errors import ConfigError, DataError
+from noisylabels.features import texts
+from noisylabels.inference.classifier import load
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.labelling import label
@@ -105,3 +111,104 @@ def test_texts_without_words_and_features_of_another_kind(reviews, tmp_path, dig
     images = {"name": "timm", "model": "resnet18"}
     with pytest.raises(ConfigError, match="'resnet18' is a network for images"):
         plan(parse(reviews | {"features": images}))
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """A real folder of sentence-transformers: sixteen numbers for each of eight words."""
+    library = pytest.importorskip("sentence_transformers", reason="the extra text is not installed")
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(
+        models.WordLevel(
+            {word: number for number, word in enumerate(["?", *GOOD, *BAD])}, unk_token="?"
+        )
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    vectors = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+    embedding = StaticEmbedding(words, embedding_weights=vectors.numpy())
+    folder = tmp_path_factory.mktemp("sentences") / "model"
+    network = library.SentenceTransformer(modules=[embedding, Normalize()], device="cpu")
+    network.save(str(folder))
+    return folder, network
+
+
+@pytest.fixture
+def told(sentences, reviews, tmp_path):
+    """The run on reviews with a copy of that folder, which a test can spoil."""
+    folder = shutil.copytree(sentences[0], tmp_path / "model")
+    return reviews | {"features": {"name": "sentence", "model": str(folder)}}
+
+
+@pytest.mark.slow
+def test_sentences_are_encoded_as_their_library_does(told, sentences, monkeypatch):
+    monkeypatch.setattr(texts, "TOGETHER", 7)
+    made = plan(parse(told))
+    said = []
+    data, _ = label(made, said.append)
+    raw = made.source.load()
+    for part in ("train", "test"):
+        values = getattr(raw, part).inputs.values.tolist()
+        expected = sentences[1].encode(values, convert_to_tensor=True).cpu()
+        torch.testing.assert_close(getattr(data, part).inputs, expected)
+    assert said[-1].startswith("features of 300 texts computed in")
+
+
+@pytest.mark.slow
+def test_a_run_on_sentences_trains_predicts_and_is_exported(told, tmp_path, capsys):
+    folder = train(parse(told), tmp_path / "runs")
+    assert RunFolder(folder).result()["test_accuracy"] > 0.95
+    new = tmp_path / "new.csv"
+    new.write_text('text\nfine and lovely\ndull and poor\n""\n')
+    out, exported = tmp_path / "out.csv", tmp_path / "run.safetensors"
+    assert main(["export", str(folder), "--format", "safetensors", "--out", str(exported)]) == 0
+    assert "compared on 9 test inputs of the run" in capsys.readouterr().err
+    for run in (folder, exported):
+        assert main(["predict", str(run), str(new), "--out", str(out)]) == 0
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+        assert [row["class"] for row in rows] == ["good", "bad", ""]
+        assert rows[2]["error"] == "expected a text, got none"
+    stored = load(exported)
+    expected = load(folder).predict_proba(["fine", "boring"])
+    np.testing.assert_array_equal(stored.predict_proba(["fine", "boring"]), expected)
+    assert "SentenceTransformer(" in stored.recipe
+
+
+@pytest.mark.slow
+def test_a_folder_counts_by_what_it_holds(told, tmp_path):
+    model = tmp_path / "model"
+    first = plan(parse(told)).run_id
+    run = train(parse(told), tmp_path / "runs")
+    moved = shutil.move(model, tmp_path / "elsewhere")
+    features = {"name": "sentence", "model": str(moved)}
+    assert plan(parse(told | {"features": features})).run_id == first
+    with pytest.raises(
+        DataError, match=r"features\.model: expected the folder .*model, which is no"
+    ):
+        load(run)
+    shutil.copytree(moved, model)
+    assert load(run).predict(["fine"]) == ["good"]
+    description = model / "README.md"
+    description.write_text("another one")
+    assert plan(parse(told)).run_id != first
+    with pytest.raises(DataError, match="is not the folder that it was when the run was made"):
+        load(run)
+
+
+@pytest.mark.slow
+def test_what_is_no_such_folder_is_refused_and_runs_no_code(told, tmp_path):
+    model = tmp_path / "model"
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Module: ...\n")
+    modules = json.loads((model / "modules.json").read_text())
+    modules[0]["type"] = "evil.Module"
+    (model / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="expected a folder of sentence-transformers"):
+        plan(parse(told))
+    assert not (tmp_path / "ran").exists()
+    missing = {"name": "sentence", "model": str(tmp_path / "none")}
+    with pytest.raises(
+        ConfigError, match=r"features: '.*none': expected a folder of sent"
+    ) as error:
+        plan(parse(told | {"features": missing}))
+    assert "\n" not in str(error.value)

@@ -122,6 +122,73 @@ def test_exported_safetensors_need_no_other_weights(frozen, backbone, tmp_path, 
     np.testing.assert_array_equal(again, expected)
 
 
+@pytest.fixture
+def texts(tmp_path):
+    """A run on texts with TF-IDF, and the table that they are in."""
+    table = tmp_path / "reviews.csv"
+    good, bad = "a fine and moving film {}", "dull, and far too long {}"
+    rows = [f'"{(good, bad)[n % 2].format(n // 2)}",{("good", "bad")[n % 2]}' for n in range(60)]
+    table.write_text("\n".join(["text,label", *rows]))
+    tables = {
+        "data": {"name": "text", "path": str(table)},
+        "features": {"name": "tfidf", "dimensions": 6},
+        "loss": "ce",
+        "optimizer": {"lr": 0.1},
+        "epochs": 30,
+    }
+    return train(tables, tmp_path / "runs"), table
+
+
+def test_texts_are_exported_with_what_their_vectors_are_made_of(texts, tmp_path):
+    run, table = texts
+    path = tmp_path / "model.safetensors"
+    classifier = made(run, path, "safetensors")
+    new = ["a moving film", "far too long", "words that nobody has ever seen"]
+    expected = classifier.predict_proba(new)
+    np.testing.assert_array_equal(load(path).predict_proba(new), expected)
+    assert load(path).predict(new[:2]) == ["good", "bad"]
+    # Its own vectors and those that the metadata describes, made without this library.
+    code = """
+import json, sys, numpy
+from safetensors import safe_open
+from sklearn.feature_extraction.text import TfidfVectorizer
+file = safe_open(sys.argv[1], "np")
+said = file.metadata()
+get = file.get_tensor
+words = TfidfVectorizer(
+    sublinear_tf=True, ngram_range=(1, 2), strip_accents="unicode",
+    vocabulary=get("features/words").tobytes().decode().split("\\n"),
+)
+words.idf_ = get("features/idf")
+x = words.transform(json.loads(sys.argv[2])) @ get("features/directions").T
+x = x / numpy.maximum(numpy.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+x = (x - get("mean")) / get("std")
+x = x @ get("networks.0.1.weight").T + get("networks.0.1.bias")
+p = numpy.exp(x) / numpy.exp(x).sum(1, keepdims=True)
+print(json.dumps([p.tolist(), said]))
+"""
+    found, said = outside(code, path, json.dumps(new))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert json.loads(said["classes"]) == ["bad", "good"]
+    assert said["input"] == "texts (N)"
+    assert "TfidfVectorizer(sublinear_tf=True" in said["features"]
+    # Without the run's texts others are compared.
+    table.unlink()
+    inputs, kind = sample(RunFolder(run), classifier)
+    assert kind == "sentences, for the run's data is not there"
+    assert export(classifier, path, "safetensors", inputs) <= 2e-5
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_texts_are_refused_by_formats_of_networks(texts, tmp_path, format):
+    classifier = load(texts[0])
+    inputs, _ = sample(RunFolder(texts[0]), classifier)
+    message = f"{format} holds networks alone, .*'tfidf' are none: expected --format safetensors"
+    with pytest.raises(ConfigError, match=message):
+        export(classifier, tmp_path / "model", format, inputs)
+    assert not (tmp_path / "model").exists()
+
+
 def test_an_export_that_predicts_something_else_is_not_kept(run, tmp_path, monkeypatch):
     def write(classifier, network, path, example):
         path.write_bytes(b"wrong")

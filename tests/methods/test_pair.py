@@ -135,7 +135,7 @@ def test_rate_is_estimated_from_the_hold_out_where_it_is_best_predicted():
             each = torch.stack([net(inputs(1)).softmax(1) for net in method.networks]).mean(0)
         right = (each.argmax(1) == labels(1)).double().mean().item()
         if epoch and right > best:
-            best, rate = right, estimate_noise_rate(each, labels(1))
+            best, rate = right, estimate_noise_rate(each, labels(1), estimator="confident joint")
         method.set_epoch(epoch, 8)
         method.begin_epoch()
         assert method.forget == pytest.approx(rate * min(1, epoch / 3))

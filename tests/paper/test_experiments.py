@@ -1,100 +1,104 @@
-"""Which runs the paper's experiments consist of."""
-
-import numpy as np
 import pytest
 
 from noisylabels.errors import ConfigError
-from noisylabels.paper import experiments, published, results
+from noisylabels.paper.experiments import EXPERIMENTS, HOSTS, LOSSES, find, loss_values
+from noisylabels.paper.hyperparameters import HYPERPARAMETERS
 from noisylabels.paper.protocol import Protocol
-from noisylabels.paper.results import Choice
-from noisylabels.run.folder import RunFolder
-from noisylabels.run.trainer import train
-from noisylabels.studies import formats
-from pictures import encode, pixels, write
-
-TINY = ["--data.limit=40", "--epochs=1", "--model.name=mlp", "--augment.name=none"]
+from noisylabels.paper.published import find as published
+from noisylabels.run import config
+from noisylabels.run.plan import plan
+from noisylabels.studies.study import with_changes
 
 
-@pytest.fixture
-def protocol(tmp_path):
-    """CIFAR in small: its files have as many images as the tests need, of two classes."""
-    for name, label in (("cifar10", "label"), ("cifar100", "fine_label")):
-        (tmp_path / name).mkdir()
-        for part, count in (("train", 40), ("test", 12)):
-            labels = np.arange(count) % 2
-            images = [encode(pixels(n, (8, 8, 3))) for n in range(count)]
-            write(tmp_path / name / f"{part}.parquet", images, labels, label=label)
-    return Protocol("small", data=tmp_path)
+def cells(part, protocol):
+    """Yield the configuration of each cell, with digits for data: none has to be there."""
+    base = config.parse(protocol.base(part.dataset)).tables()
+    for row in part.rows:
+        for column in part.columns:
+            changes = {**column.changes, **row.changes(column)}
+            yield row, column, config.parse(with_changes(base, changes))
 
 
-def parts(name, scale="small"):
-    return {part.dataset: part for part in experiments.find(name).parts(Protocol(scale))}
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_is_a_valid_run(name):
+    experiment = find(name)
+    for scale in experiment.scales:
+        protocol = Protocol(scale)
+        for part in experiment.parts(protocol):
+            titles = [row.title for row in part.rows]
+            assert len(set(titles)) == len(titles)
+            for row, column, run in cells(part, protocol):
+                images = {"model": "auto", "augment": "auto", "features": "none"}
+                small = config.parse(run.tables() | images | {"data": "digits"})
+                made = plan(small, trial=False)
+                assert made.config.epochs == run.epochs, (row.title, column.key)
 
 
-@pytest.mark.parametrize("scale", ["small", "paper"])
-def test_table_6_has_both_triggers_and_the_papers_numbers(scale):
-    found = parts("table6", scale)
-    assert set(found) == {"cifar10", "cifar100"}
-    for dataset, part in found.items():
-        assert [row.title for row in part.rows] == ["CE", "GCE", "DAL"]
-        for column, kind in zip(part.columns, ("local", "global"), strict=True):
-            assert (column.key, column.setting) == (kind, None)
-            assert column.changes == {
-                "poison.name": "trigger",
-                "poison.kind": kind,
-                "poison.share": 0.002,
-            }
-        for value in ("test_accuracy", "attack_success"):
-            printed = published.find("table6", dataset, value)
-            assert {row.title for row in part.rows} == set(printed)
-            assert {column.key for column in part.columns} == set(printed["DAL"])
-    assert str(published.find("table6", "cifar10", "attack_success")["CE"]["local"]) == "99.9 ± 0.0"
+@pytest.mark.parametrize(("name", "dataset"), [("table2", "CIFAR-10"), ("table3", "CIFAR-100")])
+def test_losses_have_the_papers_values_at_its_scale(name, dataset):
+    (part,) = find(name).parts(Protocol("paper"))
+    assert [row.title for row in part.rows] == list(LOSSES)
+    for row, _, run in cells(part, Protocol("paper")):
+        key = LOSSES[row.title]
+        assert run.loss.name == key
+        if key == "dgce":
+            dal = HYPERPARAMETERS["dal"][dataset]
+            assert run.loss.parameters == {name: dal[name] for name in ("q_start", "q_end")}
+        else:
+            assert run.loss.parameters == HYPERPARAMETERS.get(key, {}).get(dataset, {})
 
 
-def test_figure_5_begins_with_the_runs_of_table_6(protocol, tmp_path):
-    runs = {}
-    for name in ("table6", "figure5"):
-        plans = results.prepare(
-            experiments.find(name), protocol, Choice(seeds=1, overrides=TINY), tmp_path / "out"
-        )
-        runs[name] = [
-            {(slot.row, slot.column, slot.seed): slot.run_id for slot in made.slots}
-            for made in plans
-        ]
-    for table, figure in zip(runs["table6"], runs["figure5"], strict=True):
-        assert len(set(table.values())) == 3 * 2
-        assert len(set(figure.values())) == 6 * 5
-        for (row, column, seed), run_id in table.items():
-            assert figure[(3 * column + row, 0, seed)] == run_id
-    titles = [row.title for row in parts("figure5")["cifar100"].rows]
-    assert titles[:4] == ["CE local", "GCE local", "DAL local", "CE global"]
-    shares = [column.changes["poison.share"] for column in parts("figure5")["cifar10"].columns]
-    assert shares == sorted(shares)
-    assert shares[0] == 0.002
+@pytest.mark.parametrize("name", ["table2", "table3", "table5"])
+def test_rows_and_columns_are_the_papers(name):
+    (part,) = find(name).parts(Protocol("paper"))
+    printed = published(name, part.dataset, "test_accuracy")
+    assert [row.title for row in part.rows] == list(printed)
+    for row in part.rows:
+        assert [column.key for column in part.columns] == list(printed[row.title])
 
 
-def test_table_6_shows_accuracy_and_success_beside_the_papers(protocol, tmp_path):
-    experiment = experiments.find("table6")
-    choice = Choice(rows=["ce", "gce"], columns=["local"], seeds=1, overrides=TINY)
-    plans = results.prepare(experiment, protocol, choice, tmp_path / "out")
-    folder = tmp_path / "out" / "runs"
-    stored = [RunFolder(train(point.run, folder)) for point in plans[0].study.points]
-    runs = results.collect(plans, [], folder)
-    accuracy, success = results.tabulate(experiment, protocol, plans[0], runs)
-    assert (accuracy.value, success.value) == ("test_accuracy", "attack_success")
-    assert (accuracy.direction, success.direction) == ("high", "low")
-    for row, run in enumerate(stored):
-        assert len(run.labels()["poisoned"]) == 1
-        assert success.cells[(row, 0)].values == {0: run.result()["attack_success"]}
-        assert accuracy.cells[(row, 0)].values == {0: run.result()["test_accuracy"]}
-    shown = formats.text([success])
-    assert "local trigger" in shown
-    assert "attack_success, %" in shown
-    assert "99.9 ± 0.0" in shown
-    assert "noise" not in formats.csv([success]).splitlines()[0]
+def test_dal_takes_the_place_of_a_hosts_own_loss():
+    (part,) = find("table5").parts(Protocol("paper"))
+    runs = {(row.title, column.key): run for row, column, run in cells(part, Protocol("paper"))}
+    for title, method in HOSTS.items():
+        for column in part.columns:
+            alone, with_dal = (runs[each, column.key] for each in (title, f"{title} + DAL"))
+            assert alone.method == with_dal.method
+            assert alone.method.name == method
+            assert alone.loss.name == ("js" if method == "gjs" else "ce")
+            assert with_dal.loss.table() == {"name": "dal", "q_start": 0.0, "q_end": 1.0}
+            assert alone.replace(loss=with_dal.loss) == with_dal
+    forget = {key: runs["JoCoR", key].method.parameters["forget_rate"] for _, key in runs}
+    assert forget["symmetric:0.8"] == 0.8
+    assert forget["asymmetric:0.4"] == 0.2
+    assert runs["GJS", "symmetric:0.6"].method.parameters["pi"] == 0.9
+    assert runs["GJS", "symmetric:0.6"].loss.parameters["pi"] == 0.9
+    assert runs["TCE + DAL", "symmetric:0.2"].loss.name == "dtce"
+    assert runs["JS + DAL", "symmetric:0.2"].loss.name == "djs"
 
 
-def test_triggers_are_of_images_alone(tmp_path):
-    for name in ("table6", "figure5"):
-        with pytest.raises(ConfigError, match=f"{name} is of scale 'paper' or 'small', got 'dig"):
-            results.prepare(experiments.find(name), Protocol("digits"), Choice(), tmp_path)
+def test_frozen_features_have_no_views_for_gjs():
+    (part,) = find("table5").parts(Protocol("features"))
+    assert not any(row.title.startswith("GJS") for row in part.rows)
+    assert len(part.rows) == 12
+
+
+def test_sensitivity_moves_each_parameter_around_its_own_value():
+    first, second = find("figure3").parts(Protocol("paper"))
+    titles = [row.title for row in first.rows]
+    assert titles[:5] == [f"GCE q {q}" for q in (0.85, 0.875, 0.9, 0.925, 0.95)]
+    assert titles[5:] == [f"DAL q_start {q}" for q in (0.75, 0.775, 0.8, 0.825, 0.85)]
+    assert [row.title for row in second.rows] == [
+        *(f"DAL q_end {value}" for value in (1.2, 1.5, 1.8)),
+        *(f"DAL lambda_end {value}" for value in ("0.5", "1", "1.5")),
+    ]
+
+
+def test_values_of_a_loss_without_any_are_its_defaults():
+    assert loss_values(Protocol("paper"), "cifar10", "ce") == {"loss.name": "ce"}
+    assert loss_values(Protocol("paper"), "webvision", "dal")["loss.q_start"] == 0.4
+
+
+def test_experiments_that_there_are_none_of():
+    with pytest.raises(ConfigError, match="unknown experiment 'tabel2': did you mean 'table2'"):
+        find("tabel2")

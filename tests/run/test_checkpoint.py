@@ -1,3 +1,5 @@
+import os
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -131,3 +133,42 @@ def test_a_full_disk_leaves_both_checkpoints(tmp_path):
     assert checkpoint.load(path, "abc") == {"epoch": 2}
     assert checkpoint.load(checkpoint.previous(path), "abc") == {"epoch": 1}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Names of what is synced, in order; once ``failing`` is set, the disk refuses."""
+    names, fsync = [], os.fsync
+
+    def watched(handle):
+        names.append(Path(f"/proc/self/fd/{handle}").resolve().name)
+        if synced.failing:
+            raise OSError("no space left")
+        fsync(handle)
+
+    synced = type("Synced", (), {"names": names, "failing": False})()
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("what is synced is looked up in /proc")
+    monkeypatch.setattr(os, "fsync", watched)
+    return synced
+
+
+def test_a_disk_that_refuses_to_sync_leaves_both_checkpoints(tmp_path, synced):
+    path = tmp_path / "checkpoint.pt"
+    for epoch in (1, 2):
+        checkpoint.save(path, "abc", {"epoch": epoch})
+    synced.failing = True
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.save(path, "abc", {"epoch": 3})
+    assert checkpoint.load(path, "abc") == {"epoch": 2}
+    assert checkpoint.load(checkpoint.previous(path), "abc") == {"epoch": 1}
+
+
+def test_a_checkpoint_is_synced_once_and_then_its_folder(tmp_path, synced):
+    """Each waits for the disk: of a short run they were a third of all that was not training."""
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, "abc", {"epoch": 1})
+    assert synced.names == [f".checkpoint.pt.{os.getpid()}.tmp", tmp_path.name]
+    synced.names.clear()
+    write_json(tmp_path / "progress.json", {"epoch": 1}, lasting=False)
+    assert synced.names == [f".progress.json.{os.getpid()}.tmp"]

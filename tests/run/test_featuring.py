@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import noisylabels
+from noisylabels.__main__ import main
+from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import networks
 from noisylabels.run import device, featuring, loop
@@ -111,6 +115,35 @@ def test_vectors_are_of_what_they_come_from(run, seen, backbone, tmp_path, monke
     save(tmp_path / "photos" / "dark" / "3.png", pixels(99, (20, 24, 3)))
     assert not torch.equal(vectors(run).test.tensor(), other.test.tensor())
     assert len(seen) == before + 4
+
+
+def test_digits_are_seen_and_are_predicted_as_they_were_trained(run, tmp_path):
+    run = run | {"data": {"name": "digits", "limit": 100}, "noise": {"name": "none"}, "epochs": 3}
+    folder = RunFolder(train(parse(run), tmp_path / "runs"))
+    classifier = noisylabels.load(folder.path)
+    test = SOURCES["digits"]().load().test
+    p = classifier.predict_proba(test.tensor())
+    np.testing.assert_allclose(p, folder.predictions()["test_probabilities"], atol=2e-3)
+    assert classifier.described.highest == 16
+
+
+def test_kept_vectors_can_be_deleted(run, tmp_path, monkeypatch, capsys, own_cache):
+    path = tmp_path / "run.toml"
+    tables = "".join(
+        f"{key} = {{{', '.join(f'{k} = {json.dumps(v)}' for k, v in run[key].items())}}}\n"
+        for key in ("data", "features")
+    )
+    path.write_text(tables)
+    assert main(["features", str(path)]) == 0
+    assert "MiB of features are kept" in capsys.readouterr().err
+    assert len(list(own_cache.iterdir())) == 2
+    assert main(["features", "--prune", "1"]) == 0
+    assert "deleted 0.0 MiB" in capsys.readouterr().out
+    assert main(["features", "--prune", "0"]) == 0
+    assert list(own_cache.iterdir()) == []
+    for words in (["features"], ["features", "--prune", "-1"]):
+        assert main(words) == 2
+        assert "--prune" in capsys.readouterr().err
 
 
 def test_automatic_precision_is_that_of_the_device(run, seen, monkeypatch):

@@ -138,7 +138,7 @@ def test_what_no_result_depends_on_makes_no_row_of_its_own(tmp_path):
     (group,) = report.summarise(records.read([tmp_path / "runs"])).groups
     assert len(group.runs) == 4
     # One of them knows the last epoch's only.
-    assert report.mean_curve(group, "test_accuracy")[0] == [2]
+    assert report.mean_series(group.runs, "test_accuracy")[0] == [2]
 
 
 def test_precisions_are_rows_that_say_so(runs, tmp_path):
@@ -209,6 +209,24 @@ def test_accuracies_against_given_labels_say_so(runs, tmp_path, all_given):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "may be as wrong as those of the training set" in text
     assert text.count("test, against given labels") == (2 if all_given else 1)
+
+
+def test_what_is_known_of_noisy_labels_has_columns_of_its_own(runs, tmp_path):
+    folders = []
+    for run in runs.iterdir():
+        loss = json.loads((run / "config.json").read_text())["loss"]["name"]
+        known = {"validation_accuracy": 0.75, "reachable_test_accuracy": 0.7}
+        unknown = {"actual_noise_rate": None, "estimated_noise_rate": 0.25}
+        result = known | unknown if loss == "ce" else {}
+        folders.append(alter(run, tmp_path / run.name, result=result))
+    summary = report.summarise(records.read(folders))
+    columns = ("hold-out accuracy", "perfect model against given labels", "noise, estimated")
+    assert summary.header[-3:] == columns
+    ce, gce = summary.rows()
+    assert ce[-3:] == ("75.0 ± 0.0 %", "70.0 ± 0.0 %", "25.0 ± 0.0 %")
+    assert gce[-3:-1] == ("unknown", "unknown")
+    # Where noise is known nobody asks for an estimate.
+    assert report.summarise(records.read([runs])).header[-1] == "noise, actual / nominal"
 
 
 def test_page_is_whole_and_self_contained(runs, tmp_path):
@@ -306,12 +324,12 @@ def test_curves_are_means_over_seeds(runs):
     group = report.summarise(records.read([runs])).groups[0]
     for key in report.CURVES:
         one, two = ([line[key] for line in run.metrics] for run in group.runs)
-        epochs, means, deviations = report.mean_curve(group, key)
+        epochs, means, deviations = report.mean_series(group.runs, key)
         assert epochs == [1, 2]
         assert means == pytest.approx([50 * (a + b) for a, b in zip(one, two, strict=True)])
         wanted = [100 * abs(a - b) / 2**0.5 for a, b in zip(one, two, strict=True)]
         assert deviations == pytest.approx(wanted)
-    assert report.mean_curve(group, "unknown") == ([], [], [])
+    assert report.mean_series(group.runs, "unknown") == ([], [], [])
 
 
 def test_every_curve_is_drawn_with_its_band(runs):

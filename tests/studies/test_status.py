@@ -1,3 +1,6 @@
+import re
+import sys
+
 import pytest
 
 from noisylabels.__main__ import main
@@ -38,6 +41,23 @@ def test_finished_and_stopped_runs(runs, capsys):
     shown = capsys.readouterr().out
     assert "finished" in shown
     assert "1/3" in shown
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_no_word_is_broken_on_a_narrow_terminal(runs, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["status", str(runs)]) == 0
+    # Without what makes heads bold.
+    lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    words = re.findall(r"[^\s│,:]+", "\n".join(lines))
+    for found in find([runs]):
+        for value in found.row():
+            assert all(word in words for word in value.split()), value
+    if width == 60:
+        (first,) = (line for line in lines if line.startswith(find([runs])[0].folder.name))
+        assert first.startswith(f"{find([runs])[0].folder.name}: data digits, method single, loss")
 
 
 def test_a_running_run_is_running(tmp_path, begin):

@@ -1,19 +1,24 @@
+import io
 import os
 import re
 import shutil
 import signal
+from pathlib import Path
+from random import Random
 
 import pytest
+from rich.console import Console
 
 from noisylabels.__main__ import main
+from noisylabels.display import SweepDisplay
 from noisylabels.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError
 from noisylabels.studies import study, sweep
-from noisylabels.studies.launchers.jobs import Ended, Launcher, make
+from noisylabels.studies.launchers.jobs import Advanced, Ended, Job, Launcher, make
 from noisylabels.studies.study import grid
-from noisylabels.studies.sweep import Follower, Progress, SweepError, begin, prepare
+from noisylabels.studies.sweep import Follower, Progress, Runner, SweepError, begin, prepare
 
 
 class Here(Launcher):
@@ -142,7 +147,11 @@ def test_a_failing_run_does_not_stop_the_others(base, own_module, tmp_path, monk
     assert all.value.status == 1
     assert [job.folder.state() for job in prepared.jobs] == ["finished", "failed", "finished"]
     assert bad.folder.failure()["error"].startswith("data: 'moody:Moody' failed: KeyError")
-    assert "Traceback" in bad.folder.log.read_text()
+    # Wherever one looks from, and wherever the folder of run folders is moved.
+    log = bad.folder.path / bad.folder.failure()["log"]
+    assert log.resolve() == bad.folder.log.resolve()
+    assert not Path(bad.folder.failure()["log"]).is_absolute()
+    assert "Traceback" in log.read_text()
     assert list(sweep.failures(prepared.jobs)) == [
         f"failed: {bad.title}: {bad.folder.failure()['error']} (log: {bad.folder.log})"
     ]
@@ -161,7 +170,7 @@ def test_what_another_command_has_just_failed_is_not_tried_again(base, tmp_path)
 
     class Other(Here):
         def submit(self, jobs):
-            second.folder.fail(second.tables, "a pity", "a.log")
+            second.folder.fail(second.tables, "a pity")
             super().submit(jobs)
 
     launcher = Other()
@@ -279,10 +288,89 @@ def test_the_time_left_is_learnt_from_runs_that_are_alike(base, tmp_path):
     assert progress.left() is None
     progress.pace.learn(large, 60, 10)
     assert progress.left() == (2 * 20 + 2 * 60) / 2
-    progress.running[prepared.jobs[0].run_id] = 5
+    progress.start(prepared.jobs[0].run_id, 5)
     assert progress.left() == (10 + 20 + 2 * 60) / 2
     progress.pace.learn(large, 20, 10)
     assert progress.left() == (10 + 20 + 2 * 40) / 2
+
+
+MANY = 20_000
+
+
+class Untouched(dict):
+    """A dictionary that can be asked of one key after the other, and not gone over."""
+
+    def __iter__(self):
+        raise AssertionError("all of it was gone over")
+
+    keys = values = items = __iter__
+
+
+def synthetic_jobs(out):
+    for number in range(MANY):
+        tables = {"data": "digits", "model": "mlp", "epochs": 10 + 10 * (number % 3)}
+        yield Job(f"{number:012x}", f"run {number}", tables, out)
+
+
+def test_no_event_of_a_large_study_goes_over_all_of_its_runs(tmp_path):
+    progress = Progress({job.run_id: job for job in synthetic_jobs(tmp_path)}, width=4)
+    jobs = list(progress.jobs.values())
+    progress.pace.learn(jobs[0].tables, 20.0, 10)
+    progress.jobs, progress.waiting = Untouched(progress.jobs), Untouched(progress.waiting)
+    random = Random(0)
+    with SweepDisplay(Console(file=io.StringIO())) as display:
+        for job in jobs[:300]:
+            progress.start(job.run_id)
+            epoch = random.randrange(1, 10)
+            progress.start(job.run_id, epoch)
+            display.on_event(Advanced(job.run_id, epoch, {}), progress)
+            state = random.choice(["failed", "stopped", "held", ""])
+            if state:
+                progress.end(Ended(job.run_id, state, "a pity" * (state == "failed")))
+                if state == "failed":
+                    display.on_event(Ended(job.run_id, state, "a pity"), progress)
+                elif random.random() < 0.5:
+                    # It was left by whoever had it.
+                    progress.add(job)
+    # The same, computed anew.
+    waiting = dict.keys(progress.waiting)
+    groups = [progress.done, progress.elsewhere, progress.failed, progress.stopped]
+    ended = set().union(*groups)
+    assert set(waiting) == {job.run_id for job in jobs} - ended - set(progress.running)
+    epochs = sum(progress.jobs[run_id].tables["epochs"] for run_id in waiting)
+    epochs += sum(
+        progress.jobs[run_id].tables["epochs"] - epoch for run_id, epoch in progress.running.items()
+    )
+    assert progress.left() == pytest.approx(2.0 * epochs / 4)
+    assert progress.counts() == (
+        f"{len(progress.running)} running, {len(progress.elsewhere)} made by another process, "
+        f"{len(progress.failed)} failed, {len(progress.stopped)} stopped, {len(waiting)} to come"
+    )
+
+
+def test_several_at_once_begin_with_the_longest(base, tmp_path):
+    both = [{**base, "epochs": epochs} for epochs in (1, 2, 10, 9)]
+    prepared = prepare([*grid(both[0], seed=[0, 1]), *map(parse, both[1:])], tmp_path)
+    one, other, two, ten, nine = (job.run_id for job in prepared.jobs)
+
+    def order(width, known):
+        progress = begin(prepared, width)
+        if known:
+            progress.pace.learn(prepared.jobs[0].tables, 1.0, 1)
+        given = []
+
+        class Patient(Here):
+            room = len(prepared.jobs)
+
+            def submit(self, jobs):
+                given.extend(job.run_id for job in jobs)
+
+        Runner(Patient(), Follower(), progress).step()
+        return given
+
+    # What takes about as long stays in the order of the file.
+    assert order(2, known=True) == [ten, nine, two, one, other]
+    assert order(2, known=False) == order(1, known=True) == [one, other, two, ten, nine]
 
 
 def test_each_kind_of_run_is_timed_where_no_finished_run_is_like_it(base, tmp_path, monkeypatch):
@@ -344,7 +432,7 @@ def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
     assert "seed 1" in said
     tables = folder.config()
     shutil.rmtree(folder.path)
-    folder.fail(tables, "a pity", "a.log")
+    folder.fail(tables, "a pity")
     assert main(["status", "study.toml", "runs"]) == 0
     said = capsys.readouterr().out
     assert said.count("study.toml: 2 runs: 1 finished, 1 failed") == 2

@@ -166,6 +166,34 @@ def test_what_a_component_has_not_is_a_dash(make, pivot):
     assert [row.texts for row in pivot(rows="loss,loss.q").rows] == [("ce", "–"), ("gce", "0.7")]
 
 
+def test_a_components_name_is_a_key(make, pivot):
+    half = {"name": "gce", "q": 0.5}
+    for loss, rate in itertools.product((DAL, GCE, CE), (0.4, 0.2)):
+        make(loss=loss, noise=symmetric(rate))
+    made = pivot(rows="loss.name,method.name", columns="noise.name,noise.rate", against="ce")
+    # In the order of the lists, as the components themselves are.
+    assert [row.title for row in made.rows] == ["ce, single", "gce, single", "dal, single"]
+    assert [c.texts for c in made.columns] == [("symmetric", "0.2"), ("symmetric", "0.4")]
+    assert made.grids()[0].corner == ("loss.name", "method.name")
+    assert made.against == 0
+    assert "loss gce (q 0.7)" in notes(made)
+    assert "noise" not in notes(made).replace("noise.rate", "").partition("all runs")[0]
+    assert pivot(rows="loss.name", columns="noise", against="loss.name=gce").against == 1
+    make(loss=half, noise=symmetric(0.2))
+    with pytest.raises(DataError, match=r"differ in more than the seed, in loss.q \(0.5, 0.7\)"):
+        pivot(rows="loss.name", columns="noise.rate")
+    both = pivot(rows="loss.name,loss.q", columns="noise.rate", against="loss.q=0.5")
+    assert [row.texts for row in both.rows] == [
+        ("ce", "–"),
+        ("gce", "0.5"),
+        ("gce", "0.7"),
+        ("dal", "–"),
+    ]
+    assert both.against == 1
+    assert "loss dal (q_start 0.6, q_end 1.5, lambda_end 1)" in notes(both)
+    assert "loss gce" not in notes(both)
+
+
 def test_label_files_are_told_apart_by_what_they_hold(tmp_path):
     for seed in (0, 1):
         np.save(tmp_path / f"{seed}.npy", np.random.default_rng(seed).integers(10, size=1437))
@@ -295,6 +323,9 @@ def test_the_row_to_compare_with_is_called_by_title_or_by_name(make, pivot):
         pivot(against="gce")
     with pytest.raises(ConfigError, match=r"unknown row of --against 'gec': did you mean 'gce'"):
         pivot(against="gec")
+    assert pivot(rows="loss.q,loss", against="loss.q=0.7").against == 1
+    with pytest.raises(ConfigError, match=r"unknown row of --against 'loss=gec'"):
+        pivot(against="loss=gec")
 
 
 def test_seeds_that_are_missing_are_said(make, pivot):
@@ -394,6 +425,16 @@ def test_accuracies_against_given_labels_say_so(make, pivot, all_given):
     assert "against given" not in pivot(value="train_accuracy").heading
 
 
+def test_estimates_are_told_where_the_noise_is_not_known(make, pivot):
+    unknown = {"actual_noise_rate": None, "estimated_noise_rate": 0.2}
+    make(loss=CE, result=unknown | {"reachable_test_accuracy": 0.75})
+    make(loss=CE, seed=1, result=unknown | {"estimated_noise_rate": 0.3})
+    told = " ".join(pivot().remarks)
+    assert "labels that are estimated to be wrong: symmetric: 25.0 ± 7.1 %" in told
+    assert "a perfect model would have against given test labels about: symmetric: 75.0 %" in told
+    assert "really wrong" not in told
+
+
 def test_runs_are_chosen_by_their_settings(make, tmp_path):
     make(loss=GCE, epochs=1, model={"name": "mlp", "hidden": [16, 8]})
     make(loss={"name": "gce", "q": 0.9}, epochs=2)
@@ -405,7 +446,7 @@ def test_runs_are_chosen_by_their_settings(make, tmp_path):
 
     everything = ["gce (q 0.7)", "gce (q 0.9)", "ce"]
     assert chosen("") == everything
-    assert chosen("loss=gce") == everything[:2]
+    assert chosen("loss=gce") == chosen("loss.name=gce") == everything[:2]
     assert chosen("loss=gce (q 0.9)") == everything[1:2]
     assert chosen("loss=gce (q 0.7),model=mlp (hidden [16, 8]), epochs=1,") == everything[:1]
     assert chosen("loss=gce, epochs=2") == everything[1:2]

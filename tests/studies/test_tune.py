@@ -3,6 +3,7 @@ import html.parser
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from browser import browse
 from noisylabels.__main__ import main
+from noisylabels.data.datasets import Digits
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.paper.hyperparameters import HYPERPARAMETERS
 from noisylabels.run import config, loop
@@ -257,6 +259,32 @@ def test_the_page_fits_its_window(tuned, tmp_path, width):
     assert int(re.search(r"<body>(\d+)", shown)[1]) <= width
 
 
+def test_clean_labels_are_what_is_chosen_by(tmp_path):
+    clean = tmp_path / "clean.csv"
+    true = Digits().load().train.labels
+    rows = [f"{row},{int(true[row])}" for row in range(0, 1437, 20)]
+    clean.write_text("\n".join(["row,label", *rows]))
+    tuning = prepare(
+        tmp_path,
+        base=BASE | {"validation_labels": str(clean), "epochs": 1},
+        tables={"loss.q": [0.3, 0.7]},
+        trials=2,
+    )
+    assert str(clean) in tune.describe(tuning, tune.open_trials(tuning))
+    outcome = run(tuning)
+    for trial in outcome.trials:
+        folder = RunFolder(outcome.tuning.out / trial.runs[0])
+        held = folder.labels()
+        assert held["validation_clean"].tolist() == true[held["validation_rows"]].tolist()
+        predicted = folder.predictions()["validation_probabilities"].argmax(1)
+        assert trial.accuracy == pytest.approx((predicted == held["validation_clean"]).mean())
+    assert config.load(outcome.tuning.chosen).validation_labels == clean
+    tune_page.write(outcome, tmp_path / "tune.html")
+    page = (tmp_path / "tune.html").read_text()
+    assert "labels that are held out are known to be right" in page
+    assert "with their given labels" not in page
+
+
 def test_no_trial_touches_a_test_label(tmp_path):
     """By a source whose test labels raise whatever is asked of them."""
     sealed = BASE | {"data": "sealed:SealedDigits", "epochs": 1}
@@ -458,11 +486,40 @@ def test_trials_of_a_machine_that_is_not_in_sight_are_left_to_it(tmp_path, monke
     tuning = prepare(tmp_path, trials=2)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     opened = tune.open_trials(tuning)
-    opened.assign(opened.ask(), ["0123"], tmp_path)
+    opened.assign(opened.ask(), ["0123"], tmp_path / "another")
     monkeypatch.undo()
+    monkeypatch.setattr(tune, "SECONDS_FOR_A_START", 0.0)
     outcome = run(tuning)
     assert [trial.state for trial in outcome.trials] == ["running", "finished"]
     assert outcome.trials[0].host == "elsewhere"
+
+
+def test_a_trial_of_a_machine_that_died_before_it_had_a_run_folder_is_taken_up(
+    tmp_path, monkeypatch
+):
+    """That the folder is shared is seen by its mark, wherever it is mounted."""
+    shared = tmp_path / "shared"
+    (tmp_path / "mounted").symlink_to(shared)
+    tuning, other = prepare(shared, trials=2), prepare(tmp_path / "mounted", trials=2)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    opened = tune.open_trials(tuning)
+    opened.assign(opened.ask(), ["0123"], shared)
+    monkeypatch.undo()
+    waited = []
+
+    class Waiting(Here):
+        def events(self, seconds):
+            if not self._queue and not waited:
+                waited.append([trial.state for trial in opened.list()])
+                monkeypatch.setattr(tune, "SECONDS_FOR_A_START", 0.0)
+            return super().events(seconds)
+
+    outcome = run(other, Waiting())
+    # It was left to that machine until a minute had passed.
+    assert waited == [["running", "finished"]]
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    assert outcome.trials[0].host == socket.gethostname()
+    assert len(list(shared.glob("tuning/.*.place"))) == 1
 
 
 def test_a_database_keeps_trials_too(tmp_path):

@@ -31,6 +31,7 @@ from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
 DIGITS_TEST_SHARE = 0.2
+DIGITS_HIGHEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Digits(Source):
 
     def facts(self) -> Facts:
         """Return the digits' shape and class map."""
-        return Facts((1, 8, 8), images=True, class_map="digits")
+        return Facts((1, 8, 8), images=True, class_map="digits", highest=DIGITS_HIGHEST)
 
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
@@ -71,7 +72,7 @@ class Digits(Source):
             test=Examples(images[test], labels[test]),
             classes=tuple(str(digit) for digit in range(10)),
             mean=torch.zeros(1),
-            std=torch.full((1,), 16.0),
+            std=torch.full((1,), float(DIGITS_HIGHEST)),
         )
 
 

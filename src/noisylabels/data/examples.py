@@ -301,6 +301,9 @@ class Dataset:
         notes: What was found and done while reading, a sentence each.
         skipped: Place and reason of each row that was left out.
         test_is_given: Whether the test set's labels are as noisy as those of the training set.
+        test_clean: Labels of test examples that are known to be right, int64 of shape (N), -1 where
+            they are not known; None where none is.
+        validation_clean: The same of those held out.
         triggered: The test examples with the trigger, where the training set is poisoned.
     """
 
@@ -314,6 +317,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     test_is_given: bool = False
+    test_clean: Tensor | None = None
+    validation_clean: Tensor | None = None
     triggered: Examples | None = None
 
 
@@ -343,6 +348,16 @@ class LoadReport:
         if self._on_error == "raise":
             raise DataError(f'{place}: {reason} (on_error = "skip" leaves such rows out)')
         self.skipped.append((place, reason))
+
+    def refuse(self) -> None:
+        """Stop at the first row that was left out, where none can be.
+
+        Raises:
+            DataError: There is one.
+        """
+        if self.skipped:
+            place, reason = self.skipped[0]
+            raise DataError(f"{place}: {reason}")
 
     def count(self, phrases: Sequence[str]) -> None:
         """Count what was done to an example."""
@@ -488,6 +503,35 @@ def hold_out_fold(dataset: Dataset, fold: int, folds: int, seed: int) -> tuple[D
     dealt[order] = torch.arange(len(order)) % folds
     kept, out = ((dealt != fold).nonzero().squeeze(1), (dealt == fold).nonzero().squeeze(1))
     return _held_out(dataset, kept, out), kept
+
+
+def hold_out_clean(dataset: Dataset, clean: Tensor) -> tuple[Dataset, Tensor]:
+    """Hold the training examples out whose labels are known to be right.
+
+    Args:
+        dataset: The dataset, with the labels that training will see.
+        clean: Right labels of its training set, int64 of shape (N), -1 where they are not known.
+
+    Returns:
+        As :func:`hold_out`; ``validation`` has the given labels, ``validation_clean`` the right
+        ones.
+
+    Raises:
+        DataError: No label is known, or too little is left to learn from.
+    """
+    kept, out = (clean < 0).nonzero().squeeze(1), (clean >= 0).nonzero().squeeze(1)
+    if not len(out):
+        raise DataError(
+            f"validation_labels: expected labels of the {len(clean)} training examples, got none"
+        )
+    left = dataset.train.labels[kept]
+    if len(set(left.tolist())) < 2:
+        raise DataError(
+            f"validation_labels: expected training examples of at least two classes besides the "
+            f"{len(out)} with clean labels, got {len(left)} of {len(set(left.tolist()))}"
+        )
+    held = dataclasses.replace(_held_out(dataset, kept, out), validation_clean=clean[out])
+    return held, kept
 
 
 def _held_out(dataset: Dataset, kept: Tensor, out: Tensor) -> Dataset:

@@ -20,10 +20,10 @@ from noisylabels.data.label_encoding import LabelKind, encode_labels
 from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
 from noisylabels.data.tables import (
     open_arrow,
-    read_csv,
     read_list,
     read_parquet,
     read_schema,
+    read_table,
     read_text,
     read_values,
 )
@@ -300,19 +300,13 @@ class Table(SplittableImageSource):
         return {key: value for key, value in super().identity().items() if key not in own}
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
-        if self.path.suffix.lower() == ".parquet":
-            table = read_parquet(self.path)
-            names = table.column_names
-            columns = (self.path_column, self.label_column, self.split_column or SPLIT)
-            used = [name for name in dict.fromkeys(columns) if name in names]
-            found = [read_values(self.path, table, name) for name in used]
-            rows = (dict(zip(used, row, strict=True)) for row in zip(*found, strict=True))
-            numbered: Iterable[tuple[int, Mapping[str, Any]]] = enumerate(rows, start=2)
-        elif self.path.suffix.lower() in LISTS:
+        numbered: Iterable[tuple[int, Mapping[str, Any]]]
+        if self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
             numbered = read_list(self.path, names)
         else:
-            names, numbered = read_csv(self.path, self.path_column, report)
+            columns = (self.path_column, self.label_column, self.split_column or SPLIT)
+            names, numbered = read_table(self.path, columns, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
         for column in (self.path_column, self.label_column, self.split_column):
             if column is not None and column not in names:

@@ -47,11 +47,13 @@ class Facts(NamedTuple):
         images: Whether inputs are images.
         class_map: The class map of asymmetric noise, see ``noisylabels.noise``; None where only the
             user can know it.
+        highest: The value of a white pixel.
     """
 
     shape: tuple[int, ...]
     images: bool
     class_map: str | None = None
+    highest: int = 255
 
     @property
     def texts(self) -> bool:

@@ -9,6 +9,38 @@ from typing import Any
 from noisylabels.data.examples import LoadReport
 from noisylabels.errors import DataError, MissingExtraError
 
+TABLES = (".csv", ".tsv", ".parquet")
+"""How the names of tables with named columns end."""
+
+
+def read_table(
+    path: Path, wanted: Iterable[str], column: str, report: LoadReport
+) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    """Read a CSV file with a header, or some columns of a Parquet file.
+
+    Args:
+        path: The file, one of ``TABLES``.
+        wanted: The columns that are looked at, where there are such.
+        column: A column that it should have, by which a CSV file's separator is known.
+        report: Decides about rows of another length than the header.
+
+    Returns:
+        The columns, and the values by column of each row; rows are counted as a spreadsheet does:
+        the header is row 1.
+
+    Raises:
+        DataError: It cannot be read.
+        MissingExtraError: It is a Parquet file, and pyarrow is not installed.
+    """
+    if path.suffix.lower() != ".parquet":
+        return read_csv(path, column, report)
+    names: list[str] = list(read_schema(path).names)
+    used = [name for name in dict.fromkeys(wanted) if name in names]
+    table = read_parquet(path, used)
+    columns = [read_values(path, table, name) for name in used]
+    rows = (dict(zip(used, row, strict=True)) for row in zip(*columns, strict=True))
+    return names, enumerate(rows, start=2)
+
 
 def read_csv(
     path: Path, column: str, report: LoadReport

@@ -1,6 +1,6 @@
 """Texts with labels, in a table."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
 from noisylabels.data.source import Facts, SplittableSource
-from noisylabels.data.tables import read_csv, read_parquet, read_values
+from noisylabels.data.tables import read_table
 from noisylabels.errors import ConfigError, DataError
 
 SPLIT = "split"
@@ -118,16 +118,12 @@ class Text(SplittableSource):
 
     def _read(self) -> Iterator[tuple[str, str, object, object, str]]:
         wanted = (self.text_column, self.label_column, self.split_column, self.test_label_column)
-        numbered: Iterable[tuple[int, Mapping[str, Any]]]
-        if self.path.suffix.lower() == ".parquet":
-            table = read_parquet(self.path)
-            names = table.column_names
-            used = [str(name) for name in dict.fromkeys((*wanted, SPLIT)) if name in names]
-            columns = [read_values(self.path, table, name) for name in used]
-            rows = (dict(zip(used, row, strict=True)) for row in zip(*columns, strict=True))
-            numbered = enumerate(rows, start=2)
-        else:
-            names, numbered = read_csv(self.path, self.text_column, LoadReport(self.on_error))
+        names, numbered = read_table(
+            self.path,
+            filter(None, (*wanted, SPLIT)),
+            self.text_column,
+            LoadReport(self.on_error),
+        )
         for column in filter(None, wanted):
             if column not in names:
                 raise DataError(

@@ -22,11 +22,10 @@ from noisylabels.data.files import (
     inside,
 )
 from noisylabels.data.images import ORIENTATION
-from noisylabels.data.tables import read_csv, read_parquet, read_schema, read_values
+from noisylabels.data.tables import TABLES, read_parquet, read_schema, read_table
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
-TABLES = (".csv", ".tsv", ".parquet")
 IN_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 """Pillow's modes that a PNG file keeps as they are."""
 
@@ -179,19 +178,11 @@ def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
 
 def _read_column(path: Path, column: str) -> list[tuple[int, object]]:
     """Read a column: the number of each row, as a spreadsheet counts, and its value."""
-    if path.suffix.lower() == ".parquet":
-        columns = read_schema(path).names
-        there = column in columns
-        values = read_values(path, read_parquet(path, [column]), column) if there else []
-        rows: list[tuple[int, object]] = list(enumerate(values, start=2))
-    else:
-        torn = LoadReport("skip")
-        columns, numbered = read_csv(path, column, torn)
-        if torn.skipped:
-            place, reason = torn.skipped[0]
-            # What is in which of its columns is in doubt.
-            raise DataError(f"{place}: {reason}")
-        rows = [(row, values.get(column)) for row, values in numbered]
+    torn = LoadReport("skip")
+    columns, numbered = read_table(path, [column], column, torn)
+    # What is in which of a torn row's columns is in doubt.
+    torn.refuse()
+    rows = [(row, values.get(column)) for row, values in numbered]
     if column not in columns:
         raise DataError(
             f"{path}: expected a column {column!r}, got {', '.join(map(repr, columns))} (--column "

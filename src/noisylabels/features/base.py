@@ -1,5 +1,6 @@
 """What turns inputs into vectors, and the cache of what came out."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,42 @@ from torch import Tensor, nn
 
 from noisylabels.data.examples import Dataset, Examples
 from noisylabels.errors import ConfigError
+
+SECONDS_BETWEEN_SENTENCES = 10.0
+
+
+class Meter:
+    """Says how far computing features has come, and how fast.
+
+    Args:
+        total: How many inputs there are.
+        noun: What they are.
+        say: Tells the user.
+    """
+
+    def __init__(self, total: int, noun: str, say: Callable[[str], None]) -> None:
+        self._total, self._noun, self._say, self._done = total, noun, say, 0
+        self._begun = self._spoke = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count some more, and say now and then where it stands."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._spoke > SECONDS_BETWEEN_SENTENCES:
+            self._spoke = now
+            pace = self._done / (now - self._begun)
+            self._say(
+                f"features of {self._done:,} of {self._total:,} {self._noun}, {pace:.0f} a second, "
+                f"{(self._total - self._done) / pace:.0f} s left"
+            )
+
+    def end(self) -> None:
+        """Say how long it took."""
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        self._say(
+            f"features of {self._total:,} {self._noun} computed in {seconds:.0f} s, "
+            f"{self._total / seconds:.0f} a second"
+        )
 
 
 @dataclass(frozen=True)
@@ -40,10 +77,13 @@ class Features(ABC):
         freeze: Whether vectors are computed once, and only what follows is trained.
         learns: Whether something is learnt from the training inputs, without which others cannot
             be turned into vectors: :meth:`learnt` returns it, and :meth:`restore` takes it.
+        recipe: How inputs become vectors, in words, for who reads an exported file without this
+            library; "" where :meth:`module` says it.
     """
 
     freeze: bool = True
     learns: bool = False
+    recipe: str = ""
 
     @abstractmethod
     def check(self) -> None:
@@ -53,6 +93,14 @@ class Features(ABC):
             ConfigError: There is no such network, or its weights do not fit.
             MissingExtraError: A library is not installed.
         """
+
+    def contents(self) -> dict[str, str]:
+        """Return digests of the folders that parameters name, by parameter.
+
+        What a folder holds counts then, not where it lies. Files that a parameter of type ``Path``
+        names count without this.
+        """
+        return {}
 
     @abstractmethod
     def extract(

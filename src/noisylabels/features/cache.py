@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from noisylabels.atomic import replacing
 from noisylabels.data.digests import cache_folder
 
 FOLDER = "features"
+LIMIT = 10 * 2**30
+"""Bytes that are kept at most: what was not used for longest goes first."""
 
 
 def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -25,7 +28,12 @@ def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
     from safetensors.torch import load_file
 
     with suppress(OSError, SafetensorError, RuntimeError, KeyError):
-        return load_file(_path(identity))
+        path = _path(identity)
+        found = load_file(path)
+        with suppress(OSError):
+            # What prune goes by: access times are not kept on every file system.
+            os.utime(path)
+        return found
     return None
 
 
@@ -46,6 +54,44 @@ def keep(identity: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             temporary.write_bytes(
                 save({name: tensor.contiguous() for name, tensor in tensors.items()})
             )
+        prune(spare=path)
+
+
+def size() -> int:
+    """Return how many bytes are kept."""
+    return sum(stat.st_size for _, stat in _files())
+
+
+def prune(limit: int = LIMIT, spare: Path | None = None) -> int:
+    """Delete what was not used for longest, until no more than a number of bytes is kept.
+
+    Args:
+        limit: That number.
+        spare: A file that stays, however large.
+
+    Returns:
+        How many bytes were deleted.
+    """
+    files = sorted(_files(), key=lambda file: file[1].st_mtime_ns, reverse=True)
+    kept = deleted = 0
+    for path, stat in files:
+        kept += stat.st_size
+        if kept > limit and path != spare:
+            # Another process may have deleted it, or be reading it.
+            with suppress(OSError):
+                path.unlink()
+                deleted += stat.st_size
+                kept -= stat.st_size
+    return deleted
+
+
+def _files() -> list[tuple[Path, os.stat_result]]:
+    found = []
+    with suppress(OSError, RuntimeError):
+        for path in (cache_folder() / FOLDER).glob("*.safetensors"):
+            with suppress(OSError):
+                found.append((path, path.stat()))
+    return found
 
 
 def _path(identity: Mapping[str, Any]) -> Path:

@@ -1,6 +1,8 @@
 """Texts as vectors: by their words, or by a pretrained network for sentences."""
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -8,13 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from noisylabels.data.digests import tree_digest
 from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
-from noisylabels.features.base import Compute, Features
+from noisylabels.features.base import Compute, Features, Meter
 from noisylabels.features.reduction import Dimensions
 
 BATCH = 64
+TOGETHER = 32 * BATCH
+"""Texts that a network is given at once: it puts those of one length into one batch."""
 Words = Annotated[int, Field(ge=1)]
 
 
@@ -48,6 +53,12 @@ class Tfidf(TextFeatures):
         self._learnt: dict[str, Tensor] | None = None
 
     learns = True
+    recipe = (
+        "scikit-learn's TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), "
+        "strip_accents='unicode') with the vocabulary in features/words (UTF-8, one in each line) "
+        "and the weights in features/idf; times the transpose of features/directions; each vector "
+        "divided by its length, if that is not 0"
+    )
 
     def check(self) -> None:
         """Do nothing: there is nothing that can be missing."""
@@ -121,38 +132,61 @@ class Sentences(TextFeatures):
     def __init__(self, facts: Facts, model: str) -> None:
         super().__init__(facts, "sentence")
         self._model = model
+        self.recipe = (
+            f"SentenceTransformer({model!r}).encode(texts) of the library sentence-transformers, "
+            f"whose weights are not in this file"
+        )
 
     def check(self) -> None:
         """Refuse a network that cannot be had."""
         self._load("cpu")
+
+    def contents(self) -> dict[str, str]:
+        """Return the digest of a local folder."""
+        folder = Path(self._model).expanduser()
+        return {"model": tree_digest(folder)} if folder.is_dir() else {}
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
     ) -> dict[str, Tensor]:
         """Encode all texts."""
         network = self._load(compute.device.type)
-        return {
-            part: network.encode(
-                texts(examples), batch_size=BATCH, convert_to_tensor=True, show_progress_bar=False
-            )
-            .float()
-            .cpu()
-            for part, examples in parts.items()
-        }
+        meter = Meter(sum(map(len, parts.values())), "texts", compute.say)
+        vectors = {}
+        for part, examples in parts.items():
+            given, rows = texts(examples), []
+            for start in range(0, len(given), TOGETHER):
+                some = given[start : start + TOGETHER]
+                found = network.encode(
+                    some, batch_size=BATCH, convert_to_tensor=True, show_progress_bar=False
+                )
+                rows.append(found.float().cpu())
+                meter.add(len(some))
+            width = network.get_embedding_dimension()
+            vectors[part] = torch.cat(rows) if rows else torch.zeros(0, width)
+        meter.end()
+        return vectors
 
     def _load(self, device: str) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise MissingExtraError("sentence_transformers", "text") from error
-        try:
-            return SentenceTransformer(self._model, device=device, trust_remote_code=False)
-        except Exception as error:  # a hub that cannot be reached, a folder of something else
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"sentence: {self._model!r}: expected a folder of sentence-transformers, or a name "
-                f"on its hub ({reason})"
-            ) from error
+        name = str(Path(self._model).expanduser()) if self.contents() else self._model
+        return _load_network(name, device, *self.contents().values())
+
+
+@functools.lru_cache(maxsize=1)
+def _load_network(model: str, device: str, *digests: str) -> Any:
+    """Load a network once in a process: a study of a hundred runs has one."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtraError("sentence_transformers", "text") from error
+    try:
+        return SentenceTransformer(model, device=device, trust_remote_code=False)
+    except Exception as error:  # a hub that cannot be reached, a folder of something else
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{model!r}: expected a folder of sentence-transformers, or a name on its hub "
+            f"({reason:.200})"
+        ) from error
 
 
 def texts(examples: Examples) -> list[str]:
@@ -196,7 +230,8 @@ def sentence(facts: Facts, *, model: str) -> Features:
 
     Args:
         facts: The source's facts.
-        model: A folder of sentence-transformers, or a name on its hub.
+        model: A folder of sentence-transformers, of which the contents count, or a name on its
+            hub. No code of either is run.
 
     Raises:
         ConfigError: The data has no texts.

@@ -75,12 +75,13 @@ class Classifier:
         # First weights are overwritten: the user's own draws go on as if nothing was.
         with torch.random.fork_rng(devices=[]):
             self._features = self._find_features()
+            self._learnt: dict[str, Tensor] = {}
             if self._features is not None and self._features.learns:
-                learnt = {k: v for k, v in weights.items() if k.startswith(LEARNT)}
-                weights = {k: v for k, v in weights.items() if k not in learnt}
+                self._learnt = {k: v for k, v in weights.items() if k.startswith(LEARNT)}
+                weights = {k: v for k, v in weights.items() if k not in self._learnt}
                 restore = self._features.restore
                 try:
-                    restore({k.removeprefix(LEARNT): v for k, v in learnt.items()})
+                    restore({k.removeprefix(LEARNT): v for k, v in self._learnt.items()})
                 except DataError as error:
                     raise DataError(f"{where}: {error}") from error
             self._whole = self._assemble(weights, described.shares).to(self._device).eval()
@@ -97,12 +98,34 @@ class Classifier:
         Raises:
             ConfigError: The run's features are no network.
         """
-        if self._apart:
+        if self.apart:
             raise ConfigError(
                 f"{self._where}: its features {self.described.features['name']!r} are no "
                 f"network (their class has no module), so the whole is none"
             )
         return self._whole
+
+    @property
+    def head(self) -> Whole:
+        """What is computed by networks: all of it, or all behind features that are none."""
+        return self._whole
+
+    @property
+    def apart(self) -> bool:
+        """Whether frozen features are computed outside the network, for they are none."""
+        frozen = self._features is not None and self._features.freeze
+        return frozen and self._whole.features is None
+
+    @property
+    def recipe(self) -> str:
+        """How inputs become the vectors that such features are, in words; "" where nobody says."""
+        return self._features.recipe if self._features is not None and self.apart else ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that is needed to predict: weights, and what the features have learnt."""
+        # A tensor of its own for each name: some networks share them.
+        own = self._whole.state_dict() | self._learnt
+        return {name: tensor.detach().contiguous().clone() for name, tensor in own.items()}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -311,7 +334,7 @@ class Classifier:
             yield image
 
     def _probabilities(self, inputs: Tensor | Texts) -> Array:
-        if self._apart and self._features is not None:
+        if self._features is not None and self.apart:
             count = inputs.shape[0]
             examples = Examples(inputs, torch.zeros(count, dtype=torch.int64))
             compute = Compute(self._device, 0, lambda *_: "32", lambda *_: torch.contiguous_format)
@@ -324,12 +347,6 @@ class Classifier:
             found: Array = self._whole(inputs.to(self._device)).float().cpu().numpy()
         return found
 
-    @property
-    def _apart(self) -> bool:
-        """Whether frozen features are computed outside the whole network, for they are none."""
-        frozen = self._features is not None and self._features.freeze
-        return frozen and self._whole.features is None
-
     def _find_features(self) -> Features | None:
         component = Component.parse(self.described.features)
         if component.name == "none":
@@ -337,8 +354,18 @@ class Classifier:
         # What was fine-tuned is among the run's own weights, and an export has everything.
         files = not self.described.whole and bool(component.parameters.get("freeze", True))
         target, parameters = self._find("features", component, files=files)
-        facts = Facts(self.input_shape, images=len(self.input_shape) == 3)
+        images, highest = len(self.input_shape) == 3, self.described.highest
+        facts = Facts(self.input_shape, images, highest=highest)
         made: Features = build(lambda: target(facts, **parameters), "features", component, Features)
+        folders = made.contents()
+        for name, value in parameters.items():
+            known = self.described.contents.get(f"features.{name}")
+            if known is None or isinstance(value, Path) or folders.get(name) == known:
+                continue
+            where = f"{self._where}: features.{name}"
+            if name not in folders:
+                raise DataError(f"{where}: expected the folder {value}, which is not there")
+            raise DataError(f"{where}: {value} is not the folder that it was when the run was made")
         return made
 
     def _find(self, what: str, component: Component, *, files: bool) -> tuple[Any, dict[str, Any]]:
@@ -377,6 +404,9 @@ class Classifier:
         if features is not None and features.freeze:
             find = functools.partial(features.module, filled=not described.whole)
             module = build(find, "features", Component.parse(described.features))
+            if module is None:
+                # Then an export does not have their files inside either.
+                self._find("features", Component.parse(described.features), files=True)
         elif features is not None:
             make = functools.partial(features.network, head=make, filled=False)
         shape, count = described.shape, len(self.classes)

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from noisylabels.atomic import replacing
-from noisylabels.data.examples import Dataset
-from noisylabels.errors import DataError, MissingExtraError, NoisyLabelsError, check_choice
+from noisylabels.data.examples import Dataset, Texts
+from noisylabels.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    NoisyLabelsError,
+    check_choice,
+)
+from noisylabels.features.texts import texts
 from noisylabels.inference.classifier import Array, Classifier, load
 from noisylabels.inference.metadata import KEY
 from noisylabels.inference.network import Whole
@@ -25,25 +32,34 @@ TOLERANCE = 1e-4
 """Greatest difference of a probability from the classifier's own."""
 SAMPLES = 9
 """Inputs that both are compared on."""
+SENTENCES = ("A fine film.", "It is dull, and far too long.", "The match ended in a draw.")
+"""What classifiers of texts are compared on where the run's own are not there."""
+SELF = "safetensors"
+"""The format that this library reads itself."""
 OPSET = 20
 """Of ONNX: its Resize is antialiased, as ours is."""
 
 
-def export(classifier: Classifier, out: Path, format: str, samples: Tensor) -> float:
+def export(classifier: Classifier, out: Path, format: str, samples: Tensor | list[str]) -> float:
     """Write a classifier as one file that needs no run folder, and compare it with the classifier.
+
+    What turns texts into vectors is no network, so only ``"safetensors"``, which is read by this
+    library, can hold a classifier of texts: its networks, what its features have learnt, and in its
+    metadata how vectors are made.
 
     Args:
         classifier: The classifier.
         out: The file.
         format: A key of ``FORMATS``.
-        samples: Real inputs to compare on, at least two, as the whole network takes them; see
-            :func:`sample`.
+        samples: Real inputs to compare on, at least two, as the whole network takes them, or texts;
+            see :func:`sample`.
 
     Returns:
         The greatest difference of a probability.
 
     Raises:
-        ConfigError: There is no such format, or the classifier is no network as a whole.
+        ConfigError: There is no such format, or it is for networks alone, and the classifier is
+            none as a whole.
         DataError: The network cannot be exported so, or the exported one predicts something else:
             then nothing is left of it.
         MissingExtraError: A library that the format needs is not installed.
@@ -51,17 +67,28 @@ def export(classifier: Classifier, out: Path, format: str, samples: Tensor) -> f
     """
     check_choice("format", format, FORMATS)
     write = FORMATS[format]
-    network = classifier.network
+    name = classifier.described.features["name"]
+    if classifier.apart and format != SELF:
+        raise ConfigError(
+            f"{format} holds networks alone, and the features {name!r} are none: expected --format "
+            f"{SELF}, which noisylabels.load and noisylabels predict read"
+        )
+    network = classifier.head
+    expected = classifier.predict_proba(samples) if classifier.apart else None
     device = next(network.parameters(), network.mean).device
     # An exported network is tied to no device.
     network.cpu()
     try:
-        with torch.inference_mode():
-            expected = network(samples).numpy()
+        if expected is None:
+            assert isinstance(samples, Tensor), "a network takes no texts"
+            with torch.inference_mode():
+                expected = network(samples).numpy()
         with writing(out), replacing(out) as temporary:
             # Not real ones: some formats keep the inputs that they were traced with.
-            example = torch.zeros_like(samples[:2])
-            run = write(classifier, network, temporary, example)
+            example = torch.zeros(2, *classifier.described.shape)
+            if isinstance(samples, Tensor):
+                example = torch.zeros_like(samples[:2])
+            run: Callable[[Any], Array] = write(classifier, network, temporary, example)
             difference = max(
                 float(np.abs(run(samples[:count]) - expected[:count]).max())
                 for count in (1, len(samples))
@@ -84,15 +111,18 @@ def describe(classifier: Classifier) -> dict[str, str]:
 
     Returns:
         ``classes``, a JSON list; ``input`` and ``output``, sentences; ``preprocessing``, JSON of
-        how image files become inputs; ``run_id``; and ``noisylabels``, JSON of all of it.
+        how image files become inputs; ``run_id``; ``features``, how inputs become vectors, where
+        features are no network; and ``noisylabels``, JSON of all of it.
     """
     described = classifier.described
     shape = ", ".join(map(str, described.input))
     images = described.images
     covered = "256/224 of the size" if images and images.margin else "the size"
-    return {
+    kind = {0: "texts (N)", 3: f"uint8 images (N, {shape})"}
+    apart = {"features": classifier.recipe} if classifier.recipe else {}
+    return apart | {
         "classes": json.dumps(classifier.classes),
-        "input": f"{'uint8 images' if len(described.input) == 3 else 'features'} (N, {shape})",
+        "input": kind.get(len(described.input), f"features (N, {shape})"),
         "output": "float32 class probabilities (N, K); the input's normalisation is inside",
         "preprocessing": json.dumps(
             images
@@ -107,7 +137,7 @@ def describe(classifier: Classifier) -> dict[str, str]:
     }
 
 
-def sample(folder: RunFolder, classifier: Classifier) -> tuple[Tensor, str]:
+def sample(folder: RunFolder, classifier: Classifier) -> tuple[Tensor | list[str], str]:
     """Return some of a run's own test inputs, as the whole network takes them.
 
     Args:
@@ -115,12 +145,15 @@ def sample(folder: RunFolder, classifier: Classifier) -> tuple[Tensor, str]:
         classifier: Its classifier.
 
     Returns:
-        The inputs, and what they are in words; where the data is not there any more, random ones.
+        The inputs, and what they are in words; where the data is not there any more, random ones,
+        or a few sentences.
     """
     shape = classifier.input_shape
     try:
         return _real(folder, classifier), "test inputs of the run"
     except (NoisyLabelsError, OSError):
+        if not shape:
+            return list(SENTENCES), "sentences, for the run's data is not there"
         generator = torch.Generator().manual_seed(0)
         if len(shape) == 3:
             made = torch.randint(256, (SAMPLES, *shape), generator=generator, dtype=torch.uint8)
@@ -131,7 +164,7 @@ def sample(folder: RunFolder, classifier: Classifier) -> tuple[Tensor, str]:
         return made, "random inputs, for the run's data is not there"
 
 
-def _real(folder: RunFolder, classifier: Classifier) -> Tensor:
+def _real(folder: RunFolder, classifier: Classifier) -> Tensor | list[str]:
     places = folder.labels().get("test_places", np.array([]))
     files = [Path(place) for place in places[:SAMPLES].tolist() if os.path.isfile(place)]  # noqa: PTH113
     if len(files) > 1:
@@ -139,6 +172,8 @@ def _real(folder: RunFolder, classifier: Classifier) -> Tensor:
     # Not files of their own, so the whole set has to be read.
     data = config.parse({"data": folder.config()["data"]}).data
     dataset: Dataset = spec.source(data).load()
+    if isinstance(dataset.test.inputs, Texts):
+        return texts(dataset.test.take(torch.arange(min(SAMPLES, len(dataset.test)))))
     return dataset.test.tensor()[:SAMPLES]
 
 
@@ -147,12 +182,7 @@ def _safetensors(
 ) -> Callable[[Tensor], Array]:
     from safetensors.torch import save
 
-    tensors = {
-        # A tensor of its own for each name: some networks share them.
-        name: tensor.detach().contiguous().clone()
-        for name, tensor in network.state_dict().items()
-    }
-    path.write_bytes(save(tensors, describe(classifier)))
+    path.write_bytes(save(classifier.tensors(), describe(classifier)))
     return load(path).predict_proba
 
 

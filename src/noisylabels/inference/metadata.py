@@ -57,6 +57,7 @@ class Description:
         std: What each is divided by then.
         run_id: The run.
         whole: Whether the weights are those of everything, frozen features among them.
+        highest: The value of a white pixel.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +73,7 @@ class Description:
     std: tuple[float, ...]
     run_id: str
     whole: bool = False
+    highest: int = 255
 
     def text(self) -> str:
         """Return the description as JSON."""

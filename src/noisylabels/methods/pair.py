@@ -24,12 +24,17 @@ from noisylabels.methods.functional import (
     select_small_losses,
 )
 
+ESTIMATOR = "confident joint"
+"""What finds the noise rate where it is not given; a key of ``noisylabels.estimation.ESTIMATORS``.
+
+Named here, whatever the default there comes to be, for results were published with it."""
+
 
 class Pair(Method):
     """Trains two networks on the examples of small loss.
 
     Without ``forget_rate`` it is estimated from the hold-out, see
-    :func:`noisylabels.estimation.estimate_noise_rate`, at the beginning of every epoch whose
+    :func:`noisylabels.estimation.confident_joint`, at the beginning of every epoch whose
     networks predict the hold-out's labels better than ever before: a network that has learnt little
     takes right labels for wrong ones.
 
@@ -128,7 +133,7 @@ class Pair(Method):
         right = float(select_agreeing(probabilities, labels).double().mean())
         if right > self._best:
             self._best = right
-            self._rate = estimate_noise_rate(probabilities, labels)
+            self._rate = estimate_noise_rate(probabilities, labels, estimator=ESTIMATOR)
         last = self.epochs - 1
         if self.epoch in (min(self._ramp_epochs, last), last):
             when = "in the end" if self.epoch == last else "so far"

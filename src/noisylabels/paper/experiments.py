@@ -35,6 +35,8 @@ HOSTS = {
     "DivideMix": "dividemix",
 }
 """The bigger methods of table 5, and their keys."""
+PAIRED_LOSSES = {"TCE": ("tce", "dtce"), "JS": ("js", "djs")}
+"""Losses of table 5, and the same with a parameter that moves as DAL's does."""
 INSIDE = {"name": "dal", "q_start": 0.0, "q_end": 1.0}
 """DAL in the place of a bigger method's own loss."""
 CURVES = Setting("symmetric", 0.4)
@@ -129,9 +131,9 @@ def loss_values(protocol: Protocol, dataset: str, key: str) -> dict[str, Any]:
     Returns:
         Values by dotted key of a run's file.
     """
-    tuned = protocol.values(dataset, key)
-    if tuned:
-        return {"loss.name": key} | tuned
+    tuned = protocol.tuned(dataset)
+    if key in tuned:
+        return {"loss.name": key} | tuned[key]
     # Nobody has published values for digits: those of ten other classes are the nearest.
     name = DATASETS["cifar10" if dataset == "digits" else dataset]
     own = HYPERPARAMETERS.get("dal" if key == "dgce" else key, {}).get(name, {})
@@ -176,12 +178,11 @@ def _real_noise(protocol: Protocol) -> list[Part]:
 
 def _hosts(protocol: Protocol) -> list[Part]:
     dataset = "digits" if protocol.scale == "digits" else "cifar100"
-    rows = [
-        _fixed("TCE", loss_values(protocol, dataset, "tce")),
-        _fixed("TCE + DAL", _with(loss_values(protocol, dataset, "tce"), {"loss.name": "dtce"})),
-        _fixed("JS", loss_values(protocol, dataset, "js")),
-        _fixed("JS + DAL", _with(loss_values(protocol, dataset, "js"), {"loss.name": "djs"})),
-    ]
+    rows = []
+    for title, (key, moving) in PAIRED_LOSSES.items():
+        alone = loss_values(protocol, dataset, key)
+        rows.append(_fixed(title, alone))
+        rows.append(_fixed(f"{title} + DAL", _with(alone, {"loss.name": moving})))
     for title, method in HOSTS.items():
         if method == "gjs" and protocol.scale == "features":
             # It compares two views of an image, and frozen vectors have one.
@@ -203,17 +204,19 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
         if protocol.scale == "paper":
             own = {k: v for k, v in recipe(method, dataset).items() if k not in ("data", "noise")}
         else:
-            own = {"method.name": method, **protocol.values(dataset, method)}
+            loss = "js" if method == "gjs" else "ce"
+            tuned = protocol.tuned(dataset).get(method, {})
+            own = {"method.name": method, "loss.name": loss, **tuned}
         if title in PAIRS:
             # As JoCoR's authors have it: asymmetric noise leaves half of the classes alone.
             half = setting.kind == "asymmetric"
             own = own | {"method.forget_rate": setting.rate / 2 if half else setting.rate}
         if method == "gjs" and setting.kind == "symmetric":
             pi = GJS_PI[setting.rate]
-            own = own | {"method.pi": pi} | ({} if dal else {"loss.pi": pi})
+            own = own | {"method.pi": pi, "loss.pi": pi}
         if method == "dividemix" and protocol.scale == "paper":
             own = own | {"method.lambda_u": 25.0 if setting.key == "symmetric:0.2" else 150.0}
-        return {**own, "loss": INSIDE} if dal else own
+        return _with(own, {"loss": INSIDE}) if dal else own
 
     return Row(f"{title} + DAL" if dal else title, changes)
 

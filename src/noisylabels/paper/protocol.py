@@ -25,7 +25,7 @@ NETWORKS: dict[str, Tables] = {
     "cnn": {"name": "cnn"},
 }
 """Networks of the paper's appendix, which take the place of a scale's own."""
-INSTANCE = ("instance", "confusable")
+INSTANCE = ("instance", "margin")
 """Kinds of noise that depend on what an example looks like; the first is the paper's."""
 
 
@@ -171,17 +171,17 @@ class Protocol:
                 return {"name": "file", "path": str(file)}
         return {"name": kind, "rate": setting.rate}
 
-    def values(self, dataset: str, key: str) -> dict[str, Any]:
-        """Return the values that were tuned at this scale.
+    def tuned(self, dataset: str) -> Mapping[str, dict[str, Any]]:
+        """Return the values that were tuned at this scale, see ``docs/reproduction.md``.
 
         Args:
             dataset: The dataset.
-            key: What they were tuned for: a loss's key, or a method's name.
 
         Returns:
-            Values by dotted key of a run's file; nothing where nothing was tuned.
+            Values by dotted key of a run's file, by what they were tuned for: a loss's key, or a
+            method's name. Nothing where nothing was tuned.
         """
-        found: dict[str, Any] = _tuned(self.scale).get(dataset, {}).get(key, {})
+        found: Mapping[str, dict[str, Any]] = _tuned(self.scale).get(dataset, {})
         return found
 
 

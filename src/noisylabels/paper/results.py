@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noisylabels.errors import ConfigError, unknown
+from noisylabels.errors import ConfigError, check_count, unknown
 from noisylabels.paper import published
 from noisylabels.paper.experiments import Column, Experiment, Part, Row
 from noisylabels.paper.protocol import DATASETS, Protocol
@@ -97,6 +97,8 @@ def prepare(experiment: Experiment, protocol: Protocol, choice: Choice, out: Pat
     parts = [part for part in parts if part.rows and part.columns]
     if not parts:
         raise ConfigError(f"{experiment.name}: no part has these rows and columns together")
+    if choice.seeds is not None:
+        check_count("seeds", choice.seeds, low=1)
     seeds = range(choice.seeds or protocol.seeds)
     plans = []
     for part in parts:
@@ -225,8 +227,8 @@ def tabulate(
         A table for each of the experiment's values that any run has.
     """
     part = made.part
-    rows = [Entry((row.title,), (row.title,), frozenset([row.title])) for row in part.rows]
-    columns = [Entry((c.title,), (c.title,), frozenset([c.key])) for c in part.columns]
+    rows = [Entry((row.title,), (row.title,), (frozenset([row.title]),)) for row in part.rows]
+    columns = [Entry((c.title,), (c.title,), (frozenset([c.key]),)) for c in part.columns]
     titles = [row.title for row in part.rows]
     against = titles.index(experiment.against) if experiment.against in titles else None
     tables: list[Table] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from noisylabels.atomic import replacing, sync
+from noisylabels.atomic import replacing
 from noisylabels.errors import CheckpointError
 
 FORMAT = 2
@@ -31,8 +31,8 @@ def previous(path: Path) -> Path:
 def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
     """Save a checkpoint; the one that was there before becomes the previous one.
 
-    At every moment either file, or both, is whole: the new one is written under another name,
-    synced and read again before anything is renamed.
+    At every moment either file, or both, is whole: the new one is written under another name, read
+    again and synced before anything is renamed.
 
     Args:
         path: The file to make or replace.
@@ -54,16 +54,13 @@ def save(path: Path, run_id: str, state: dict[str, Any]) -> None:
     comment = f"sha256:{digest.hexdigest()}".encode()
     ending = len(comment).to_bytes(2, "little") + comment
     digest.update(ending)
-    with replacing(path) as temporary:
+    with replacing(path, keep=previous(path)) as temporary:
         with temporary.open("wb") as file:
             file.write(body)
             file.write(ending)
-        sync(temporary)
         with temporary.open("rb") as file:
             if hashlib.file_digest(file, "sha256").digest() != digest.digest():
                 raise CheckpointError(f"{path}: what was written does not read back")
-        if path.exists():
-            path.replace(previous(path))
 
 
 def load(path: Path, run_id: str) -> dict[str, Any]:

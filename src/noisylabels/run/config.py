@@ -154,6 +154,10 @@ class RunConfig:
         validation: Share of the training set that is held out, with its given labels, to choose
             hyper-parameters by; in [0, 0.5]. Or a part of it: ``"1/5"`` is the first of five that
             have no example in common. The test set is never touched.
+        validation_labels: A file of training examples' labels that are known to be right, see
+            :func:`noisylabels.data.clean_labels.read_clean_labels`: these examples are held out,
+            and the hold-out's accuracy is counted against them.
+        test_labels: The same of some or all test examples: test accuracy is counted on these alone.
         test: Whether the test set is predicted and scored; ``noisylabels tune`` leaves it alone,
             lest anything be chosen by it.
         compile: Whether networks are compiled by ``torch.compile``.
@@ -193,6 +197,8 @@ class RunConfig:
     seed: Seed = 0
     precision: Precision = "auto"
     validation: Share | Fold = 0.0
+    validation_labels: Path | None = None
+    test_labels: Path | None = None
     test: bool = True
     compile: bool = False
     clip_norm: Positive | None = None
@@ -206,6 +212,11 @@ class RunConfig:
     checkpoint_minutes: Positive = 10.0
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     save_model: bool = True
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some of the training examples are held out."""
+        return bool(self.validation) or self.validation_labels is not None
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a copy with some fields changed."""

@@ -133,7 +133,10 @@ def features_identity(made: Plan) -> dict[str, Any]:
         made: A plan with features.
     """
     settings, contents = made.identity["settings"], made.identity["contents"]
+    highest = made.source.facts().highest
     return {
+        # Digests of what was kept before there was this stay as they are.
+        **({} if highest == 255 else {"highest": highest}),
         "settings": {key: settings[key] for key in ("data", "features")},
         "contents": {
             key: value

@@ -29,13 +29,15 @@ FILES = {
     "identity.json": "all that the result depends on; the folder's name is its hash",
     "setup.json": "device, precision and memory format, chosen once",
     "data.json": "classes, pixel statistics, how many examples, what was found and done while "
-    "reading them, and the place and reason of each that was left out; `test_labels`: `given` "
-    "where those of the test set are as noisy as the rest, else `true`; null if it is left alone",
+    "reading them, and the place and reason of each that was left out; `test_labels`: what test "
+    "accuracy is counted against, `clean` where a file of them was named, `given` where those of "
+    "the test set are as noisy as the rest, else `true`; null if it is left alone",
     "labels.npz": "`given`, and `true` where it is known, in the order of the training set; "
     "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
-    "where examples are held out; and the `places` that examples from files come from "
-    "(`test_places`, `validation_places`); and in a poisoned run the rows that have the trigger "
-    "(`poisoned`, `validation_poisoned`)",
+    "where examples are held out; `test_clean` and `validation_clean`, -1 where they are not "
+    "known, where a file of clean labels was named; and the `places` that examples from files "
+    "come from (`test_places`, `validation_places`); and in a poisoned run "
+    "the rows that have the trigger (`poisoned`, `validation_poisoned`)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",
@@ -52,9 +54,13 @@ FILES = {
     "model.safetensors": "the trained weights; its metadata has the class names, the network and "
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
-    "result.json": "the last epoch's numbers; it is there if and only if the run is finished",
-    "failure.json": "why the run failed, in one line, and the log that tells more; the next "
-    "attempt removes it",
+    "result.json": "the last epoch's numbers; it is there if and only if the run is finished. "
+    "`estimated_noise_rate`: which share of the training labels seems wrong, with an interval of "
+    "95 % (`_low`, `_high`) and how it was found (`_by`); `test_noise_rate`: the same of test "
+    "labels that may be wrong, and `reachable_test_accuracy`: what a classifier without mistakes "
+    "would have against them",
+    "failure.json": "why the run failed, in one line, and the log that tells more, its path from "
+    "here; the next attempt removes it",
     "nonfinite.npz": "the batch of a step that stopped the run, for it was not finite",
     "mlflow.json": "the id that MLflow knows the run by",
 }
@@ -259,24 +265,27 @@ class RunFolder:
                 left.unlink()
             (self.path / FAILURE).unlink(missing_ok=True)
         listing = "".join(f"* `{name}`: {meaning}\n" for name, meaning in FILES.items())
-        with writing(self.path / "README.md"), replacing(self.path / "README.md") as path:
+        # What a run starts with need not outlast a power cut before its first checkpoint does.
+        readme = self.path / "README.md"
+        with writing(readme), replacing(readme, lasting=False) as path:
             path.write_text(f"# A run of noisylabels\n\n{listing}", encoding="utf-8")
-        self._write("config.json", config)
-        self._write("identity.json", identity)
-        self._write("setup.json", setup)
+        self._write("config.json", config, lasting=False)
+        self._write("identity.json", identity, lasting=False)
+        self._write("setup.json", setup, lasting=False)
 
-    def fail(self, config: Mapping[str, Any], error: str, log: str) -> None:
+    def fail(self, config: Mapping[str, Any], error: str) -> None:
         """Write why the run failed; its folder is made if it got none.
 
         Args:
             config: The configuration's tables.
             error: What went wrong, in one line.
-            log: A log that tells more; empty where there is none.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self._write("config.json", config)
+        # From this folder, for where it is seen from, and where it will be, nobody knows.
+        log = f"../{self.log.relative_to(self.path.parent).as_posix()}"
         self._write(FAILURE, {"error": error, "log": log, "at": time.time()})
 
     @property
@@ -299,15 +308,15 @@ class RunFolder:
 
     def write_data(self, data: Mapping[str, Any]) -> None:
         """Write what is known of the data."""
-        self._write("data.json", data)
+        self._write("data.json", data, lasting=False)
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Write where the last checkpoint stands."""
-        self._write("progress.json", progress)
+        self._write("progress.json", progress, lasting=False)
 
     def write_labels(self, labels: Mapping[str, Array]) -> None:
         """Write the labels, by name."""
-        self._save("labels.npz", labels)
+        self._save("labels.npz", labels, lasting=False)
 
     def write_nonfinite(self, batch: Mapping[str, Array], rank: int | None = None) -> Path:
         """Write a batch that stopped the run.
@@ -324,7 +333,7 @@ class RunFolder:
     def write_metrics(self, metrics: Iterable[Metrics]) -> None:
         """Write the metrics of all epochs so far."""
         path = self.path / "metrics.jsonl"
-        with writing(path), replacing(path) as temporary:
+        with writing(path), replacing(path, lasting=False) as temporary:
             temporary.write_text("".join(map(_line, metrics)), encoding="utf-8")
 
     def append_metrics(self, metrics: Metrics) -> None:
@@ -433,13 +442,17 @@ class RunFolder:
             raise DataError(f"{path}: expected {', '.join(missing)} in it")
         return value
 
-    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+    def _write(self, name: str, value: Mapping[str, Any], *, lasting: bool = True) -> None:
         with writing(self.path / name):
-            write_json(self.path / name, value)
+            write_json(self.path / name, value, lasting=lasting)
 
-    def _save(self, name: str, arrays: Mapping[str, Array]) -> Path:
+    def _save(self, name: str, arrays: Mapping[str, Array], *, lasting: bool = True) -> Path:
         path = self.path / name
-        with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
+        with (
+            writing(path),
+            replacing(path, lasting=lasting) as temporary,
+            temporary.open("wb") as file,
+        ):
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return path
 

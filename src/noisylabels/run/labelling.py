@@ -5,13 +5,15 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from noisylabels.data import poison
 from noisylabels.data.batches import derive_seed
-from noisylabels.data.examples import Dataset, first, hold_out, hold_out_fold
+from noisylabels.data.clean_labels import Part, read_clean_labels
+from noisylabels.data.examples import Dataset, first, hold_out, hold_out_clean, hold_out_fold
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse_fold
 from noisylabels.run.featuring import featurise
@@ -66,6 +68,7 @@ def label(
 
     The noise is applied to the whole training set, then the limit, then the poison, then the
     hold-out. A test set that is to be left alone is put away first: nothing reads its labels.
+    Labels that are known to be right stand beside the given ones, which nothing replaces.
 
     Args:
         made: The plan.
@@ -77,18 +80,25 @@ def label(
         or None where they are not known.
 
     Raises:
-        DataError: The data is missing or damaged, or the noise needs what it does not have.
+        DataError: The data or a file of clean labels is missing or damaged, or the noise needs what
+            it does not have.
     """
     dataset = load(made)
     train = dataset.train
-    if not made.config.test:
+    clean, notes = read_clean(made, "train", dataset)
+    if made.config.test:
+        test_clean, more = read_clean(made, "test", dataset)
+        notes = (*notes, *more)
+        dataset = dataclasses.replace(dataset, test_clean=test_clean)
+    else:
         none = train.take(torch.arange(0))
         dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
     features = train.inputs if isinstance(train.inputs, Tensor) else None
-    if features is None and made.config.noise.name == "instance":
+    if features is None and made.config.noise.name in ("instance", "margin"):
         raise ConfigError(
-            "noise: 'instance' needs the images' features in memory, but they stream: "
-            'storage = "memory" in data, or a label file'
+            f"noise: {made.config.noise.name!r} needs the images' features in memory, but they "
+            'stream: storage = "memory" in data, or a label file'
         )
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
@@ -116,7 +126,37 @@ def label(
         else:
             limited, kept = hold_out(limited, share, seed)
         true = true[kept]
+    elif clean is not None:
+        limited, kept = hold_out_clean(limited, clean[: len(limited.train)])
+        true = true[kept]
     return limited, true if known else None
+
+
+def read_clean(made: Plan, part: Part, dataset: Dataset) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Read the labels of a part that a plan says are right.
+
+    Args:
+        made: The plan.
+        part: The part.
+        dataset: Its dataset, before anything is left out.
+
+    Returns:
+        As :func:`noisylabels.data.clean_labels.read_clean_labels`; None and nothing to say where
+        the plan names no such labels.
+
+    Raises:
+        DataError: They are missing or damaged, or do not fit.
+    """
+    run = made.config
+    path = run.test_labels if part == "test" else run.validation_labels
+    if path is None:
+        return None, ()
+    source = made.source
+    named = [getattr(source, field.name) for field in dataclasses.fields(source)]
+    paths = [each for each in named if isinstance(each, Path)]
+    roots = [each if each.is_dir() else each.parent for each in paths]
+    clean, note = read_clean_labels(path, dataset, part, roots)
+    return clean, (note,)
 
 
 def _mislabel(made: Plan, true: Tensor, num_classes: int, features: Tensor | None) -> Tensor:

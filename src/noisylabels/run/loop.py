@@ -23,8 +23,11 @@ from noisylabels.run.trajectory import Trajectory
 Predictions = dict[str, Tensor]
 TRIGGERED = "triggered"
 """The test examples with the trigger of a poisoned training set, which are predicted at the end."""
-SECONDS_BETWEEN_SAVES = 3.0
-"""How old a checkpoint must be for the end of an epoch to bring the next one."""
+SECONDS_BETWEEN_SAVES = 4.5
+"""How old a checkpoint must be for the end of an epoch to bring the next one.
+
+With epochs of up to half a second no cut costs more than five.
+"""
 AGREEMENT = 16
 """Steps between two agreements of several processes on whether to stop or save."""
 
@@ -179,7 +182,7 @@ class Loop:
         lr = state.method.set_epoch(epoch, state.config.epochs)
         if self._step == 0:
             state.method.begin_epoch()
-            torch.manual_seed(derive_seed(state.config.seed, "step", epoch, *self._rank()))
+            seed(derive_seed(state.config.seed, "step", epoch, *self._rank()), state.device)
         self._begun = time.perf_counter()
         try:
             state.method.train_epoch(self._steps())
@@ -356,7 +359,7 @@ class Loop:
             if not leads:
                 # The state is the first process's; this one's draws are its own.
                 place = (self._epoch, self._step, *self._rank())
-                torch.manual_seed(derive_seed(self._state.config.seed, "step", *place))
+                seed(derive_seed(self._state.config.seed, "step", *place), self._state.device)
 
     def _check_place(self) -> None:
         """Make sure that all processes continue from the same epoch and step.
@@ -404,13 +407,28 @@ class Loop:
 def _trajectories(dataset: Dataset) -> dict[str, Trajectory]:
     """Follow the predictions of every part whose labels may be wrong."""
     parts = {"train": dataset.train, "validation": dataset.validation}
-    if dataset.test_is_given:
+    if dataset.test_is_given or dataset.test_clean is not None:
         parts["test"] = dataset.test
     return {
         name: Trajectory(part.labels, len(dataset.classes))
         for name, part in parts.items()
         if part is not None
     }
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Seed torch's generators: the CPU's, and the device's where it has one.
+
+    ``torch.manual_seed`` seeds those of every kind of device; of one that was never used it keeps
+    each call, with its traceback, for the day that it is, which costs an epoch a millisecond.
+
+    Args:
+        number: The seed.
+        device: Where the run trains.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -440,7 +458,10 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
         given labels, and its values on correctly and on wrongly labelled examples where the true
         labels are known; with a hold-out, ``validation_accuracy``; and with several networks,
         ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean prediction.
-        Fractions in [0, 1]; None where there is no such example, or the test set is left alone.
+        Where some labels of the test set or the hold-out are known to be right, its accuracies are
+        of these examples alone, and ``test_accuracy_given`` or ``validation_accuracy_given`` is of
+        all of them, with respect to the given labels. Fractions in [0, 1]; None where there is no
+        such example, or the test set is left alone.
     """
     hits = {
         name: _hits(state.method.combine(each), state, name) for name, each in predictions.items()
@@ -454,6 +475,11 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
     }
     if "validation" in hits:
         metrics["validation_accuracy"] = _mean(hits["validation"])
+    for part in hits:
+        if _clean(state, part) is not None:
+            predicted = state.method.combine(predictions[part]).argmax(1)
+            given = (predicted == getattr(state.dataset, part).labels).double()
+            metrics[f"{part}_accuracy_given"] = _mean(given)
     each = predictions.get("test")
     if each is not None and len(each) > 1:
         for number, probabilities in enumerate(each, 1):
@@ -463,9 +489,19 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
 
 
 def _hits(probabilities: Tensor, state: RunState, part: str) -> Tensor:
-    """Return where a prediction is the label, as 0 and 1."""
+    """Return where a prediction is the label, as 0 and 1; of clean labels where there are such."""
     labels: Tensor = getattr(state.dataset, part).labels
-    return (probabilities.argmax(1) == labels).double()
+    predicted, clean = probabilities.argmax(1), _clean(state, part)
+    if clean is not None:
+        known = clean >= 0
+        predicted, labels = predicted[known], clean[known]
+    return (predicted == labels).double()
+
+
+def _clean(state: RunState, part: str) -> Tensor | None:
+    """Return the labels of a part that are known to be right, -1 where they are not."""
+    dataset = state.dataset
+    return {"test": dataset.test_clean, "validation": dataset.validation_clean}.get(part)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -1,11 +1,12 @@
 """A configuration, checked: everything that it names is found, and its identity is known."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -48,6 +49,8 @@ INVARIANT = frozenset(
     ]
 )
 """Settings that a finished run's result does not depend on, whatever their values."""
+LABEL_FILES = ("validation_labels", "test_labels")
+"""Settings that name a file of labels: the result depends on what it holds."""
 # `on_nan` among them: a run that met a step that is not finite has no result with "raise".
 RUN_ID_LENGTH = 12
 TINY = 16
@@ -124,12 +127,14 @@ class Found:
         target: The function or class.
         defaults: The defaults of its parameters.
         contents: Digests of the files that its parameters name, and of the user's own source.
+        folders: Parameters that name a folder, which is among these.
     """
 
     component: Component
     target: Callable[..., Any]
     defaults: Mapping[str, Any]
     contents: Mapping[str, str]
+    folders: Collection[str] = ()
 
     def settings(self) -> dict[str, Any]:
         """Return the component's name and the parameters that differ from their defaults.
@@ -140,6 +145,7 @@ class Found:
             name: value
             for name, value in self.component.parameters.items()
             if not isinstance(value, Path)
+            and name not in self.folders
             and (name not in self.defaults or self.defaults[name] != value)
         }
 
@@ -172,6 +178,10 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     )
     if features is None and facts.texts:
         raise ConfigError('features: texts need features, such as features = {name = "tfidf"}')
+    if features is not None:
+        digests = build(features.contents, "features", wanted.component)
+        named = {f"features.{name}": digest for name, digest in digests.items()}
+        wanted = dataclasses.replace(wanted, contents={**wanted.contents, **named}, folders=digests)
     model = choose_model(facts) if features is None else "linear"
     frozen = features is not None and features.freeze
     if frozen and run.augment.name in {*AUGMENTS} - {"none"}:
@@ -181,6 +191,11 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
             f"features"
         )
     augment = "none" if frozen else choose_augment(facts)
+    if run.validation and run.validation_labels is not None:
+        raise ConfigError(
+            f"validation_labels says which examples are held out: validation must be left out, got "
+            f"{run.validation!r}"
+        )
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),
         "poison": find("poison", run.poison),
@@ -358,7 +373,8 @@ def identify(
     settings: dict[str, Any] = {
         name: getattr(run, name)
         for name, field in config.FIELDS.items()
-        if name not in (*REGISTRIES, *INVARIANT) and getattr(run, name) != field.default
+        if name not in (*REGISTRIES, *INVARIANT, *LABEL_FILES)
+        and getattr(run, name) != field.default
     }
     for what, each in found.items():
         own = each.settings()
@@ -368,6 +384,11 @@ def identify(
     contents = {"data": source.digest()}
     for each in (data, *found.values()):
         contents |= each.contents
+    for name in LABEL_FILES:
+        path: Path | None = getattr(run, name)
+        # Nothing looks at those of a test set that is left alone.
+        if path is not None and (run.test or name != "test_labels"):
+            contents[name] = file_digest(path)
     plain: dict[str, Any] = json.loads(
         json.dumps({"version": RESULTS_VERSION, "settings": settings, "contents": contents})
     )
@@ -509,7 +530,7 @@ def _try_out(made: Plan) -> None:
             num_classes=2,
             inputs=lambda part: iter(()),
             sizes={},
-            held_out=torch.zeros(1, dtype=torch.int64) if run.validation else None,
+            held_out=torch.zeros(1, dtype=torch.int64) if run.holds_out else None,
         ),
         accumulate=run.accumulate,
     )

@@ -42,6 +42,7 @@ from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.labelling import label
 from noisylabels.run.launch import default_device, ending_others, is_global_zero, launch
 from noisylabels.run.loop import TRIGGERED, Loop, Predictions, RunState, accuracies
+from noisylabels.run.noise_rates import noise_rates, tell
 from noisylabels.run.plan import Plan, build, plan
 from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
 
@@ -136,7 +137,9 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
     state, setup = assemble(made, dataset, true, before=folder.setup(), say=say)
     with ending_others(state.engine):
         advice = on_short_training(made.config, len(dataset.train))
-        against = "test accuracy is against given labels" if dataset.test_is_given else None
+        against = (
+            "test accuracy is against given labels" if _test_labels(state) == "given" else None
+        )
         for sentence in filter(None, (*dataset.notes, against, setup.sentence(), advice)):
             say(sentence)
         if first_process:
@@ -148,7 +151,8 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
                 loop = Loop(state, folder, callbacks, request, started)
                 predictions = loop.run()
                 if first_process:
-                    _finish(folder, made, state, setup, loop, predictions)
+                    for sentence in _finish(folder, made, state, setup, loop, predictions):
+                        say(sentence)
             finally:
                 callbacks.on_end()
             # A process that ended before the first has written all could have it killed.
@@ -177,6 +181,7 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
             "test_labels": _test_labels(state),
+            **_clean_labels(dataset),
             "notes": dataset.notes,
             "skipped": [{"place": place, "reason": reason} for place, reason in dataset.skipped],
         }
@@ -188,6 +193,8 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
             labels[f"{name}_places".lstrip("_")] = part.places
         if part and part.poisoned is not None:
             labels[f"{name}_poisoned".lstrip("_")] = part.poisoned.nonzero().squeeze(1).numpy()
+    clean = {"test_clean": dataset.test_clean, "validation_clean": dataset.validation_clean}
+    labels |= {name: each.numpy() for name, each in clean.items() if each is not None}
     if dataset.validation_rows is not None:
         labels["validation_rows"] = dataset.validation_rows.numpy()
     if state.true is not None:
@@ -202,14 +209,15 @@ def _finish(
     setup: Setup,
     loop: Loop,
     predictions: Predictions,
-) -> None:
-    """Write what a run ends with."""
+) -> list[str]:
+    """Write what a run ends with, and return what is to be said of it."""
     run, dataset, method = state.config, state.dataset, state.method
     true, given = state.true, dataset.train.labels
     seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
     arrays = {}
+    combined = {part: method.combine(each) for part, each in predictions.items()}
     for part, each in predictions.items():
-        arrays[f"{part}_probabilities"] = method.combine(each).half().numpy()
+        arrays[f"{part}_probabilities"] = combined[part].half().numpy()
         if len(each) > 1:
             arrays[f"{part}_networks"] = each.half().numpy()
     for part, trajectory in loop.trajectories.items():
@@ -222,6 +230,8 @@ def _finish(
         "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
         "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
         "test_labels": _test_labels(state),
+        **_clean_labels(dataset),
+        **noise_rates(dataset, true, loop.trajectories, combined),
         "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
         "epochs": run.epochs,
         "skipped_steps": method.skipped,
@@ -247,6 +257,7 @@ def _finish(
     features = made.features
     learnt = features.learnt() if features is not None and features.learns else {}
     folder.finish(result, arrays, weights, described, learnt)
+    return tell(result, len(dataset.classes))
 
 
 def _attack(made: Plan, state: RunState, predictions: Predictions) -> dict[str, float | None]:
@@ -284,6 +295,7 @@ def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, A
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "run_id": made.run_id,
+        "highest": made.source.facts().highest,
     }
 
 
@@ -309,7 +321,19 @@ def _test_labels(state: RunState) -> str | None:
     """Say what a test accuracy of this run is counted against; None where it has none."""
     if not state.config.test:
         return None
+    if state.dataset.test_clean is not None:
+        return "clean"
     return "given" if state.dataset.test_is_given else "true"
+
+
+def _clean_labels(dataset: Dataset) -> dict[str, int]:
+    """Return how many labels are known to be right, of the parts that have such."""
+    clean = {"test": dataset.test_clean, "validation": dataset.validation_clean}
+    return {
+        f"clean_{part}_labels": int((each >= 0).sum())
+        for part, each in clean.items()
+        if each is not None
+    }
 
 
 def check_writable(out: Path) -> None:

@@ -45,6 +45,15 @@ DISAGREE = 0.02
 """Difference of two estimates of the share of wrong labels that is worth a sentence."""
 BY_HEART = 0.97
 """Share of the given labels that a network must predict to have learnt the wrong ones too."""
+FIRST = 500
+"""Suspects whose expected precision is said, besides that of all."""
+CONFIDENT = 0.12
+"""Share of a network's own mistakes that look like wrong labels: with no wrong label at all, this
+share of the mistakes on a test set was counted, see ``docs/results/audit.md``."""
+TOO_MANY = 0.5
+"""Share of the labels that look wrong, from which on these mistakes may be all there is."""
+WEAK, MIDDLING = 0.3, 0.5
+"""Skill below which confidence itself says nothing, and skill below which it says too much."""
 OVERLAPS = 10
 """Pairs of classes that are listed."""
 COLUMNS = (
@@ -374,8 +383,55 @@ class Audit:
             said.append(self._against_truth(known))
         return said
 
+    @property
+    def alike(self) -> float:
+        """Which share of the labels that look wrong may be the networks' own mistakes, in [0, 1].
+
+        The networks predict a share A of the true labels, told by labels that were not trained on
+        (those are wrong at the estimated rate r where they are given ones: of them A (1 - r) is
+        predicted). Of the rest, ``CONFIDENT`` are mistakes with as much confidence as is put into
+        real suspects.
+        """
+        rate, predicted = float(self._chance.mean()), self.evidence.accuracy
+        if math.isnan(predicted):
+            # What was trained on is predicted better, but there is nothing else.
+            predicted = float((self.evidence.mean.argmax(1) == self.evidence.labels).mean())
+        if self.evidence.against_given or math.isnan(self.evidence.accuracy):
+            predicted /= max(1 - rate, 1e-12)
+        return min(CONFIDENT * max(1 - predicted, 0.0) / max(rate, 1e-12), 1.0)
+
+    @functools.cached_property
+    def _chance(self) -> Array:
+        """The probability that each label is wrong, whatever score ranks them."""
+        if self.score_name == DEFAULT_SCORE:
+            return self.score
+        return _posterior(self.evidence)
+
+    def precision(self, count: int) -> float:
+        """Return which share of the first suspects is expected to be wrong labels.
+
+        That is their mean probability of a wrong label, less the networks' own mistakes among them.
+        They are few in the beginning, and grow with the share of the labels looking wrong that the
+        suspects make up, until all of ``alike`` are there.
+
+        Args:
+            count: How many suspects are looked at.
+        """
+        chance = self._chance
+        first = chance[self.suspects[:count]]
+        if not len(first):
+            return 0.0
+        reached = 1.0 if self.alike > TOO_MANY else min(first.sum() / chance.sum(), 1.0)
+        return float(first.mean() * (1 - self.alike * reached))
+
     def trust(self) -> str:
-        """Say how far the ranking can be trusted, by how good the networks are."""
+        """Say how far the ranking can be trusted: which share of the suspects will be wrong labels.
+
+        ``docs/results/audit.md`` compares what is said with the truth.
+        """
+        return f"{self._accuracy()}: {self._expectation()}"
+
+    def _accuracy(self) -> str:
         evidence = self.evidence
         if math.isnan(evidence.accuracy):
             return "no test set and no hold-out was looked at: how good the network is is not known"
@@ -384,11 +440,34 @@ class Audit:
             if evidence.against_given
             else "test labels"
         )
-        accuracy = f"the network predicts {100 * evidence.accuracy:.1f} % of the {against}"
-        for least, text in TRUST.items():
-            if self.skill >= least:
-                return f"{accuracy}: {text}"
-        raise AssertionError("the last needs no skill")
+        return f"the network predicts {100 * evidence.accuracy:.1f} % of the {against}"
+
+    def _expectation(self) -> str:
+        if self.skill < WEAK:
+            return (
+                "too weak to tell wrong labels from hard examples (at 20 % of ten classes the "
+                "ranking was worth little: an area under the curve of 0.63, where chance is 0.5), "
+                "and the number of wrong labels is that of its own mistakes; train longer, on "
+                "better features, before looking at suspects"
+            )
+        if self.alike > TOO_MANY:
+            return (
+                "no more labels look wrong to it than its own mistakes would: the first suspects "
+                "may be wrong labels or hard examples, which only looking at them tells (in the "
+                "measurements between none and nearly all were wrong)"
+            )
+        count = len(self.suspects)
+        share = f"about {100 * self.precision(FIRST):.0f} % of the first {FIRST} suspects"
+        if count <= FIRST:
+            share = f"about {100 * self.precision(count):.0f} % of the suspects"
+        else:
+            share += f", and {100 * self.precision(count):.0f} % of all {count:,},"
+        doubt = (
+            ""
+            if self.skill >= MIDDLING
+            else "; of a network as weak as this it can be half of that"
+        )
+        return f"{share} are expected to be wrong labels{doubt}"
 
     def _against_truth(self, known: Array) -> str:
         wrong = (self.evidence.labels != self.evidence.true)[known]
@@ -401,19 +480,6 @@ class Audit:
             f"{told}; average precision {average_precision(wrong, score):.3f}, precision of the "
             f"first {count:,} {precision_at(wrong, score, count):.3f}"
         )
-
-
-TRUST = {
-    0.6: "good enough for the ranking to be of use from the first suspect on",
-    0.3: "many suspects are right: look at the first ones only (where 59 % of three classes were "
-    "predicted, a third of the first suspects were wrong labels), and take the number of wrong "
-    "labels for the network's own mistakes",
-    0.0: "too weak to tell wrong labels from hard examples (at 20 % of ten classes the ranking was "
-    "worth little: an area under the curve of 0.63, where chance is 0.5), and the number of wrong "
-    "labels is that of its own mistakes; train longer, on better features, before looking at "
-    "suspects",
-}
-"""What a network's skill means for its ranking; from ``docs/results/audit.md``."""
 
 
 def average_precision(wrong: Array, score: Array) -> float:
@@ -607,7 +673,9 @@ def _read_one(folder: RunFolder) -> Evidence:
     evaluations = []
     for prefix, part in PARTS.items():
         name = prefix or "given"
-        if name not in labels or (part == "test" and data.get("test_labels") != "given"):
+        true = labels.get("true" if part == "train" else f"{part}_clean")
+        trusted = data.get("test_labels") != "given" and true is None
+        if name not in labels or (part == "test" and trusted):
             continue
         given = labels[name].astype(np.int64)
         place = f"{folder.path / 'labels.npz'}: {name}"
@@ -628,7 +696,7 @@ def _read_one(folder: RunFolder) -> Evidence:
             "parts": np.full(len(given), part),
             "rows": np.arange(len(given)),
             "places": places,
-            "true": labels.get("true", _unknown(given)) if part == "train" else _unknown(given),
+            "true": _unknown(given) if true is None else true,
         }
         for key, value in own.items():
             if len(value) != len(given):
@@ -647,7 +715,8 @@ def _read_one(folder: RunFolder) -> Evidence:
     return Evidence(
         classes=classes,
         accuracy=float(accuracy),
-        against_given=given_test or result["test_accuracy"] is None,
+        against_given=given_test
+        or (result["test_accuracy"] is None and "clean_validation_labels" not in result),
         evaluations=min(evaluations),
         folders=(folder.path,),
         **joined,
@@ -745,23 +814,47 @@ def _cells(suspect: Suspect) -> dict[str, object]:
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in cells.items()}
 
 
-def audit(runs: str | Path | Iterable[str | Path], *, score: str = DEFAULT_SCORE) -> Audit:
-    """Find suspicious labels in what finished runs predicted; this is ``noisylabels.audit``.
+def audit(
+    data: str | Path | Iterable[str | Path],
+    *,
+    score: str = DEFAULT_SCORE,
+    folds: int = 0,
+    weights: str | Path | None = None,
+    out: str | Path = Path("audit", "runs"),
+) -> Audit:
+    """Find suspicious labels; this is ``noisylabels.audit``.
 
     Args:
-        runs: A run folder or a folder of run folders, or several of them, of the same labels. Runs
-            that are not finished are left out.
+        data: A run folder or a folder of run folders, or several of them, of the same labels; runs
+            that are not finished are left out. Or a run's TOML file, or a dataset in one word, such
+            as a folder of images: then runs are made first, as the file says, or as
+            ``noisylabels fit`` makes them.
         score: A key of ``SCORES``.
+        folds: Of data: runs, of which each judges the part that it held out; 0 for one that judges
+            all.
+        weights: Of images: a local file of the weights of ``tf_efficientnet_lite0``; by default
+            they are downloaded.
+        out: Where runs are made; one that is there already is not made again.
 
     Returns:
         What was found; ``frame()`` has the suspects.
 
     Raises:
-        ConfigError: There is no such score.
+        ConfigError: There is no such score, or the data cannot be used.
         DataError: There is no finished run, their labels differ, or a file is damaged.
     """
-    places = [runs] if isinstance(runs, str | Path) else runs
-    return judge(read(RunFolder.find(Path(place) for place in places)), score)
+    check_choice("score", score, SCORES)
+    places = [Path(place) for place in ([data] if isinstance(data, str | Path) else data)]
+    if len(places) != 1 or is_of_runs(places[0]):
+        return judge(read(RunFolder.find(places)), score)
+    # What trains takes a second to import.
+    from noisylabels.run.labelling import keeping_data
+    from noisylabels.studies import fitting
+
+    with keeping_data():
+        local = None if weights is None else Path(weights)
+        jury = fitting.empanel(str(places[0]), folds=folds, weights=local)
+        return judge(read(jury.train(Path(out))), score)
 
 
 def _percent(estimate: Estimate) -> str:

@@ -24,7 +24,7 @@ from noisylabels.errors import ConfigError, DataError, check_range
 from noisylabels.run import config, spec
 from noisylabels.run.config import Component, RunConfig
 from noisylabels.run.folder import RunFolder
-from noisylabels.run.labelling import label
+from noisylabels.run.labelling import label, read_clean
 from noisylabels.run.plan import plan
 from noisylabels.studies import pages
 
@@ -218,6 +218,7 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     data = {key: value for key, value in run.data.parameters.items() if key != "limit"}
     # A test set that the run left alone belongs to the new table all the same.
     whole = run.replace(data=Component(run.data.name, data), validation=0.0, test=True)
+    whole = whole.replace(validation_labels=None, test_labels=None)
     dataset, _ = label(plan(whole, trial=False), vectors=False)
     given = {"train": dataset.train.labels, "test": dataset.test.labels}
     new = {part: labels.clone() for part, labels in given.items()}
@@ -229,6 +230,11 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
         seed = derive_seed(run.seed, "validation")
         kept, out = stratified_split(given["train"][rows], run.validation, seed)
         positions |= {"train": rows[kept], "validation": rows[out]}
+    elif run.validation_labels is not None:
+        clean, _ = read_clean(plan(run, trial=False), "train", dataset)
+        assert clean is not None, "as the run says"
+        held = clean[rows] >= 0
+        positions |= {"train": rows[~held], "validation": rows[held]}
     numbers = {name: number for number, name in enumerate(dataset.classes)}
     for decision in found:
         own = positions.get(decision.part, rows[:0])

@@ -1,25 +1,17 @@
 """A dataset to look at: its classes, how many examples each has, and some of its images."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 
-from noisylabels.data.decoding import decode_examples
-from noisylabels.data.examples import Dataset, Examples, LoadReport, StreamedImages
+from noisylabels.data.examples import Dataset, Examples
+from noisylabels.studies import thumbnails
 from noisylabels.studies.pages import write_page
 
 SAMPLES = 8
 SHOWN_CLASSES = 200
-FAINT = 31
-"""Greatest value up to which images are shown brighter than they are."""
-SIDE = 96
-"""Pixels that a sample has on the page."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ def write(path: Path, title: str, dataset: Dataset, seed: int = 0) -> None:
         most=max(1, *train),
         notes=dataset.notes,
         skipped=dataset.skipped,
-        side=SIDE,
+        side=thumbnails.SIDE,
     )
 
 
@@ -96,33 +88,11 @@ def _samples(train: Examples, number: int, seed: int) -> list[Sample]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(of_class), generator=generator)[:SAMPLES]
     index = of_class[order.sort().values]
-    chosen = train.take(index)
     places = [
-        str(example) if chosen.places is None else str(chosen.places[position])
-        for position, example in enumerate(index.tolist())
+        str(example) if train.places is None else str(train.places[example])
+        for example in index.tolist()
     ]
-    if isinstance(chosen.inputs, StreamedImages):
-        encoded, spec = chosen.inputs.encoded, chosen.inputs.spec
-        chosen = decode_examples(
-            encoded, chosen.labels, spec, LoadReport("raise"), stream=False, workers=0
-        )
-    inputs = chosen.tensor()
-    if inputs.ndim == 2:
-        return [
-            Sample("", f"{place}: {', '.join(f'{value:.4g}' for value in row[:8].tolist())}")
-            for place, row in zip(places, inputs, strict=True)
-        ]
-    # Digits have values 0..16: as they are they would all be black.
-    brightest = max(1, int(inputs.max())) if len(inputs) else 1
-    stretch = 255 // brightest if brightest <= FAINT else 1
     return [
-        Sample(_address(image * stretch), place)
-        for place, image in zip(places, inputs, strict=True)
+        Sample(drawn.image, f"{place}: {drawn.text}" if drawn.text else place)
+        for place, drawn in zip(places, thumbnails.draw(train, index), strict=True)
     ]
-
-
-def _address(pixels: Tensor) -> str:
-    array = pixels.permute(1, 2, 0).squeeze(2) if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(array.contiguous().numpy()).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

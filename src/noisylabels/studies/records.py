@@ -19,7 +19,7 @@ from noisylabels.run import config
 from noisylabels.run.config import Component
 from noisylabels.run.device import PRECISIONS
 from noisylabels.run.folder import REQUIRED, Metrics, RunFolder, State, writing
-from noisylabels.run.plan import INVARIANT, REGISTRIES
+from noisylabels.run.plan import INVARIANT, LABEL_FILES, REGISTRIES
 
 if TYPE_CHECKING:
     import pandas
@@ -135,7 +135,8 @@ class Run:
         own = identity["settings"]
         settings: dict[str, Any] = {"loss": None}
         for name, value in self.tables.items():
-            if name in ("seed", *INVARIANT):
+            # What a file of labels holds counts, not where it lies.
+            if name in ("seed", *INVARIANT, *LABEL_FILES):
                 continue
             if name == "data":
                 value = own.get("data", value)
@@ -182,7 +183,10 @@ class Run:
             A line.
         """
         table = self.config.get(contents.part, {})
-        places = [str(table[name]) for name in contents.parameters if name in table]
+        if isinstance(table, str):
+            places = [table]
+        else:
+            places = [str(table[name]) for name in contents.parameters if name in table]
         return ", ".join([*places, f"as run {self.folder.name} found it"])
 
     def _ended(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -6,7 +6,7 @@ epoch. What all rows share stands once above the table, what differs has a colum
 
 import io
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from noisylabels.studies.pages import write_page
 from noisylabels.studies.records import Run
 from noisylabels.studies.status import AGAINST_GIVEN
 
+Series = tuple[list[int], list[float], list[float]]
+"""Epochs, means and standard deviations."""
 CURVES = {
     "test_accuracy": ("test", "#0072B2", "-"),
     "train_accuracy_correct": ("training, correctly labelled", "#009E73", "--"),
@@ -49,6 +51,14 @@ NUMBERS = (
     "noise, actual / nominal",
 )
 """The columns that follow those of the settings."""
+FURTHER = {
+    "hold-out accuracy": "validation_accuracy",
+    "test accuracy against given labels": "test_accuracy_given",
+    "perfect model against given labels": "reachable_test_accuracy",
+    "noise, estimated": "estimated_noise_rate",
+}
+"""Columns that follow these where some run has such a result; the last where its noise is not
+known."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,10 @@ class Group:
             self._percent("train_accuracy_correct"),
             noise,
         )
+
+    def further(self, column: str) -> str:
+        """Return the group's result of a column of ``FURTHER``."""
+        return self._percent(FURTHER[column])
 
     def _percent(self, key: str) -> str:
         results = [run.result or {} for run in self.runs]
@@ -121,6 +135,21 @@ class Report:
         return (
             *self.settings,
             *(given if name == "test accuracy" and self._all_given else name for name in NUMBERS),
+            *self.further,
+        )
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Those of ``FURTHER`` that are shown."""
+        results = [run.result or {} for group in self.groups for run in group.runs]
+        return tuple(
+            column
+            for column, key in FURTHER.items()
+            if any(
+                result.get(key) is not None
+                and (key != "estimated_noise_rate" or result.get("actual_noise_rate") is None)
+                for result in results
+            )
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -134,7 +163,7 @@ class Report:
             numbers = list(group.numbers())
             if group.against_given and not self._all_given:
                 numbers[place] += f" {AGAINST_GIVEN}"
-            rows.append((*group.settings, *numbers))
+            rows.append((*group.settings, *numbers, *map(group.further, self.further)))
         return rows
 
     @property
@@ -217,11 +246,11 @@ def write_html(report: Report, path: Path) -> None:
     )
 
 
-def mean_curve(group: Group, key: str) -> tuple[list[int], list[float], list[float]]:
-    """Average a metric over seeds, epoch by epoch.
+def mean_series(runs: Iterable[Run], key: str) -> Series:
+    """Average a metric over runs, epoch by epoch.
 
     Args:
-        group: The runs.
+        runs: The runs.
         key: The metric, a fraction in [0, 1].
 
     Returns:
@@ -234,9 +263,9 @@ def mean_curve(group: Group, key: str) -> tuple[list[int], list[float], list[flo
             for line in run.metrics
             if (value := line.get(key)) is not None
         }
-        for run in group.runs
+        for run in runs
     ]
-    epochs = sorted(set.intersection(*map(set, series)))
+    epochs = sorted(set.intersection(*map(set, series))) if series else []
     points = [[each[epoch] for each in series] for epoch in epochs]
     means = [statistics.fmean(point) for point in points]
     several = len(series) > 1
@@ -258,7 +287,7 @@ def draw_curves(group: Group) -> str:
     with svg_figure(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
         for key, (label, colour, style) in CURVES.items():
-            epochs, means, deviations = mean_curve(group, key)
+            epochs, means, deviations = mean_series(group.runs, key)
             if not epochs:
                 continue
             if key == "test_accuracy" and group.against_given:
@@ -332,7 +361,7 @@ def draw_overlay(report: Report) -> str:
     with svg_figure(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
         for number, group in enumerate(report.groups):
-            epochs, means, _ = mean_curve(group, "test_accuracy")
+            epochs, means, _ = mean_series(group.runs, "test_accuracy")
             apart = max(1, len(epochs) // 10)
             own = look(number)
             axes.plot(

@@ -22,6 +22,8 @@ REFUSED = {
     "noise": "what is chosen is compared on the same labels",
     "seed": "--seeds repeats each trial",
     "validation": "the hold-out is what trials are compared by",
+    "validation_labels": "the hold-out is what trials are compared by",
+    "test_labels": "no trial sees the test set",
     "test": "no trial sees the test set",
     "devices": "a run of a study has one process",
     "nodes": "a run of a study has one process",
@@ -222,7 +224,7 @@ def parse(tables: Mapping[str, Any], path: Path = Path("space")) -> Space:
         >>> parse({"loss.q": {"low": 0.1, "high": 1}, "batch_size": [32, 64]}).tables()
         {'loss.q': {'low': 0.1, 'high': 1}, 'batch_size': [32, 64]}
     """
-    parameters = [_parameter(key, value) for key, value in _flat(tables)]
+    parameters = [_parameter(key, value) for key, value in _ranges_and_choices(tables)]
     if not parameters:
         raise ConfigError(
             'expected at least one key, such as "loss.q" = { low = 0.1, high = 1.0 }, got none'
@@ -237,7 +239,7 @@ def parse(tables: Mapping[str, Any], path: Path = Path("space")) -> Space:
     return Space(path, parameters)
 
 
-def _flat(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _ranges_and_choices(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ranges and choices by dotted key; a table of tables or lists is a part of the key."""
     for name, value in tables.items():
         key = f"{before}{name}"
@@ -250,7 +252,7 @@ def _flat(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             isinstance(each, Mapping | list) for each in value.values()
         )
         if deeper:
-            yield from _flat(value, f"{key}.")
+            yield from _ranges_and_choices(value, f"{key}.")
         else:
             yield key, value
 

@@ -220,7 +220,7 @@ def _of_several(name: str, values: Any) -> Axis:
         raise ConfigError(f"axis {name}: expected at least one point, got none")
     if not all(isinstance(point, Mapping) for point in points):
         raise ConfigError(unknown("axis", name, config.FIELDS))
-    flat = [dict(_flat(point)) for point in points]
+    flat = [dict(_values_of_point(point)) for point in points]
     for key in (key for point in flat for key in point):
         root = key.partition(".")[0]
         if root not in config.FIELDS:
@@ -240,13 +240,13 @@ def _of_several(name: str, values: Any) -> Axis:
     return Axis(name, list(zip(names, flat, strict=True)))
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _values_of_point(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys of a point; a component with its name is one value."""
     for key, value in table.items():
         path = f"{before}{key}"
         nested = isinstance(value, Mapping) and not {"name", "schedule"} & set(value)
         if nested:
-            yield from _flat(value, f"{path}.")
+            yield from _values_of_point(value, f"{path}.")
         else:
             yield path, _plain(value)
 

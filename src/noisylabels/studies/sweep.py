@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import time
@@ -43,10 +44,8 @@ STATE_HEADER = ("run", "point", *HEADER[5:])
 """Columns of the states of a study's runs."""
 COST = ("data", "model", "method", "batch_size", "epochs", "noise")
 """Keys of runs that take about as long; from the left, the more of them are equal the better."""
-
-
-KIND = 2
-"""How many of the closest likenesses may be missing before a kind of run is timed."""
+TIMED = 4
+"""How many of these keys make a kind of run that is timed."""
 MOST_KINDS = 6
 """How many kinds of runs are timed at most: a second or two each."""
 
@@ -205,8 +204,12 @@ class Follower:
 class Progress:
     """How far a sweep has come.
 
+    Each of its runs is in one of the groups; :meth:`add`, :meth:`start` and :meth:`end` move it. It
+    is asked at every event of every run, so nothing that it is asked goes over all of them.
+
     Attributes:
         jobs: Its runs, by id.
+        waiting: Those that nobody is making yet, in order.
         done: Those that are finished.
         running: Those that are being made here, with the epochs that are done.
         elsewhere: Those that someone else is making.
@@ -217,29 +220,89 @@ class Progress:
 
     jobs: dict[str, Job]
     width: int
-    done: set[str] = field(default_factory=set)
-    running: dict[str, int] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
-    pace: "Pace" = field(default_factory=lambda: Pace())
+    waiting: dict[str, None] = field(default_factory=dict, init=False)
+    done: set[str] = field(default_factory=set, init=False)
+    running: dict[str, int] = field(default_factory=dict, init=False)
+    elsewhere: set[str] = field(default_factory=set, init=False)
+    failed: dict[str, str] = field(default_factory=dict, init=False)
+    stopped: set[str] = field(default_factory=set, init=False)
+    pace: "Pace" = field(default_factory=lambda: Pace(), init=False)
+    _kinds: dict[str, "Kind"] = field(default_factory=dict, init=False)
+    # Epochs of those that wait.
+    _to_come: Counter["Kind"] = field(default_factory=Counter, init=False)
 
-    @property
-    def waiting(self) -> list[str]:
-        """Ids of the runs that nobody is making yet."""
-        left_out = (self.done, self.running, self.elsewhere, self.failed, self.stopped)
-        return [each for each in self.jobs if not any(each in group for group in left_out)]
+    def __post_init__(self) -> None:
+        """Have all runs wait."""
+        for job in self.jobs.values():
+            self.add(job)
+
+    def add(self, job: Job) -> None:
+        """Have a run wait, a new one or one that someone else has left.
+
+        Args:
+            job: The run.
+        """
+        run_id = job.run_id
+        self.jobs[run_id] = job
+        self._leave(run_id)
+        if run_id not in self._kinds:
+            self._kinds[run_id] = Pace.kind(job.tables)
+        self.waiting[run_id] = None
+        self._to_come[self._kinds[run_id]] += job.tables["epochs"]
+
+    def start(self, run_id: str, epoch: int = 0) -> None:
+        """Count a run as being made here.
+
+        Args:
+            run_id: Its id.
+            epoch: Epochs that are done.
+        """
+        self._leave(run_id)
+        self.running[run_id] = epoch
+
+    def end(self, ended: Ended) -> None:
+        """Count a run as what has become of it.
+
+        Args:
+            ended: Its end.
+        """
+        self._leave(ended.run_id)
+        if ended.state == "failed":
+            self.failed[ended.run_id] = ended.error
+        else:
+            groups = {"finished": self.done, "stopped": self.stopped, "held": self.elsewhere}
+            groups[ended.state].add(ended.run_id)
+
+    def _leave(self, run_id: str) -> None:
+        if run_id in self.waiting:
+            del self.waiting[run_id]
+            self._to_come[self._kinds[run_id]] -= self.jobs[run_id].tables["epochs"]
+        for numbered in (self.running, self.failed):
+            numbered.pop(run_id, None)
+        for group in (self.done, self.elsewhere, self.stopped):
+            group.discard(run_id)
+
+    def seconds(self, run_id: str) -> float | None:
+        """Return what a run will take from its start; None where nobody knows yet.
+
+        Args:
+            run_id: Its id.
+        """
+        each = self.pace.seconds_per_epoch(self._kinds[run_id])
+        return None if each is None else float(each * self.jobs[run_id].tables["epochs"])
 
     def left(self) -> float | None:
         """Return the seconds that it will take still; None where nobody knows yet."""
-        left = 0.0
-        for run_id in (*self.waiting, *self.running):
-            tables = self.jobs[run_id].tables
-            each = self.pace.seconds_per_epoch(tables)
+        left = Counter({kind: epochs for kind, epochs in self._to_come.items() if epochs})
+        for run_id, epoch in self.running.items():
+            left[self._kinds[run_id]] += self.jobs[run_id].tables["epochs"] - epoch
+        seconds = 0.0
+        for kind, epochs in left.items():
+            each = self.pace.seconds_per_epoch(kind)
             if each is None:
                 return None
-            left += each * (tables["epochs"] - self.running.get(run_id, 0))
-        return left / max(1, min(self.width, len(self.waiting) + len(self.running)))
+            seconds += each * epochs
+        return seconds / max(1, min(self.width, len(self.waiting) + len(self.running)))
 
     def counts(self) -> str:
         """Say how many runs are in which state."""
@@ -254,11 +317,15 @@ class Progress:
         return ", ".join(f"{count} {name}" for count, name in parts if count)
 
 
+Kind = tuple[str, ...]
+"""What a run has of the keys in ``COST``; the first of them are a kind that is less close."""
+
+
 class Pace:
     """How long an epoch takes, learnt from runs that are like the one asked for."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, ...], tuple[float, int]] = {}
+        self._seconds: dict[Kind, tuple[float, int]] = {}
 
     def learn(self, tables: Mapping[str, Any], seconds: float, epochs: int) -> None:
         """Take a run, or a part of one, as an example.
@@ -268,35 +335,40 @@ class Pace:
             seconds: What it took.
             epochs: How many epochs it had.
         """
-        for key in self._keys(tables):
-            total, count = self._seconds.get(key, (0.0, 0))
-            self._seconds[key] = (total + seconds, count + epochs)
+        for kind in self._less_and_less_close(self.kind(tables)):
+            total, count = self._seconds.get(kind, (0.0, 0))
+            self._seconds[kind] = (total + seconds, count + epochs)
 
-    def kind(self, tables: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the data, model, method and batch size of a run, as one value."""
-        return self._keys(tables)[KIND]
-
-    def knows(self, kind: tuple[str, ...]) -> bool:
-        """Return whether there is an example of a kind."""
-        return kind in self._seconds
-
-    def seconds_per_epoch(self, tables: Mapping[str, Any]) -> float | None:
-        """Return what an epoch of a run takes; None where no run is like it.
+    @staticmethod
+    def kind(tables: Mapping[str, Any]) -> Kind:
+        """Return what makes a run like others.
 
         Args:
             tables: Its configuration.
         """
-        for key in self._keys(tables):
-            if key in self._seconds:
-                total, count = self._seconds[key]
+        return tuple(json.dumps(tables.get(key), sort_keys=True, default=str) for key in COST)
+
+    def knows(self, kind: Kind) -> bool:
+        """Return whether there is an example of a kind."""
+        return kind in self._seconds
+
+    def seconds_per_epoch(self, kind: Kind) -> float | None:
+        """Return what an epoch of a run takes; None where no run is like it.
+
+        Args:
+            kind: See :meth:`kind`.
+        """
+        for each in self._less_and_less_close(kind):
+            if each in self._seconds:
+                total, count = self._seconds[each]
                 return total / max(1, count)
         return None
 
     @staticmethod
-    def _keys(tables: Mapping[str, Any]) -> list[tuple[str, ...]]:
-        """Return what makes runs alike, the closest likeness first; the data and model at least."""
-        values = [json.dumps(tables.get(key), sort_keys=True, default=str) for key in COST]
-        return [tuple(values[:count]) for count in range(len(COST), 1, -1)]
+    def _less_and_less_close(kind: Kind) -> Iterator[Kind]:
+        """Yield the kinds that a run is of, down to its data and model."""
+        for count in range(len(kind), 1, -1):
+            yield kind[:count]
 
 
 def begin(sweep: Sweep, width: int) -> Progress:
@@ -312,7 +384,7 @@ def begin(sweep: Sweep, width: int) -> Progress:
     progress = Progress({job.run_id: job for job in sweep.jobs}, width)
     for job in sweep.jobs:
         if job.folder.finished:
-            progress.done.add(job.run_id)
+            progress.end(Ended(job.run_id, "finished"))
             progress.pace.learn(job.tables, job.folder.result()["seconds"], job.tables["epochs"])
     return progress
 
@@ -324,10 +396,10 @@ def time_kinds(progress: Progress) -> None:
         progress: Its pace learns what is found; a run that cannot be timed will say so itself.
     """
     pace = progress.pace
-    kinds: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    kinds: dict[Kind, Mapping[str, Any]] = {}
     for run_id in progress.waiting:
         tables = progress.jobs[run_id].tables
-        kind = pace.kind(tables)
+        kind = pace.kind(tables)[:TIMED]
         if len(kinds) < MOST_KINDS and not pace.knows(kind):
             kinds.setdefault(kind, tables)
     chosen = list(kinds.values())
@@ -478,6 +550,9 @@ def find_studies(out: Path) -> Iterator[tuple[str, list[Job]]]:
 class Runner:
     """Gives jobs away, listens, looks at what others make.
 
+    Where several are made at once, the longest come first as far as that is known: a long one that
+    begins last would end alone.
+
     Args:
         launcher: Where the runs are made; whoever made it ends it.
         follower: Told of what happens.
@@ -489,12 +564,18 @@ class Runner:
         self._launcher = launcher
         self._follower = follower
         self._progress = progress
-        self._queue = deque(progress.jobs[run_id] for run_id in progress.waiting)
+        waiting = [progress.jobs[run_id] for run_id in progress.waiting]
+        self._queue = deque(sorted(waiting, key=self._rank) if progress.width > 1 else waiting)
         self._heard: dict[str, float] = {}
         self._said: set[str] = set()
         self._asked = False
         self._began = time.time()
         self._looked = time.monotonic()
+
+    def _rank(self, job: Job) -> float:
+        """Return what jobs are sorted by: what takes about as long stays in its order."""
+        seconds = self._progress.seconds(job.run_id)
+        return -math.inf if seconds is None else -round(4 * math.log2(max(seconds, 1e-3)))
 
     @property
     def busy(self) -> bool:
@@ -515,7 +596,7 @@ class Runner:
             job: The job.
         """
         if job.run_id not in self._progress.jobs:
-            self._progress.jobs[job.run_id] = job
+            self._progress.add(job)
             self._queue.append(job)
 
     def step(self, *, stop: bool = False) -> None:
@@ -540,10 +621,9 @@ class Runner:
             job = self._queue.popleft()
             state = job.folder.state()
             if state == "finished":
-                self._progress.done.add(job.run_id)
-                self._follower.on_event(Ended(job.run_id, "finished"), self._progress)
+                self._end(Ended(job.run_id, "finished"))
             elif state == "running":
-                self._progress.elsewhere.add(job.run_id)
+                self._progress.end(Ended(job.run_id, "held"))
             elif job.folder.failure().get("at", 0.0) >= self._began:
                 # Just now, in somebody else's hands.
                 self._fail(job)
@@ -551,7 +631,7 @@ class Runner:
                 given.append(job)
         if given:
             for job in given:
-                self._progress.running[job.run_id] = 0
+                self._progress.start(job.run_id)
             self._launcher.submit(given)
 
     def _take(self, event: Event) -> None:
@@ -568,18 +648,14 @@ class Runner:
                 tables = progress.jobs[run_id].tables
                 progress.pace.learn(tables, seconds, event.epoch - before)
             self._heard[run_id] = now
-            progress.running[run_id] = event.epoch
+            progress.start(run_id, event.epoch)
+            self._follower.on_event(event, progress)
         else:
-            progress.running.pop(run_id, None)
-            if event.state == "finished":
-                progress.done.add(run_id)
-            elif event.state == "failed":
-                progress.failed[run_id] = event.error
-            elif event.state == "stopped":
-                progress.stopped.add(run_id)
-            else:
-                progress.elsewhere.add(run_id)
-        self._follower.on_event(event, progress)
+            self._end(event)
+
+    def _end(self, ended: Ended) -> None:
+        self._progress.end(ended)
+        self._follower.on_event(ended, self._progress)
 
     def _look_elsewhere(self) -> None:
         """See what has become of the runs that someone else makes; take up what was left."""
@@ -591,17 +667,14 @@ class Runner:
             state = job.folder.state()
             if state == "running":
                 continue
-            self._progress.elsewhere.discard(run_id)
             if state == "finished":
-                self._progress.done.add(run_id)
-                self._follower.on_event(Ended(run_id, "finished"), self._progress)
+                self._end(Ended(run_id, "finished"))
             elif job.folder.failure().get("at", 0.0) >= self._began:
                 self._fail(job)
             else:
+                self._progress.add(job)
                 self._queue.append(job)
 
     def _fail(self, job: Job) -> None:
         """Count a run that someone else has failed to make."""
-        error = job.folder.failure().get("error", "")
-        self._progress.failed[job.run_id] = error
-        self._follower.on_event(Ended(job.run_id, "failed", error), self._progress)
+        self._end(Ended(job.run_id, "failed", job.folder.failure().get("error", "")))

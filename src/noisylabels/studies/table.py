@@ -22,6 +22,13 @@ from noisylabels.studies.status import AGAINST_GIVEN
 
 FRACTIONS = frozenset(["accuracy", "rate", "success"])
 """Words of a result's key that make it a fraction, which is shown in percent."""
+NOISE_RATES = (
+    ("actual_noise_rate", "labels that are really wrong"),
+    ("estimated_noise_rate", "labels that are estimated to be wrong"),
+    ("reachable_test_accuracy", "a perfect model would have against given test labels about"),
+)
+"""Results that say how many labels are wrong, and what is said of them; those that are estimated
+only where the noise is not known."""
 LESS_IS_BETTER = frozenset(["wrong", "loss", "seconds", "bytes", "skipped", "attack"])
 """Words of a result's key of which less is better: labels memorised, an attack's success, cost."""
 BEST = ("auto", "high", "low", "none")
@@ -90,12 +97,12 @@ class Entry:
     Args:
         texts: What it is, a text for each key.
         heads: The same where it stands without its keys, as above a column.
-        names: What it may be called: its texts, and the names of its components.
+        names: What it may be called by each key: its text, and the name of its component.
     """
 
     texts: tuple[str, ...]
     heads: tuple[str, ...]
-    names: frozenset[str]
+    names: tuple[frozenset[str], ...]
 
     @property
     def title(self) -> str:
@@ -330,9 +337,10 @@ def pivot(
 ) -> Table:
     """Put a result of finished runs into rows and columns.
 
-    A key is a setting's (``epochs``), a component's parameter's (``noise.rate``) or a component's
-    (``loss``), which stands for all of it: its name, the parameters that tell components of one
-    name apart, and what its files hold; without parameters that are keys themselves.
+    A key is a setting's (``epochs``), a component's parameter's (``noise.rate``), a component's
+    name's (``loss.name``) or a component's (``loss``), which stands for all of it: its name, the
+    parameters that tell components of one name apart, and what its files hold; without parameters
+    that are keys themselves.
 
     Args:
         runs: The runs, see :func:`noisylabels.studies.records.read`; those that are not finished
@@ -344,7 +352,7 @@ def pivot(
             ``"auto"`` is high for accuracies and what is counted per second, low where a word of
             the key is in ``LESS_IS_BETTER``, else none.
         against: The row that the others are compared with: its title, or the name of a component
-            that no other row has.
+            or the value that no other row has, perhaps with its key (``loss.name=ce``).
 
     Returns:
         The table.
@@ -389,7 +397,7 @@ def pivot(
         raise DataError(f"{value}: expected a finite number in some run, got none")
 
     direction = _direction(value) if best == "auto" else best
-    reference = None if against is None else _find_row(against, row_entries)
+    reference = None if against is None else _find_row(against, rows, row_entries)
     settings = [found[0].settings for found in groups]
     apart = records.differences(settings)
     other = {key: found for key, found in apart.items() if not _covers(every, key, groups)}
@@ -401,7 +409,13 @@ def pivot(
             f"{'.'.join(key)} differs between cells: {', '.join(_distinct(found))}"
             for key, found in other.items()
         ),
-        *_noise_rates(finished, (rows, row_of, row_entries), (columns, column_of, column_entries)),
+        *(
+            line
+            for told in NOISE_RATES
+            for line in _noise_rates(
+                finished, told, (rows, row_of, row_entries), (columns, column_of, column_entries)
+            )
+        ),
         *([] if "seed" in every else _missing_seeds(cells, row_entries, column_entries)),
         *([f"not finite, and left out: {', '.join(infinite)}"] if infinite else []),
         *(_given(cells, row_entries, column_entries) if value.startswith("test_accuracy") else ()),
@@ -422,7 +436,20 @@ def pivot(
 def _addresses(run: Run) -> dict[str, Any]:
     """Return a run's settings by dotted key; of a finished one without what does not count."""
     own = flatten(run.tables)
-    return own if run.result is None else own | flatten(run.settings)
+    if run.result is not None:
+        own |= flatten(run.settings)
+    parts = {part: own.get(part) for part in REGISTRIES}
+    return own | {f"{p}.name": each["name"] for p, each in parts.items() if _is_component(each)}
+
+
+def _is_component(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and "name" in value
+
+
+def _part(key: str) -> str:
+    """Return the component that a key, its own or that of its name, is of; else nothing."""
+    part = key.removesuffix(".name")
+    return part if part in REGISTRIES else ""
 
 
 def _conditions(where: str) -> list[str]:
@@ -514,8 +541,13 @@ def _axis(
     for place, key in enumerate(axis):
         distinct = {value[place].canonical: value[place] for value in values.values()}
         texts[key], full = _tell_apart(list(distinct.values()))
+        part = _part(key)
+        if part and part != key:
+            # The name alone: what else there is to it is said below.
+            wholes = [_value(run, part, every, addresses[id(run)].get(part)) for run in runs]
+            full = sorted({_text(each.plain) for each in wholes} - set(texts[key].values()))
         # One alone is among what all runs have in common.
-        legend += [f"{key} {each}" for each in full if len(distinct) > 1]
+        legend += [f"{part or key} {each}" for each in full if len(distinct) > 1]
     found: dict[tuple[str, ...], list[_Value]] = {}
     for own in values.values():
         found.setdefault(tuple(value.canonical for value in own), own)
@@ -529,11 +561,11 @@ def _axis(
     for each in ordered:
         said = tuple(texts[key][canonical] for key, canonical in zip(axis, each, strict=True))
         heads = tuple(
-            one if key in REGISTRIES else f"{key} {one}"
-            for key, one in zip(axis, said, strict=True)
+            one if _part(key) else f"{key} {one}" for key, one in zip(axis, said, strict=True)
         )
-        names = [_called(value.plain) for value in found[each]]
-        entries.append(Entry(said, heads, frozenset([*said, *names])))
+        called = (_called(value.plain) for value in found[each])
+        names = tuple(map(frozenset, zip(said, called, strict=True)))
+        entries.append(Entry(said, heads, names))
     return of, entries, legend
 
 
@@ -554,14 +586,18 @@ class _Value:
         return json.dumps([self.plain, self.contents], sort_keys=True)
 
     def order(self, key: str) -> tuple[Any, ...]:
-        return (order(self.plain, REGISTRIES.get(key, ())), order(self.contents))
+        named = isinstance(self.plain, str) and _part(key)
+        plain = {"name": self.plain} if named else self.plain
+        return (order(plain, REGISTRIES.get(_part(key), ())), order(self.contents))
 
 
 def _value(run: Run, key: str, every: Sequence[str], plain: Any) -> _Value:
     """Return a run's value of a key; of a component without what has a key of its own."""
     if key not in REGISTRIES or not isinstance(plain, Mapping):
         return _Value(plain)
-    own = {name: each for name, each in plain.items() if f"{key}.{name}" not in every}
+    own = {
+        name: each for name, each in plain.items() if name == "name" or f"{key}.{name}" not in every
+    }
     contents = {
         each.title: each.digest
         for each in run.contents
@@ -611,7 +647,7 @@ def _differing(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _covers(every: Sequence[str], key: records.Key, groups: Sequence[Sequence[Run]]) -> bool:
     """Return whether rows and columns say what a setting is."""
-    if ".".join(key) in every or key[0] in every:
+    if {".".join(key), key[0]} & set(every) or (len(key) == 1 and f"{key[0]}.name" in every):
         return True
     return any(
         each.part in every or any(f"{each.part}.{name}" in every for name in each.parameters)
@@ -621,12 +657,16 @@ def _covers(every: Sequence[str], key: records.Key, groups: Sequence[Sequence[Ru
     )
 
 
-def _find_row(against: str, rows: Sequence[Entry]) -> int:
+def _find_row(against: str, keys: Sequence[str], rows: Sequence[Entry]) -> int:
     titles = [row.title for row in rows]
     found = [number for number, title in enumerate(titles) if title == against]
-    found = found or [number for number, row in enumerate(rows) if against in row.names]
+    found = found or [n for n, row in enumerate(rows) if against in frozenset().union(*row.names)]
+    key, _, text = (part.strip() for part in against.partition("="))
+    if not found and key in keys:
+        place = keys.index(key)
+        found = [number for number, row in enumerate(rows) if text in row.names[place]]
     if not found:
-        known = {name for row in rows for name in (row.title, *row.names)}
+        known = {name for row in rows for name in (row.title, *frozenset().union(*row.names))}
         raise ConfigError(unknown("row of --against", against, known))
     if len(found) > 1:
         several = " or ".join(repr(titles[number]) for number in found)
@@ -642,7 +682,12 @@ def _direction(value: str) -> str:
 
 
 def mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
-    """Mark the best of each column, and what is within its standard error."""
+    """Mark the best of each column, and what is within its standard error.
+
+    Args:
+        cells: The cells by place.
+        direction: Whether the ``"high"`` or the ``"low"`` are best; ``"none"`` marks nothing.
+    """
     marked = dict(cells)
     if direction == "none":
         return marked
@@ -659,17 +704,31 @@ def mark(cells: Mapping[Place, Cell], direction: str) -> dict[Place, Cell]:
 
 
 def compare(cells: Mapping[Place, Cell], reference: int | None) -> dict[Place, Cell]:
-    """Add to each cell its difference to that of one row."""
+    """Add to each cell its difference to that of one row.
+
+    Args:
+        cells: The cells by place.
+        reference: The row; None adds nothing.
+    """
     compared = dict(cells)
     for (row, column), cell in cells.items():
         other = None if reference is None else cells.get((reference, column))
         if other is not None and row != reference:
-            difference = _difference(cell.values, other.values)
-            compared[row, column] = replace(cell, difference=difference)
+            gap = difference(cell.values, other.values)
+            compared[row, column] = replace(cell, difference=gap)
     return compared
 
 
-def _difference(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    """Compare results seed by seed.
+
+    Args:
+        own: Results by seed.
+        other: Likewise.
+
+    Returns:
+        What ``own`` has more; None where they have no seed in common.
+    """
     # scipy.stats, whose ttest_rel gives the same, takes longer to import than 500 runs to read.
     from scipy.special import stdtr
 
@@ -715,14 +774,24 @@ def _given(
 
 
 def _noise_rates(
-    runs: Sequence[Run], *axes: tuple[Sequence[str], Mapping[int, int], Sequence[Entry]]
+    runs: Sequence[Run],
+    told: tuple[str, str],
+    *axes: tuple[Sequence[str], Mapping[int, int], Sequence[Entry]],
 ) -> list[str]:
-    """Say how many labels are really wrong, for each noise and dataset of the table."""
+    """Say how many labels are wrong, for each noise and dataset of the table.
+
+    Args:
+        runs: The runs.
+        told: One of ``NOISE_RATES``.
+        axes: The keys of rows and columns, the entry of each run, and the entries.
+    """
+    name, title = told
     actual: dict[tuple[str, ...], set[tuple[int, float]]] = {}
     nominal: dict[tuple[str, ...], set[float]] = {}
     for run in sorted(runs, key=lambda run: [of[id(run)] for _, of, _ in reversed(axes)]):
         result = run.result or {}
-        if result.get("actual_noise_rate") is None:
+        known = result.get("actual_noise_rate") is not None
+        if result.get(name) is None or (known and name != "actual_noise_rate"):
             continue
         said = tuple(
             head
@@ -731,7 +800,7 @@ def _noise_rates(
             if key.partition(".")[0] in ("noise", "data")
         )
         # All that a seed is trained with has the same labels: they count once.
-        actual.setdefault(said, set()).add((run.seed, result["actual_noise_rate"]))
+        actual.setdefault(said, set()).add((run.seed, result[name]))
         if result.get("nominal_noise_rate") is not None:
             nominal.setdefault(said, set()).add(result["nominal_noise_rate"])
     lines = []
@@ -739,7 +808,7 @@ def _noise_rates(
         rates = [100 * rate for _, rate in sorted(found)]
         std = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
         wanted = [f"{100 * rate:g}" for rate in sorted(nominal.get(said, ()))]
-        known = f" (nominal {', '.join(wanted)} %)" if wanted else ""
+        meant = f" (nominal {', '.join(wanted)} %)" if wanted else ""
         whose = f"{', '.join(said)}: " if said else ""
-        lines.append(f"{whose}{statistics.fmean(rates):.1f}{std} %{known}")
-    return [f"labels that are really wrong: {'; '.join(lines)}"] if lines else []
+        lines.append(f"{whose}{statistics.fmean(rates):.1f}{std} %{meant}")
+    return [f"{title}: {'; '.join(lines)}"] if lines else []

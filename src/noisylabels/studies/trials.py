@@ -12,7 +12,7 @@ from typing import Any
 from noisylabels.data.batches import derive_seed
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
 from noisylabels.studies.space import Choices, Parameter, Space
-from noisylabels.studies.tuning import Stage, Trial
+from noisylabels.studies.tuning import Stage, Trial, mark
 
 try:
     import optuna
@@ -113,7 +113,7 @@ class Trials:
             out: The folder of their run folders.
         """
         here = {"host": socket.gethostname(), "process": os.getpid(), "out": str(out.resolve())}
-        self._note(trial, runs=list(runs), **here)
+        self._note(trial, runs=list(runs), place=mark(out), **here)
 
     def report(self, trial: Trial, epoch: int, accuracy: float) -> bool:
         """Take the hold-out accuracy of an epoch.
@@ -185,6 +185,7 @@ class Trials:
             host=noted.get("host", ""),
             process=noted.get("process", 0),
             out=Path(noted.get("out", "")),
+            place=noted.get("place", ""),
             accuracies=tuple(noted.get("accuracies", ())),
             accuracy=frozen.value if frozen.state is TrialState.COMPLETE else None,
             seconds=noted.get("seconds"),

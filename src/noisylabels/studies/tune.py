@@ -49,6 +49,11 @@ WARMUP = 3
 """Of so many parts of a trial the first is never pruned: robust losses start slowly."""
 SECONDS_FOR_VALUES = 60.0
 """After which a trial that still lacks values is one that somebody has died over."""
+SECONDS_FOR_A_START = 60.0
+"""After which a trial of another machine that has no run folder is one that somebody has died over.
+
+If nobody has, nothing is done twice: whoever comes second finds the run folder held.
+"""
 METRIC = "validation_accuracy"
 
 
@@ -184,12 +189,14 @@ def describe(tuning: Tuning, trials: Trials) -> str:
         found += f", {begun} begun"
     elif not there:
         found = "new"
-    share = f"{100 * (tuning.base.validation or HOLD_OUT):g} %"
+    base = tuning.base
+    if base.validation_labels is not None:
+        held = f"the training examples whose right labels are in {base.validation_labels}"
+    else:
+        share = f"{100 * (base.validation or HOLD_OUT):g} %"
+        held = f"{share} of the training set, held out with its given labels"
     seeds = f", {tuning.seeds} seeds each" if tuning.seeds > 1 else ""
-    return (
-        f"{kept}: {found}; chosen by accuracy on {share} of the training set, held out with its "
-        f"given labels{seeds}"
-    )
+    return f"{kept}: {found}; chosen by accuracy on {held}{seeds}"
 
 
 def run(tuning: Tuning, trials: Trials, launcher: Launcher, watcher: Watcher) -> Outcome:
@@ -323,6 +330,11 @@ class _Chooser(Follower):
                 if self._runner.room > 0 and not self._asked():
                     self._begin(trial)
                 waiting = True
+            elif self._tuning.sees(trial):
+                # Another machine's workers may just be starting.
+                if _age(trial) > SECONDS_FOR_A_START and self._runner.room > 0:
+                    self._begin(trial)
+                waiting = True
         return waiting
 
     def _begin(self, trial: Trial) -> None:
@@ -446,7 +458,7 @@ class _Chooser(Follower):
             )
             for each in made
         ]
-        how = "on all training data" if not self._tuning.base.validation else "as in its file"
+        how = "on all training data" if not self._tuning.base.holds_out else "as in its file"
         self._make("final runs", f"trial {trial.number} is chosen; its final run {how}", jobs)
         if failed := self._failures(jobs):
             raise TuneError(f"{self._tuning.chosen} was written, but its run failed: {failed}")

@@ -89,7 +89,9 @@ def signal(outcome: Outcome) -> list[str]:
         "difference than clean ones would: with symmetric noise of 40 % about half of it, of 80 % "
         "about a tenth."
     ]
-    if rate is not None:
+    if outcome.tuning.base.validation_labels is not None:
+        said = ["The labels that are held out are known to be right."]
+    elif rate is not None:
         here = (
             f"Here {100 * rate:.1f} % of the labels are wrong: a classifier that is always right "
             f"would score about {100 * (1 - rate):.0f} % on them"

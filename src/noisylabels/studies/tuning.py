@@ -3,13 +3,14 @@
 import datetime
 import statistics
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from noisylabels.run.config import RunConfig
-from noisylabels.run.folder import RunFolder
+from noisylabels.run.folder import RunFolder, writing
 from noisylabels.studies.space import Space, apply, title
 from noisylabels.studies.status import AGAINST_GIVEN
 from noisylabels.studies.sweep import Follower, Progress
@@ -33,6 +34,7 @@ class Trial:
         host: The machine that makes them.
         process: The process there that has begun it; 0 where that is not known.
         out: The folder of their run folders there.
+        place: What that folder is known by wherever it is in sight, see :func:`mark`.
         accuracies: Hold-out accuracy of each run, where it is finished; fractions in [0, 1].
         accuracy: Their mean.
         seconds: What its runs took together.
@@ -47,6 +49,7 @@ class Trial:
     host: str = ""
     process: int = 0
     out: Path = Path()
+    place: str = ""
     accuracies: Sequence[float] = ()
     accuracy: float | None = None
     seconds: float | None = None
@@ -85,6 +88,10 @@ class Tuning:
         """The file that gets the run with the chosen values."""
         return self.out / FOLDER / f"{self.name}.toml"
 
+    def sees(self, trial: Trial) -> bool:
+        """Return whether a trial's run folders are made in this folder, by whichever machine."""
+        return bool(trial.place) and (self.out / FOLDER / trial.place).exists()
+
     def run(self, values: Mapping[str, Any], seed: int) -> RunConfig:
         """Return a run that a choice is made by.
 
@@ -104,13 +111,38 @@ class Tuning:
         return apply(self.base, values).replace(seed=self.base.seed + seed)
 
 
+def mark(out: Path) -> str:
+    """Mark a folder of run folders, unless it is marked, so that any machine that sees it knows it.
+
+    Its path does not tell: on two machines one path can be two folders, and one folder have two.
+
+    Args:
+        out: The folder.
+
+    Returns:
+        The mark: the name of an empty file.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    folder = out / FOLDER
+    # Two that mark it at once leave two marks, and either will do.
+    for known in folder.glob(".*.place"):
+        return known.name
+    new = folder / f".{uuid.uuid4().hex}.place"
+    with writing(new):
+        folder.mkdir(parents=True, exist_ok=True)
+        new.touch()
+    return new.name
+
+
 def held_out(run: RunConfig) -> RunConfig:
     """Return a run as a choice is made by it: with a hold-out, and its test set left alone.
 
     Args:
         run: The run.
     """
-    share = run.validation or HOLD_OUT
+    share = run.validation if run.holds_out else HOLD_OUT
     return run.replace(validation=share, test=False, save_model=False)
 
 

@@ -15,7 +15,7 @@ from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
 from noisylabels.studies import study, sweep
 from noisylabels.studies.launchers import local
-from noisylabels.studies.launchers.jobs import Job
+from noisylabels.studies.launchers.jobs import Ended, Job
 from noisylabels.studies.launchers.local import Local
 from waiting import wait_for
 
@@ -175,6 +175,28 @@ def test_each_worker_has_its_share(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert local.environment(1, 2)["CUDA_VISIBLE_DEVICES"] == "7"
     assert local.environment(1, 1)["CUDA_VISIBLE_DEVICES"] == "5,7"
+
+
+@pytest.mark.slow
+def test_workers_that_were_started_ahead_make_the_runs_and_end(place, digits):
+    """They are given jobs before they have imported anything."""
+    prepared = sweep.prepare(study.grid({**digits, "epochs": 1}, seed=[0, 1]), Path("runs"))
+    with Local(jobs=2) as jobs:
+        jobs.warm_up(5)
+        assert workers() == 2
+        jobs.warm_up(2)
+        jobs.submit(prepared.jobs)
+        assert workers() == 2
+        ended = []
+        while len(ended) < 2:
+            ended += [event.state for event in jobs.events(60.0) if isinstance(event, Ended)]
+        assert ended == ["finished", "finished"]
+        with jobs:
+            pass
+        assert workers() == 0
+    with Local(jobs=2) as jobs:
+        jobs.warm_up(1)
+    assert workers() == 0
 
 
 def test_a_run_of_several_processes_is_refused():

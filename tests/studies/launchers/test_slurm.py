@@ -7,12 +7,14 @@ import pytest
 
 from fateful import FATEFUL, StopsWhen, losses
 from noisylabels.errors import ConfigError, MissingExtraError
+from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError
 from noisylabels.run.trainer import train
 from noisylabels.studies import sweep
 from noisylabels.studies.launchers import launcher, slurm
 from noisylabels.studies.launchers.jobs import Ended
+from noisylabels.studies.launchers.local import Local
 from noisylabels.studies.launchers.slurm import Slurm
 from noisylabels.studies.study import grid
 from noisylabels.studies.sweep import prepare
@@ -99,6 +101,50 @@ def test_an_array_its_options_and_its_ends(digits, cluster, tmp_path):
     assert jobs.events(0.0) == [Ended(job.run_id, "stopped") for job in prepared.jobs[:2]]
     # What submitit wrote stays, for one has failed.
     assert list((tmp_path / "runs/logs/slurm").glob("*/7_2_submitted.pkl"))
+
+
+def test_what_was_kept_of_a_failure_goes_once_another_attempt_succeeds(
+    digits, cluster, tmp_path, monkeypatch
+):
+    jobs = Slurm()
+    prepared = prepare(grid({**digits, "epochs": 1}, seed=range(2)), tmp_path / "runs")
+    first, second = prepared.jobs
+    place = tmp_path / "runs/logs/slurm"
+
+    def submit(*given):
+        jobs.submit(given)
+        cluster(jobs, *["FAILED"] * len(given))
+        return [ended.state for ended in jobs.events(0.0)]
+
+    def succeed(job):
+        with monkeypatch.context() as without_slurm:
+            without_slurm.setenv("PATH", "")
+            train(parse(job.tables), job.out)
+
+    assert submit(first, second) == ["failed", "failed"]
+    (kept,) = place.iterdir()
+    assert submit(first) == ["failed"]
+    assert len(list(place.iterdir())) == 2
+    succeed(first)
+    assert submit(first) == ["finished"]
+    # That of the second is needed still.
+    assert list(place.iterdir()) == [kept]
+    succeed(second)
+    assert submit(second) == ["finished"]
+    assert not place.exists()
+
+
+def test_options_are_checked_whichever_launcher_is_chosen(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="slurm: NameError: Unknown argument 'partion'"):
+        launcher("local", None, {"slurm": {"partion": "gpu"}})
+    with pytest.raises(ConfigError, match="slurm: time must be in"):
+        launcher("local", None, {"slurm": {"time": 0}})
+    with pytest.raises(ConfigError, match="ray: ValueError: Invalid option keyword num_cpu"):
+        launcher("local", None, {"ray": {"num_cpu": 1}})
+    assert isinstance(launcher("local", None, {"slurm": {"partition": "gpu"}}), Local)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert isinstance(launcher("local", None, {"slurm": {"partion": "gpu"}}), Local)
 
 
 def test_what_cannot_be_used_is_named(monkeypatch, cluster):

@@ -92,6 +92,8 @@ Event = Said | Advanced | Ended
 class Launcher(ABC):
     """Makes run folders somewhere; a context manager, on whose exit nothing of it is left running.
 
+    It may be entered again within; it then ends with the inner one.
+
     It keeps nothing that counts: what has become of a run stands in its folder.
     """
 
@@ -104,6 +106,14 @@ class Launcher(ABC):
     @abstractmethod
     def room(self) -> int:
         """How many more jobs it can be given now."""
+
+    def warm_up(self, jobs: int) -> None:
+        """Prepare for jobs that are to come, without waiting: where there is nothing to, nothing.
+
+        Args:
+            jobs: How many they are.
+        """
+        return
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -215,8 +225,8 @@ def fail(job: Job, error: str, details: str) -> Ended:
     Returns:
         Its end.
     """
-    log = job.folder.write_log(f"{job.title}\n{details}")
-    job.folder.fail(job.tables, error, str(log))
+    job.folder.write_log(f"{job.title}\n{details}")
+    job.folder.fail(job.tables, error)
     return Ended(job.run_id, "failed", error)
 
 

@@ -51,6 +51,11 @@ class Local(Launcher):
         """How many workers have nothing to do, or are not started yet."""
         return self._jobs - sum(worker.job is not None for worker in self._workers)
 
+    def warm_up(self, jobs: int) -> None:
+        """Start workers, which take seconds to import torch."""
+        while len(self._workers) < min(jobs, self._jobs):
+            self._start()
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give each job to an idle worker, or start one for it."""
         for job in jobs:

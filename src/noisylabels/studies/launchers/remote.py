@@ -39,6 +39,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """How often a run looks for its ticket, and its launcher at what stands there."""
 SHARE_OF_LOOKING = 0.1
 """How much of its time a launcher may look at tickets, where there are very many."""
+FAILED = ".failed"
+"""What the name of a run's file in its batch's folder ends with, once it has failed there."""
 PATIENCE = 60.0
 """Seconds in which runs that were asked to stop may finish their step."""
 
@@ -169,7 +171,8 @@ class Remote(Launcher):
 
         Args:
             tasks: The tasks.
-            folder: A folder for what the library writes; it stays if a run fails.
+            folder: A folder for what the library writes; if a run fails, it stays until another
+                attempt has finished it.
 
         Returns:
             What the library knows each of them by.
@@ -341,20 +344,32 @@ class _Batch:
     def __init__(self, folder: Path, left: int) -> None:
         self._folder = folder
         self._left = left
-        self._failed = False
 
     def leave(self, ticket: Path, ended: Ended) -> None:
         """Remove the ticket of one that has ended, and with the last all that nobody needs."""
         self._left -= 1
-        self._failed |= ended.state == "failed"
         with suppress(FileNotFoundError):
             ticket.unlink()
+        if ended.state == "failed":
+            mark = ticket.with_suffix(FAILED)
+            with writing(mark):
+                mark.touch()
+        elif ended.state == "finished":
+            self._forget_failures(ticket.stem)
         if not self._left:
             self.remove()
 
+    def _forget_failures(self, run_id: str) -> None:
+        """Remove what was kept, in batches before too, because this run alone had failed."""
+        for mark in self._folder.parent.glob(f"*/{run_id}{FAILED}"):
+            mark.unlink(missing_ok=True)
+            folder = mark.parent
+            if not (any(folder.glob(f"*{FAILED}")) or any(folder.glob("*.ticket"))):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def remove(self) -> None:
-        """Remove the folder; what a library wrote stays where a run failed."""
-        if not self._failed:
+        """Remove the folder; what a library wrote stays until what failed has succeeded."""
+        if not any(self._folder.glob(f"*{FAILED}")):
             shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):
             for folder in (self._folder, *self._folder.parents[:2]):

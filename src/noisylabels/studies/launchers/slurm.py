@@ -45,7 +45,7 @@ class Slurm(Remote):
     still waits gets a second one, of which the later to start finds the run finished or being made.
 
     What submitit writes lies in ``logs/slurm`` of the folder of run folders until all runs of an
-    array are finished, and stays where one fails.
+    array are finished; where one fails, until another attempt has finished it.
 
     Args:
         jobs: How many runs are made at once, at least 1; without Slurm 1 by default.
