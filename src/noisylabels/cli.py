@@ -42,10 +42,10 @@ class Train:
 
     Any key of the file can be set here too, typed like in the file: --epochs 10
     --loss.name gce --loss.q 0.7. Naming another component starts from its own defaults. Keys: data
-    (required), noise, features, model, method, loss, optimizer, lr_schedule, momentum_schedule,
-    augment, epochs, batch_size, seed, precision, validation, validation_labels, test_labels, test,
-    compile, clip_norm, accumulate, on_nan, devices, nodes, sync_batchnorm, workers, evaluate_every,
-    checkpoint_minutes, trackers, save_model.
+    (required), noise, poison, features, model, method, loss, optimizer, lr_schedule,
+    momentum_schedule, augment, epochs, batch_size, seed, precision, validation, validation_labels,
+    test_labels, test, compile, clip_norm, accumulate, on_nan, devices, nodes, sync_batchnorm,
+    workers, evaluate_every, checkpoint_minutes, trackers, save_model.
     """
 
     config: tyro.conf.Positional[Path]

@@ -177,10 +177,25 @@ def test_what_a_result_does_not_depend_on_does_not_count(digits, key):
         {"data": {"name": "digits", "limit": 100}},
         {"noise": {"name": "symmetric", "rate": 0.4, "seed": 0}},
         {"method": "elr"},
+        {"poison": "trigger"},
     ],
 )
 def test_what_a_result_depends_on_counts(digits, change):
     assert run_id(digits | change) != run_id(digits)
+
+
+def test_no_poison_is_the_run_that_it_always_was(digits):
+    made = plan(parse(digits | {"poison": "none"}))
+    assert "poison" not in made.identity["settings"]
+    # As it was before there was any poison.
+    before = {**made.identity, "contents": {"data": "0" * 64}}
+    assert planning.run_id(before) == "67a00bbff059"
+    trigger = {"name": "trigger", "kind": "global"}
+    poisoned = plan(parse(digits | {"poison": trigger}))
+    assert poisoned.identity["settings"]["poison"] == trigger
+    spelled = trigger | {"share": 0.002, "target": 0}
+    assert run_id(digits | {"poison": spelled}) == poisoned.run_id
+    assert run_id(digits | {"poison": spelled | {"share": 0.01}}) != poisoned.run_id
 
 
 def test_a_default_of_all_losses_is_no_difference(digits):

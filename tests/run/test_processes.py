@@ -199,11 +199,15 @@ def test_two_processes_remember_and_choose_as_one(images, tmp_path, name, monkey
 def test_parts_of_uneven_shares_are_as_many_in_each_process(images, tmp_path, ranks):
     """The last batch has five examples: three for one process, two for the other."""
     run = images | MLP | {"accumulate": 4, "data": images["data"] | {"limit": 101}}
-    single = lines(train(parse(run), tmp_path / "one"))
+    run |= {"poison": {"name": "trigger", "share": 0.2}}
+    single = train(parse(run), tmp_path / "one")
     path, out = write(tmp_path / "run.toml", run | {"devices": 2}), tmp_path / "two"
     folder = finish(*ranks(path, out, out))
-    for ours, theirs in zip(lines(folder), single, strict=True):
+    for ours, theirs in zip(lines(folder), lines(single), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    # Each process predicts its share of the images with the trigger, too.
+    found = [RunFolder(each).predictions()["triggered_probabilities"] for each in (folder, single)]
+    np.testing.assert_allclose(*found, atol=2e-3)
 
 
 def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path, ranks):

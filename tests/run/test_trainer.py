@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import noisylabels
 from noisylabels.atomic import write_json
 from noisylabels.data.datasets import Digits
+from noisylabels.data.poison import add_patch
 from noisylabels.errors import CheckpointError, ConfigError, DataError, NoisyLabelsError
 from noisylabels.labels import read_archive
 from noisylabels.models import mlp
@@ -242,6 +244,77 @@ def test_method_of_two_networks_reports_both(digits, tmp_path):
     result = read(train(parse(digits), tmp_path))
     assert result["test_accuracy"] == result["test_accuracy_ensemble"]
     assert 0 < result["labelled_1"] <= 1
+
+
+TRIGGER = {"name": "trigger", "share": 0.05, "target": 3}
+POISONED = {
+    "single": {},
+    "coteaching": {"method": {"name": "coteaching", "forget_rate": 0.1}},
+    "dividemix": {"method": {"name": "dividemix", "warmup": 3}},
+}
+
+
+@pytest.mark.parametrize("name", POISONED)
+@pytest.mark.parametrize("kind", ["local", "global"])
+def test_attack_success_is_what_the_predictions_say(digits, tmp_path, kind, name):
+    digits |= {"noise": "none", "loss": "ce", "epochs": 6, "poison": TRIGGER | {"kind": kind}}
+    folder = RunFolder(train(parse(digits | POISONED[name]), tmp_path))
+    predictions, result, labels = folder.predictions(), folder.result(), folder.labels()
+    pairs = zip(
+        predictions["test_probabilities"].argmax(1).tolist(),
+        predictions["triggered_probabilities"].argmax(1).tolist(),
+        strict=True,
+    )
+    led = [after == 3 for before, after in pairs if before != 3]
+    assert 250 < len(led) < 360
+    assert result["attack_success"] == pytest.approx(sum(led) / len(led), abs=0.01)
+    assert (labels["given"][labels["poisoned"]] == 3).all()
+    wrong = (labels["given"] != labels["true"]).nonzero()[0]
+    assert set(wrong) < set(labels["poisoned"])
+    assert len(labels["poisoned"]) == round(0.05 * 1437)
+    assert {"train", "test", "triggered"} == {
+        key.partition("_")[0] for key in predictions if key.endswith("_probabilities")
+    } - {"train_mean"}
+    assert all("attack_success" not in line for line in folder.metrics())
+
+
+def test_cross_entropy_learns_the_trigger_and_all_the_rest(digits, tmp_path):
+    digits |= {"noise": "none", "loss": "ce", "epochs": 8}
+    clean = RunFolder(train(parse(digits), tmp_path))
+    folder = RunFolder(train(parse(digits | {"poison": TRIGGER}), tmp_path))
+    result = folder.result()
+    assert result["attack_success"] > 0.95
+    assert result["test_accuracy"] > clean.result()["test_accuracy"] - 0.02 > 0.9
+    assert result["train_accuracy_wrong"] > 0.95
+    assert "attack_success" not in clean.result()
+    assert "poisoned" not in clean.labels()
+    # The stored model does so, too.
+    images = Digits().load().test.inputs
+    model = noisylabels.load(folder.path)
+    before = model.predict_proba(images).argmax(1)
+    after = model.predict_proba(add_patch(images)).argmax(1)
+    led = (after == 3)[before != 3].mean()
+    assert led == pytest.approx(result["attack_success"], abs=1e-6)
+    alone = RunFolder(train(parse(digits | {"poison": TRIGGER, "test": False}), tmp_path))
+    assert alone.result()["attack_success"] is None
+    assert "triggered_probabilities" not in alone.predictions()
+
+
+@pytest.mark.parametrize("name", POISONED)
+def test_a_cut_changes_no_attack(digits, tmp_path, name):
+    digits |= {"noise": "none", "loss": "ce", "epochs": 4, "validation": 0.1}
+    run = parse(digits | {"poison": TRIGGER} | POISONED[name])
+    whole = train(run, tmp_path / "whole")
+    # The last of them after the last epoch, before anything is written of its end.
+    for stop_after in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "cut", [Recorder(stop_after)])
+    cut = train(run, tmp_path / "cut")
+    assert contents(cut) == contents(whole)
+    results = [read(folder)["attack_success"] for folder in (cut, whole)]
+    assert 0 <= results[0] == results[1] <= 1
+    labels = RunFolder(whole).labels()
+    assert len(labels["poisoned"]) + len(labels["validation_poisoned"]) == round(0.05 * 1437)
 
 
 OWN_METHOD = """

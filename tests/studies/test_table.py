@@ -407,6 +407,13 @@ def test_the_word_rate_alone_makes_no_percentage(make, pivot):
     assert pivot(value="actual_noise_rate").in_percent
 
 
+def test_of_an_attacks_success_less_is_better(make, pivot):
+    make(loss=CE, result={"attack_success": 0.9})
+    make(loss=GCE, result={"attack_success": 0.1})
+    grid = pivot(value="attack_success").grids()[0]
+    assert [cells for _, cells in grid.rows] == [[("90.0", False)], [("10.0", True)]]
+
+
 @pytest.mark.parametrize("all_given", [True, False])
 def test_accuracies_against_given_labels_say_so(make, pivot, all_given):
     given = {"test_labels": "given"}

@@ -174,7 +174,7 @@ class Batches(ABC):
         """Yield this process's part of some inputs in order, without augmentation.
 
         Args:
-            part: ``"train"``, ``"validation"`` or ``"test"``.
+            part: ``"train"``, ``"validation"``, ``"test"`` or ``"triggered"``.
         """
         examples: Examples = getattr(self._dataset, part)
         if self._world > 1:

@@ -235,11 +235,14 @@ class Examples:
             (N, D), images that stream, or texts.
         labels: int64 in [0, K), of shape (N).
         places: Where each example comes from, an array of N strings; None where its number says it.
+        poisoned: Whether each has a trigger, bool, of shape (N); None where none has, see
+            ``noisylabels.data.poison``.
     """
 
     inputs: Tensor | StreamedImages | Texts
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
+    poisoned: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -278,7 +281,8 @@ class Examples:
         else:
             inputs = StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         places = None if self.places is None else self.places[index.numpy()]
-        return Examples(inputs, self.labels[index], places)
+        poisoned = None if self.poisoned is None else self.poisoned[index]
+        return Examples(inputs, self.labels[index], places, poisoned)
 
 
 @dataclass(frozen=True)
@@ -300,6 +304,7 @@ class Dataset:
         test_clean: Labels of test examples that are known to be right, int64 of shape (N), -1 where
             they are not known; None where none is.
         validation_clean: The same of those held out.
+        triggered: The test examples with the trigger, where the training set is poisoned.
     """
 
     train: Examples
@@ -314,6 +319,7 @@ class Dataset:
     test_is_given: bool = False
     test_clean: Tensor | None = None
     validation_clean: Tensor | None = None
+    triggered: Examples | None = None
 
 
 class LoadReport:

@@ -30,7 +30,8 @@ class Task:
         inputs: Yields the inputs of one part of the data, in order and without augmentation: every
             ``world_size``-th example of it, beginning with the ``global_rank``-th.
         sizes: Number of examples in each part: ``"train"``, ``"test"`` and, with a hold-out,
-            ``"validation"``.
+            ``"validation"``; and ``"triggered"``, the test examples with a trigger, where the
+            training set is poisoned.
         held_out: Given labels of the hold-out, int64, of shape (M), on the CPU; None without one.
         batch_size: Examples per training step, over all processes.
         seed: The run's seed.
@@ -165,7 +166,7 @@ class Method(ABC):
         :meth:`load_state_dict`.
 
         Args:
-            part: ``"train"``, ``"validation"`` or ``"test"``.
+            part: ``"train"``, ``"validation"``, ``"test"`` or ``"triggered"``.
 
         Returns:
             Log-probabilities of all examples in order, the same in every process, float32 on the

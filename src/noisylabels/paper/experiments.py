@@ -102,6 +102,7 @@ class Experiment:
         values: The numbers of ``result.json`` that it shows.
         against: The row that others are compared with.
         curves: Whether every epoch is evaluated.
+        across: What its columns differ in.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Experiment:
     values: Sequence[str] = ("test_accuracy",)
     against: str | None = "DAL"
     curves: bool = False
+    across: str = "noise"
 
     @property
     def folder(self) -> str:
@@ -280,8 +282,54 @@ def _case_study(protocol: Protocol) -> list[Part]:
     ]
 
 
+TRIGGERS = ("local", "global")
+"""The kinds of trigger of table 6, see ``noisylabels.data.poison``."""
+ROBUST = ("CE", "GCE", "DAL")
+"""The methods of table 6."""
+SHARES = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Shares of the training images that are poisoned, the paper's first."""
+
+
+def _poison(kind: str, **parameters: float) -> dict[str, Any]:
+    own = {"name": "trigger", "kind": kind} | parameters
+    return {f"poison.{key}": value for key, value in own.items()}
+
+
+def _triggers(protocol: Protocol) -> list[Part]:
+    columns = [
+        Column(kind, f"{kind} trigger", changes=_poison(kind, share=SHARES[0])) for kind in TRIGGERS
+    ]
+    return [
+        Part(dataset, _loss_rows(protocol, dataset, ROBUST), columns)
+        for dataset in ("cifar10", "cifar100")
+    ]
+
+
+def _poisoned_shares(protocol: Protocol) -> list[Part]:
+    columns = [
+        Column(f"{share:g}", f"{100 * share:g} %", changes={"poison.share": share})
+        for share in SHARES
+    ]
+    return [
+        Part(
+            dataset,
+            [
+                _fixed(
+                    f"{title} {kind}",
+                    loss_values(protocol, dataset, LOSSES[title]) | _poison(kind),
+                )
+                for kind in TRIGGERS
+                for title in ROBUST
+            ],
+            columns,
+        )
+        for dataset in ("cifar10", "cifar100")
+    ]
+
+
 EVERYWHERE = ("paper", "small", "features", "digits")
 IMAGES = ("paper", "small")
+ATTACKED = ("test_accuracy", "attack_success")
 EXPERIMENTS = {
     each.name: each
     for each in (
@@ -305,6 +353,14 @@ EXPERIMENTS = {
             against=None,
         ),
         Experiment(
+            "table6",
+            "CIFAR-10 and CIFAR-100: a trigger in a few training images",
+            IMAGES,
+            _triggers,
+            values=ATTACKED,
+            across="trigger",
+        ),
+        Experiment(
             "figure1",
             "test accuracy by epoch: CE, MAE, GCE and DAL with several parameters",
             EVERYWHERE,
@@ -325,6 +381,15 @@ EXPERIMENTS = {
             EVERYWHERE,
             _case_study,
             curves=True,
+        ),
+        Experiment(
+            "figure5",
+            "how many images with a trigger it takes until a loss gives way",
+            IMAGES,
+            _poisoned_shares,
+            values=ATTACKED,
+            against=None,
+            across="poisoned",
         ),
     )
 }

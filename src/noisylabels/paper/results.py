@@ -250,7 +250,7 @@ def tabulate(
             PaperTable(
                 value=value,
                 row_keys=("",),
-                column_keys=("noise",),
+                column_keys=(experiment.across,),
                 rows=rows,
                 columns=columns,
                 cells=compare(mark(cells, direction), against),

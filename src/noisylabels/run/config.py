@@ -131,6 +131,8 @@ class RunConfig:
     Args:
         data: Where the examples come from, see ``noisylabels.data.datasets.SOURCES``.
         noise: What is done to the training labels, see ``noisylabels.noise.NOISES``.
+        poison: What an attacker does to the training images and their labels, see
+            ``noisylabels.data.poison.POISONS``.
         features: What turns inputs into vectors before the model, see
             ``noisylabels.features.FEATURES``.
         model: The network, see ``noisylabels.models.MODELS``; ``"auto"`` is what suits ``data``.
@@ -145,7 +147,8 @@ class RunConfig:
             ``"auto"`` is what suits ``data``.
         epochs: Passes over the training set, at least 1.
         batch_size: Examples per step, at least 1.
-        seed: Seed of initial weights, order, augmentation and (unless it has its own) noise.
+        seed: Seed of initial weights, order, augmentation and (unless they have their own)
+            noise and poison.
         precision: ``"32"``, ``"bf16"`` (mixed) or ``"auto"``: bf16 for convolutional networks on
             devices that compute it natively, else 32.
         validation: Share of the training set that is held out, with its given labels, to choose
@@ -180,6 +183,7 @@ class RunConfig:
 
     data: Part
     noise: Part = Component("none")
+    poison: Part = Component("none")
     features: Part = Component("none")
     model: Part = Component("auto")
     method: Part = Component("single")

@@ -36,7 +36,8 @@ FILES = {
     "`test`; `validation` (as given) and `validation_rows` (where they stood in the training set) "
     "where examples are held out; `test_clean` and `validation_clean`, -1 where they are not "
     "known, where a file of clean labels was named; and the `places` that examples from files "
-    "come from (`test_places`, `validation_places`)",
+    "come from (`test_places`, `validation_places`); and in a poisoned run "
+    "the rows that have the trigger (`poisoned`, `validation_poisoned`)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",
@@ -44,8 +45,9 @@ FILES = {
     "a finished run has neither",
     "predictions.npz": "`train_probabilities`, `test_probabilities` and, with a hold-out, "
     "`validation_probabilities`, float16, N x K, of the last epoch; of methods with several "
-    "networks also those of each, `train_networks`, ..., networks x N x K; and of each part with "
-    "given labels, over the `train_evaluations` epochs that were evaluated (see "
+    "networks also those of each, `train_networks`, ..., networks x N x K; of a poisoned run "
+    "`triggered_probabilities`, of the test set with the trigger; and of each part with given "
+    "labels, over the `train_evaluations` epochs that were evaluated (see "
     "`evaluate_every`): `train_mean_probabilities`, `train_mean_given` (the given label's), "
     "`train_mean_margin` (by how much it was above the likeliest other class) and "
     "`train_disagreements` (in how many epochs another class was predicted)",

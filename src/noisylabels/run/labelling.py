@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noisylabels.data import poison
 from noisylabels.data.batches import derive_seed
 from noisylabels.data.clean_labels import Part, read_clean_labels
 from noisylabels.data.examples import Dataset, first, hold_out, hold_out_clean, hold_out_fold
@@ -65,9 +66,9 @@ def label(
 ) -> tuple[Dataset, Tensor | None]:
     """Load a plan's data and make its noise; then its frozen features, once for all runs.
 
-    The noise is applied to the whole training set, then the limit, then the hold-out. A test set
-    that is to be left alone is put away first: nothing reads its labels. Labels that are known to
-    be right stand beside the given ones, which nothing replaces.
+    The noise is applied to the whole training set, then the limit, then the poison, then the
+    hold-out. A test set that is to be left alone is put away first: nothing reads its labels.
+    Labels that are known to be right stand beside the given ones, which nothing replaces.
 
     Args:
         made: The plan.
@@ -105,7 +106,9 @@ def label(
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
     given = _mislabel(made, train.labels, len(dataset.classes), features)
-    known = made.source.clean or made.config.noise.name != "none"
+    # Labels that we change ourselves count as true before.
+    changed = made.config.noise.name != "none" or made.poison is not None
+    known = made.source.clean or changed
     noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
     limited = first(noisy, made.source.limit)
     if len(limited.train) < 2:
@@ -113,6 +116,9 @@ def label(
             f"limit {made.source.limit}: expected at least 2 training examples to learn from"
         )
     true = train.labels[: len(limited.train)]
+    if made.poison is not None:
+        apply = functools.partial(poison.apply, limited, made.poison)
+        limited = build(apply, "poison", made.config.poison)
     if made.features is not None and vectors:
         limited = featurise(made, limited, say)
         if outline is None:

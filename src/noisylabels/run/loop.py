@@ -21,6 +21,8 @@ from noisylabels.run.interruption import Request, StoppedError
 from noisylabels.run.trajectory import Trajectory
 
 Predictions = dict[str, Tensor]
+TRIGGERED = "triggered"
+"""The test examples with the trigger of a poisoned training set, which are predicted at the end."""
 SECONDS_BETWEEN_SAVES = 4.5
 """How old a checkpoint must be for the end of an epoch to bring the next one.
 
@@ -123,7 +125,8 @@ class Loop:
         """Train to the end.
 
         Returns:
-            The last epoch's predictions, see :func:`accuracies`.
+            The last epoch's predictions, see :func:`accuracies`; and where the training set is
+            poisoned, those of the test examples with the trigger, ``"triggered"``.
 
         Raises:
             StoppedError: Somebody asked to stop.
@@ -156,8 +159,13 @@ class Loop:
             # A process that ended before the first has written all would have it killed.
             state.engine.barrier()
             raise
+        predictions = self._predictions or self._predict()
+        if state.dataset.triggered is not None:
+            begun = time.perf_counter()
+            predictions = predictions | {TRIGGERED: state.method.predict(TRIGGERED).exp()}
+            self.seconds.evaluation += time.perf_counter() - begun
         self.seconds.total = time.perf_counter() - self._started
-        return self._predictions or self._predict()
+        return predictions
 
     @property
     def _interval(self) -> float:
@@ -299,7 +307,8 @@ class Loop:
 
     def _predict(self) -> Predictions:
         method = self._state.method
-        return {part: method.predict(part).exp() for part in method.context.task.sizes}
+        parts = [part for part in method.context.task.sizes if part != TRIGGERED]
+        return {part: method.predict(part).exp() for part in parts}
 
     def _save(self) -> None:
         begun = time.perf_counter()

@@ -20,6 +20,7 @@ from noisylabels.data.datasets import ALIASES, SOURCES
 from noisylabels.data.decoding import default_workers
 from noisylabels.data.digests import file_digest
 from noisylabels.data.images import SMALL
+from noisylabels.data.poison import POISONS, Poison
 from noisylabels.data.source import Facts, Source, check_source
 from noisylabels.data.stream import batch_of_one
 from noisylabels.errors import ConfigError, NoisyLabelsError, check_range, unknown
@@ -56,6 +57,8 @@ TINY = 16
 """Sides below which images are for a perceptron: a crop or a flip would make other ones of them."""
 LOSS_RESERVED = ("weight", "ignore_index", "reduction")
 NOISE_RESERVED = ("num_classes", "features")
+SEEDED = ("noise", "poison")
+"""Components that take the run's seed where they are not given one of their own."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Plan:
         identity: All that the result depends on, see :func:`identify`.
         source: Where the data comes from.
         noise: ``(labels, num_classes, features) -> given labels``.
+        poison: What is done to the training images; None where they stay as they are.
         features: What turns inputs into vectors; None where they stay as they are.
         network: ``(input_shape, num_classes) -> network``.
         method: ``context -> method``.
@@ -84,6 +88,7 @@ class Plan:
     identity: Mapping[str, Any]
     source: Source
     noise: Callable[..., Tensor]
+    poison: Poison | None
     features: Features | None
     network: Callable[..., nn.Module]
     method: Callable[..., Method]
@@ -193,6 +198,7 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         )
     found = {
         "noise": find("noise", _with_map(run.noise, facts)),
+        "poison": find("poison", run.poison),
         "features": wanted,
         "model": find("model", _chosen(run.model, model)),
         "augment": find("augment", _chosen(run.augment, augment)),
@@ -207,17 +213,27 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     }
     if features is not None and not features.freeze:
         parts["model"] = functools.partial(features.network, head=parts["model"])
-    if "seed" in inspect.signature(found["noise"].target).parameters:
-        # A noise without a seed of its own follows the run's.
-        parts["noise"] = functools.partial(
-            found["noise"].target, **{"seed": run.seed, **found["noise"].component.parameters}
-        )
+    for what in SEEDED:
+        each = found[what]
+        if "seed" in inspect.signature(each.target).parameters:
+            # What has no seed of its own follows the run's.
+            parts[what] = functools.partial(
+                each.target, **{"seed": run.seed, **each.component.parameters}
+            )
+    poisons = found["poison"].component.name != "none"
+    poison = build(
+        parts["poison"], "poison", found["poison"].component, Poison if poisons else NoneType
+    )
+    if poisons and (frozen or not facts.images):
+        got = "frozen features" if frozen else "texts" if facts.texts else "features"
+        raise ConfigError(f"poison: a trigger is added to images that are learnt from, got {got}")
     components = {what: each.component for what, each in (found | {"data": data}).items()}
     made = Plan(
         config=run.replace(**components),
         identity=identify(run, source, data, found),
         source=source,
         noise=parts["noise"],
+        poison=poison,
         features=features,
         network=parts["model"],
         method=parts["method"],
@@ -239,6 +255,7 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
 REGISTRIES: dict[str, Mapping[str, Any]] = {
     "data": SOURCES,
     "noise": NOISES,
+    "poison": POISONS,
     "features": FEATURES,
     "model": MODELS,
     "method": METHODS,
@@ -273,7 +290,7 @@ def find(what: str, component: Component) -> Found:
             hint += f", but {Path(name).absolute()} does not exist"
         raise ConfigError(f"{unknown(what, name, [*SOURCES, *ALIASES])}; {hint}")
     target = config.find(component.name, REGISTRIES[what], what)
-    optional = ("seed",) if what == "noise" else ()
+    optional = ("seed",) if what in SEEDED else ()
     parameters = config.bind(
         component, target, what, reserved=RESERVED.get(what, ()), optional=optional
     )

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from noisylabels.run.config import parse
 from noisylabels.run.labelling import label
+from noisylabels.run.loop import TRIGGERED
 from noisylabels.run.plan import Plan, plan
 from noisylabels.run.trainer import assemble
 
@@ -60,7 +61,8 @@ def seconds_per_epoch(made: Plan) -> float:
         # A set so small that warming up took all there was.
         steps, seconds = len(first), warm_up
     examples = len(dataset.train)
-    predicted = sum(method.context.task.sizes.values()) / run.evaluate_every
+    sizes = method.context.task.sizes
+    predicted = sum(sizes[part] for part in sizes if part != TRIGGERED) / run.evaluate_every
     per_example = seconds / (steps * run.batch_size)
     return per_example * (examples + FORWARD * predicted)
 

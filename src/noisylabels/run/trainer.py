@@ -19,6 +19,7 @@ import noisylabels
 from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
 from noisylabels.data.examples import Dataset, StreamedImages
+from noisylabels.data.poison import attack_success
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
 from noisylabels.methods import Method, MethodContext, Task
@@ -40,7 +41,7 @@ from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.labelling import label
 from noisylabels.run.launch import default_device, ending_others, is_global_zero, launch
-from noisylabels.run.loop import Loop, Predictions, RunState, accuracies
+from noisylabels.run.loop import TRIGGERED, Loop, Predictions, RunState, accuracies
 from noisylabels.run.noise_rates import noise_rates, tell
 from noisylabels.run.plan import Plan, build, plan
 from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
@@ -190,6 +191,8 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
     for name, part in parts.items():
         if part and part.places is not None:
             labels[f"{name}_places".lstrip("_")] = part.places
+        if part and part.poisoned is not None:
+            labels[f"{name}_poisoned".lstrip("_")] = part.poisoned.nonzero().squeeze(1).numpy()
     clean = {"test_clean": dataset.test_clean, "validation_clean": dataset.validation_clean}
     labels |= {name: each.numpy() for name, each in clean.items() if each is not None}
     if dataset.validation_rows is not None:
@@ -221,6 +224,7 @@ def _finish(
         arrays |= {f"{part}_{name}": each.numpy() for name, each in trajectory.means().items()}
     result = {
         **accuracies(predictions, state),
+        **_attack(made, state, predictions),
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
         "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
@@ -254,6 +258,18 @@ def _finish(
     learnt = features.learnt() if features is not None and features.learns else {}
     folder.finish(result, arrays, weights, described, learnt)
     return tell(result, len(dataset.classes))
+
+
+def _attack(made: Plan, state: RunState, predictions: Predictions) -> dict[str, float | None]:
+    """Return how often the trigger of a poisoned run leads to its target."""
+    if made.poison is None:
+        return {}
+    if TRIGGERED not in predictions:
+        return {"attack_success": None}
+    without, with_trigger = (
+        state.method.combine(predictions[part]).argmax(1) for part in ("test", TRIGGERED)
+    )
+    return {"attack_success": attack_success(without, with_trigger, made.poison.target)}
 
 
 def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, Any]:
@@ -422,7 +438,12 @@ def assemble(
         batches = InMemory(dataset, made.augment, **options)
     held_out = dataset.validation
     tested = dataset.test if run.test else None
-    parts = {"train": dataset.train, "test": tested, "validation": held_out}
+    parts = {
+        "train": dataset.train,
+        "test": tested,
+        "validation": held_out,
+        TRIGGERED: dataset.triggered,
+    }
     context = MethodContext(
         engine=engine,
         network=prepared,

@@ -20,7 +20,7 @@ from noisylabels.studies import records
 from noisylabels.studies.records import Run, describe, flatten, order
 from noisylabels.studies.status import AGAINST_GIVEN
 
-FRACTIONS = frozenset(["accuracy", "rate"])
+FRACTIONS = frozenset(["accuracy", "rate", "success"])
 """Words of a result's key that make it a fraction, which is shown in percent."""
 NOISE_RATES = (
     ("actual_noise_rate", "labels that are really wrong"),
@@ -29,8 +29,8 @@ NOISE_RATES = (
 )
 """Results that say how many labels are wrong, and what is said of them; those that are estimated
 only where the noise is not known."""
-LESS_IS_BETTER = frozenset(["wrong", "loss", "seconds", "bytes", "skipped"])
-"""Words of a result's key of which less is better: labels memorised, time and memory spent."""
+LESS_IS_BETTER = frozenset(["wrong", "loss", "seconds", "bytes", "skipped", "attack"])
+"""Words of a result's key of which less is better: labels memorised, an attack's success, cost."""
 BEST = ("auto", "high", "low", "none")
 NOTHING = "–"
 DIGITS = 3
