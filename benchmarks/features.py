@@ -7,7 +7,7 @@ Real images of CIFAR-10 through tf_efficientnet_lite0 with real weights: extract
 the bare forward pass of the same network on ready tensors, in the same precision, memory format and
 batches, alternating in one process. Then the second use of all 50,000 training images' vectors: the
 plan with the digests of the data, and the data with its vectors, in a process of its own. Prints
-JSON. The other numbers of ``docs/benchmarks.md`` are made likewise.
+JSON.
 """
 
 import argparse
@@ -39,11 +39,12 @@ MODEL = "tf_efficientnet_lite0"
 SIDE = 160
 SECOND = """
 import sys, time
+from pathlib import Path
 from noisylabels.run.config import load
 from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
 begun = time.perf_counter()
-made = plan(load(sys.argv[1]))
+made = plan(load(Path(sys.argv[1])))
 planned = time.perf_counter()
 dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
 print(planned - begun, time.perf_counter() - planned, len(dataset.train))
@@ -132,7 +133,7 @@ def second_use(root: Path, weights: Path, size: int, cache: Path) -> dict:
     run.write_text(
         f'data = {{ name = "parquet", root = "{root.resolve()}" }}\n'
         f'features = {{ name = "timm", model = "{MODEL}", weights = "{weights.resolve()}", '
-        f"size = {size} }}\ntest = false\n"
+        f"size = {size} }}\n"
     )
     environment = os.environ | {"NOISYLABELS_CACHE": str(cache)}
     words = [sys.executable, "-c", SECOND, str(run)]

@@ -165,8 +165,8 @@ def test_kept_vectors_can_be_deleted(run, tmp_path, monkeypatch, capsys, own_cac
     path.write_text(tables)
     assert main(["features", str(path)]) == 0
     assert "MiB of features are kept" in capsys.readouterr().err
-    # The vectors of both parts, and what the source says but the images.
-    assert len(list(own_cache.iterdir())) == 3
+    # The vectors of both parts, their statistics, and what the source says but the images.
+    assert len(list(own_cache.iterdir())) == 4
     assert main(["features", "--prune", "1"]) == 0
     assert "deleted 0.0 MiB" in capsys.readouterr().out
     assert main(["features", "--prune", "0"]) == 0

@@ -54,7 +54,11 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         part: Examples(vectors.get(part, train[:0]), examples.labels, examples.places)
         for part, examples in parts.items()
     }
-    mean, std = feature_statistics(train)
+    kept = recall(identity | {"part": "statistics"})
+    if kept is None:
+        kept = dict(zip(("mean", "std"), feature_statistics(train), strict=True))
+        keep(identity | {"part": "statistics"}, kept)
+    mean, std = kept["mean"], kept["std"]
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )
