@@ -83,7 +83,7 @@ def test_the_readme_has_what_is_tried_here():
     assert len(COMMANDS) >= 15
     assert {words[0] for words in COMMANDS} == {"make", "noisylabels", "source"}
     tried = {words[1] for words in COMMANDS if words[0] == "noisylabels"}
-    assert tried == {"fit", "apply", "train", "sweep", "report", "table", "data", "noise"}
+    assert tried == {"fit", "apply", "train", "sweep", "report", "table", "paper", "data", "noise"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -107,7 +107,7 @@ def test_every_command_can_be_run_from_a_clone(clone, monkeypatch, words):
     else:
         # Without a network there are no published weights.
         local = ["--backbone", "test_resnet", "--weights", "weights/tiny.pth"]
-        dry = {"sweep": ["--dry-run"], "fit": local}.get(words[1], [])
+        dry = {"sweep": ["--dry-run"], "paper": ["--dry-run"], "fit": local}.get(words[1], [])
         assert main([*words[1:], *dry]) == 0
         assert len(plans) == (words[1] == "train")
 

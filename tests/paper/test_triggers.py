@@ -6,13 +6,14 @@ import torch
 
 from noisylabels.data.poison import add_patch, add_waves
 from noisylabels.errors import ConfigError
-from noisylabels.paper import experiments, published, results
+from noisylabels.paper import experiments, figures, published, results
 from noisylabels.paper.protocol import Protocol
 from noisylabels.paper.results import Choice
 from noisylabels.paper.triggers import examples
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
 from noisylabels.studies import formats
+from noisylabels.studies.records import Run
 from pictures import encode, pixels, smooth_images, write
 
 TINY = ["--data.limit=40", "--epochs=1", "--model.name=mlp", "--augment.name=none"]
@@ -115,3 +116,23 @@ def test_examples_are_the_images_with_and_without_and_what_differs():
         expected = (128 + difference).clamp(0, 255).byte()
         assert torch.equal(rows[f"{kind}, difference"], expected)
     assert (rows["local, difference"][:, :, :-3] == 128).all()
+
+
+def test_figure_5_shows_triggers_and_success_by_share(protocol, tmp_path):
+    plans = results.prepare(
+        experiments.find("figure5"), protocol, Choice(("CE local", "DAL local"), seeds=2), tmp_path
+    )
+    runs = {
+        slot.run_id: Run(tmp_path, {}, {}, {"attack_success": slot.column / 10 + slot.seed / 50})
+        for made in plans
+        for slot in made.slots
+    }
+    drawing = figures.triggers(plans, runs)
+    for said in (
+        "CIFAR-100: test images",
+        "local, difference",
+        "CE local",
+        "success of the trigger",
+    ):
+        assert said in drawing
+    assert drawing.count("<image") == 2

@@ -4,9 +4,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from noisylabels.paper.gradients import PANELS, slope
 from noisylabels.paper.protocol import DATASETS
 from noisylabels.paper.results import Plan
+from noisylabels.paper.triggers import examples as trigger_examples
+from noisylabels.run.plan import plan
 from noisylabels.studies.records import Run
 from noisylabels.studies.report import (
     CURVES,
@@ -121,15 +126,10 @@ def sensitivity(plans: Sequence[Plan], runs: Mapping[str, Run]) -> str:
     for made in plans:
         for number, row in enumerate(made.part.rows):
             name, value = row.title.rsplit(" ", 1)
-            values = [
-                100 * run.result["test_accuracy"]
-                for run in _cell(made, number, 0, runs)
-                if run.result is not None
-            ]
-            if values:
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                point = (float(value), statistics.fmean(values), spread)
-                panels.setdefault((DATASETS[made.part.dataset], name), []).append(point)
+            if spread := _percent(_cell(made, number, 0, runs), "test_accuracy"):
+                panels.setdefault((DATASETS[made.part.dataset], name), []).append(
+                    (float(value), *spread)
+                )
     with svg_figure(WIDTH * len(panels), HEIGHT) as (figure, drawing):
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         # One scale for all, or a small effect would look like a large one.
@@ -155,6 +155,72 @@ def _reach(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
         min(mean - spread for _, mean, spread in points),
         max(mean + spread for _, mean, spread in points),
     )
+
+
+def triggers(plans: Sequence[Plan], runs: Mapping[str, Run]) -> str:
+    """Draw figure 5: test images with triggers, and how often these succeed by their number.
+
+    Args:
+        plans: The runs; a column's key is the share of the training images that are poisoned.
+        runs: Those that are finished, by id.
+
+    Returns:
+        An SVG element: for each dataset a panel of images, and one of success rates.
+
+    Raises:
+        DataError: The images are missing or damaged.
+        MissingExtraError: matplotlib is not installed.
+    """
+    with svg_figure(3.5 * WIDTH, 1.2 * HEIGHT * len(plans)) as (figure, drawing):
+        grid = figure.subplots(len(plans), 2, squeeze=False)
+        for (left, right), made in zip(grid, plans, strict=True):
+            name = DATASETS[made.part.dataset]
+            _show_triggers(left, plan(made.study.points[0].run).source.load().test.tensor())
+            left.set_title(f"{name}: test images, and what a trigger adds (amplified)")
+            shares = [float(column.key) for column in made.part.columns]
+            for number, row in enumerate(made.part.rows):
+                own = look(number)
+                points = [
+                    (100 * share, *spread)
+                    for column, share in enumerate(shares)
+                    if (spread := _percent(_cell(made, number, column, runs), "attack_success"))
+                ]
+                if points:
+                    x, means, spreads = zip(*points, strict=True)
+                    marks = {"color": own.colour, "marker": own.marker, "linestyle": own.style}
+                    right.errorbar(x, means, spreads, capsize=3, label=row.title, **marks)
+            right.set(xlabel="poisoned training images, %", ylabel="success of the trigger, %")
+            right.set(title=name, xscale="log", ylim=(-3, 103), xticks=[100 * s for s in shares])
+            right.set_xticklabels([f"{100 * share:g}" for share in shares])
+            right.minorticks_off()
+            right.grid(alpha=0.3)
+            right.legend(frameon=False)
+    return svg_element(drawing)
+
+
+SHOWN = 8
+"""Images of each row of figure 5."""
+
+
+def _show_triggers(axes: Any, images: Tensor) -> None:
+    """Show images with each trigger in rows."""
+    rows = trigger_examples(images[:SHOWN])
+    tiles = [torch.cat(list(part), 2) for part in rows.values()]
+    picture = torch.cat(tiles, 1).permute(1, 2, 0)
+    axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
+    height = images.shape[2]
+    axes.set_yticks([height * (number + 0.5) for number in range(len(rows))], list(rows))
+    axes.set_xticks([])
+
+
+def _percent(group: Sequence[Run], value: str) -> tuple[float, float] | None:
+    """Return the mean and standard deviation of a result over runs, in percent."""
+    values = [
+        100 * number for run in group if (number := (run.result or {}).get(value)) is not None
+    ]
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _cell(made: Plan, row: int, column: int, runs: Mapping[str, Run]) -> list[Run]:
@@ -199,5 +265,6 @@ DRAWINGS: dict[str, Callable[[Sequence[Plan], Mapping[str, Run]], str]] = {
     "figure1": curves,
     "figure3": sensitivity,
     "figure4": case_study,
+    "figure5": triggers,
 }
 """What draws the figures that consist of runs."""
