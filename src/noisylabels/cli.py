@@ -260,7 +260,7 @@ class Table:
     format: str | None = None
     """text, markdown, csv, latex or html; by default what the file ends with, or text."""
     out: Path | None = None
-    """The file to write; by default the table is printed."""
+    """The file to write; by default the table is printed. RUNS.jsonl keeps the runs themselves."""
 
 
 @dataclass(frozen=True)
@@ -1162,8 +1162,13 @@ def _table(command: Table) -> None:
     from noisylabels.studies import formats, pages, records, table
 
     suffix = command.out.suffix.lower() if command.out else ""
+    if command.out and suffix == records.ARCHIVE and not command.format:
+        chosen = table.select(records.read(command.runs), command.where)
+        records.archive(chosen, command.out, metrics=True)
+        print(command.out)
+        return
     if command.out and not command.format and suffix not in formats.SUFFIXES:
-        known = ", ".join(formats.SUFFIXES)
+        known = ", ".join([*formats.SUFFIXES, records.ARCHIVE])
         raise ConfigError(f"--out {command.out}: expected a name that ends in one of {known}")
     format = command.format or formats.SUFFIXES.get(suffix, "text")
     check_choice("--format", format, formats.FORMATS)

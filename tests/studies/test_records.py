@@ -8,6 +8,7 @@ import pytest
 
 import noisylabels
 from folders import alter
+from noisylabels.__main__ import main
 from noisylabels.errors import DataError, MissingExtraError
 from noisylabels.losses import LOSSES
 from noisylabels.run.config import FIELDS, parse
@@ -201,3 +202,54 @@ def test_bad_folders_are_named(tmp_path):
         noisylabels.runs([])
     with pytest.raises(DataError, match="nowhere: expected a run folder"):
         noisylabels.runs(tmp_path / "nowhere")
+
+
+def test_an_archive_is_read_like_the_runs_themselves(runs, tmp_path, capsys):
+    file = tmp_path / "kept" / "runs.jsonl"
+    assert main(["table", str(runs), "--out", str(file)]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    kept, found = ({run.run_id: run for run in records.read([p])} for p in (file, runs))
+    assert kept.keys() == found.keys()
+    for run_id, run in found.items():
+        own = kept[run_id]
+        assert (own.result, own.identity, own.config) == (run.result, run.identity, run.config)
+        assert own.metrics == list(run.metrics)
+        assert (own.key, own.state, own.seed) == (run.key, "finished", run.seed)
+    # Beside the folders each run still counts once.
+    assert len(records.read([runs, file])) == len(found)
+    frames = [noisylabels.runs(place).drop(columns="folder") for place in (runs, file)]
+    order = ["run_id"]
+    pd.testing.assert_frame_equal(
+        *(frame.sort_values(order, ignore_index=True) for frame in frames), check_like=True
+    )
+    words = ["--rows", "loss", "--columns", "noise"]
+    tables = []
+    for place in (runs, file):
+        assert main(["table", str(place), *words]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: expected a run as JSON"),
+        ("[]", "line 2: expected a run as JSON"),
+        ('{"run_id": "x", "config": {}, "identity": {}}', "line 2: expected a run as JSON"),
+        (
+            '{"run_id": "x", "config": {"data": 1}, "identity": {}, "result": {}}',
+            "line 2: expected method, loss, seed, epochs in its config.json",
+        ),
+    ],
+)
+def test_damaged_archives_are_named_by_their_line(runs, tmp_path, line, message):
+    file = tmp_path / "runs.jsonl"
+    records.archive(records.read([runs])[:1], file)
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(DataError, match=message):
+        records.read([file])
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="runs.jsonl: cannot be read"):
+        records.read([file])
+    with pytest.raises(DataError, match="none.jsonl: cannot be read"):
+        records.read([tmp_path / "none.jsonl"])
