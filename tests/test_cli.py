@@ -121,7 +121,7 @@ def test_predict_reads_texts_and_names_what_it_cannot_use(run, capsys):
     written = [line.split(",") for line in Path("predictions.csv").read_text().splitlines()]
     assert [(row, name) for row, name, *_ in written[1:]] == [("2", "b"), ("3", ""), ("4", "a")]
     assert main(["export", folder]) == 2
-    assert "'tfidf' are no network" in capsys.readouterr().err
+    assert "the features 'tfidf' are none: expected --format safetensors" in capsys.readouterr().err
 
 
 def test_report_prints_the_table_and_writes_the_page(run, capsys):

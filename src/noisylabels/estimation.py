@@ -71,7 +71,7 @@ def estimate_noise_rate(
         >>> round(estimate_noise_rate(p, labels), 2)
         0.2
         >>> round(estimate_noise_rate(p, labels, estimator="posterior"), 2)
-        0.17
+        0.14
 
     References:
         Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",

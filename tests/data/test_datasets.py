@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from noisylabels.data.datasets import ALIASES, SOURCES, feature_statistics
+from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError
 from pictures import change_one_byte, pixels
 
@@ -22,7 +23,7 @@ def test_digits_are_the_published_ones_split_by_class():
     assert (shares - 0.2).abs().max() < 0.01
     again = SOURCES["digits"]().load()
     assert torch.equal(again.test.inputs, data.test.inputs)
-    assert SOURCES["digits"]().facts() == (data.train.shape, True, "digits")
+    assert SOURCES["digits"]().facts() == Facts(data.train.shape, True, "digits", highest=16)
 
 
 def test_cifar10_without_files_or_network_leaves_nothing(tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def test_arrays_of_features_are_split_and_standardised(tmp_path):
     assert std[2] == 1
     torch.testing.assert_close(std[0], data.train.inputs[:, 0].std(correction=0))
     assert "no test set given: 40 of 200" in data.notes[0]
-    assert source.facts() == ((4,), False, None)
+    assert source.facts() == Facts((4,), images=False)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (3, 6, 5), (6, 5, 1)])
@@ -99,7 +100,7 @@ def test_arrays_of_images(tmp_path, shape):
     assert data.train.shape == expected
     assert data.classes == ("ant", "bee", "cow")
     assert data.test.labels.tolist() == [1, 0, 2]
-    assert source.facts() == (expected, True, None)
+    assert source.facts() == Facts(expected, images=True)
     plain = torch.from_numpy(x)
     plain = plain.permute(0, 3, 1, 2) if shape[-1] in (1, 3) and len(shape) == 3 else plain
     assert torch.equal(data.train.inputs, plain.reshape(12, *expected))
@@ -263,7 +264,7 @@ def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
     assert data.classes == tuple(names)
     assert torch.equal(data.train.inputs, torch.from_numpy(x[:15].reshape(15, 3, 32, 32)))
     assert data.test.labels.tolist() == [15, 16, 17, 18, 19]
-    assert source.facts() == ((3, 32, 32), True, "cifar100")
+    assert source.facts() == Facts((3, 32, 32), True, "cifar100")
 
 
 def test_other_names_stand_for_sources():

@@ -16,6 +16,7 @@ from noisylabels.data import digests
 from noisylabels.data.datasets import SOURCES
 from noisylabels.data.examples import StreamedImages
 from noisylabels.data.files import extensions
+from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError
 from pictures import bomb, change_one_byte, encode, pixels, save, table, write
 
@@ -267,8 +268,8 @@ def test_large_pictures_are_reduced_and_the_facts_say_so(tmp_path):
     for number in range(4):
         save(tmp_path / "ab"[number % 2] / f"{number}.png", pixels(number, (97, 120, 3)))
     source = SOURCES["folder"](root=tmp_path)
-    assert source.facts() == ((3, 224, 224), True, None)
-    assert SOURCES["folder"](root=tmp_path, size=64).facts() == ((3, 64, 64), True, None)
+    assert source.facts() == Facts((3, 224, 224), images=True)
+    assert SOURCES["folder"](root=tmp_path, size=64).facts() == Facts((3, 64, 64), images=True)
 
 
 def test_one_set_under_two_roots_has_one_digest(folder, tmp_path):

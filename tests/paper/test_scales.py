@@ -10,7 +10,6 @@ from noisylabels.__main__ import main
 from noisylabels.studies import records
 from pictures import encode, save, smooth_images, write
 
-pytestmark = pytest.mark.slow
 SHARED = Path(__file__).parents[3] / "shared"
 CIFAR = {
     "cifar10": ("label", ["airplane", *map(str, range(8)), "truck"]),
@@ -66,7 +65,12 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", CHOICES)
+# One of them all ways through; the others differ from it in networks, methods and data.
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in CHOICES if name != "table4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table4", *OTHERS])
 def test_every_experiment_steps_at_the_papers_scale(name, data, tmp_path, capsys):
     rows, columns, count = CHOICES[name]
     choice = ["--rows", rows, "--columns", columns, "--seeds", "1", "--data", str(data)]

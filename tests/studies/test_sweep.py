@@ -124,7 +124,7 @@ from pathlib import Path
 from noisylabels.data.datasets import Digits
 
 @dataclass(frozen=True, kw_only=True)
-class Moody(Digits):
+class Gloomy(Digits):
     def load(self, workers=0):
         if not Path("calm").exists():
             print("an omen")
@@ -134,19 +134,19 @@ class Moody(Digits):
 
 
 def test_a_failing_run_does_not_stop_the_others(base, own_module, tmp_path, monkeypatch):
-    own_module("moody", SOURCE)
+    own_module("gloomy", SOURCE)
     monkeypatch.chdir(tmp_path)
-    runs = [parse(base), parse({**base, "data": "moody:Moody"}), parse({**base, "seed": 1})]
+    runs = [parse(base), parse({**base, "data": "gloomy:Gloomy"}), parse({**base, "seed": 1})]
     prepared = prepare(runs, tmp_path / "runs")
     bad = prepared.jobs[1]
     with pytest.raises(
-        SweepError, match=r"1 of 3 runs failed, .*moody:Moody dal.*not today"
+        SweepError, match=r"1 of 3 runs failed, .*gloomy:Gloomy dal.*not today"
     ) as all:
         run(prepared)
     assert str(bad.folder.log) in str(all.value)
     assert all.value.status == 1
     assert [job.folder.state() for job in prepared.jobs] == ["finished", "failed", "finished"]
-    assert bad.folder.failure()["error"].startswith("data: 'moody:Moody' failed: KeyError")
+    assert bad.folder.failure()["error"].startswith("data: 'gloomy:Gloomy' failed: KeyError")
     # Wherever one looks from, and wherever the folder of run folders is moved.
     log = bad.folder.path / bad.folder.failure()["log"]
     assert log.resolve() == bad.folder.log.resolve()
@@ -185,7 +185,7 @@ def test_what_another_command_has_just_failed_is_not_tried_again(base, tmp_path)
 
 def test_a_run_that_ends_the_process_is_a_failure(base, own_module, tmp_path):
     own_module(
-        "quitter", SOURCE.replace("Moody", "Quitter").replace("raise KeyError", "raise SystemExit")
+        "quitter", SOURCE.replace("Gloomy", "Quitter").replace("raise KeyError", "raise SystemExit")
     )
     (job,) = prepare([parse({**base, "data": "quitter:Quitter"})], tmp_path / "runs").jobs
     ended = make(job)
@@ -194,7 +194,7 @@ def test_a_run_that_ends_the_process_is_a_failure(base, own_module, tmp_path):
 
 
 def test_data_that_has_changed_since_it_was_planned(base, own_module, tmp_path):
-    file = own_module("shifty", SOURCE.replace("Moody", "Shifty").replace("calm", str(tmp_path)))
+    file = own_module("shifty", SOURCE.replace("Gloomy", "Shifty").replace("calm", str(tmp_path)))
     (job,) = prepare([parse({**base, "data": "shifty:Shifty"})], tmp_path / "runs").jobs
     file.write_text(file.read_text() + "\n# edited\n")
     ended = make(job)

@@ -133,7 +133,7 @@ def sensitivity(plans: Sequence[Plan], runs: Mapping[str, Run]) -> str:
     with svg_figure(WIDTH * len(panels), HEIGHT) as (figure, drawing):
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         # One scale for all, or a small effect would look like a large one.
-        tallest = max(top - bottom for bottom, top in map(_reach, panels.values()))
+        tallest = max([1.0, *(top - bottom for bottom, top in map(_reach, panels.values()))])
         for number, (axes, ((dataset, name), points)) in enumerate(
             zip(grid, panels.items(), strict=True)
         ):

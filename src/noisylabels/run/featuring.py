@@ -152,7 +152,8 @@ def _outline_identity(made: Plan) -> dict[str, Any]:
     identity = features_identity(made)
     settings = {"data": identity["settings"]["data"]}
     contents = {k: v for k, v in identity["contents"].items() if k.startswith("data")}
-    about = {"part": "outline", "test": made.config.test}
+    # With where they lie: what examples are called by depends on it.
+    about = {"part": "outline", "test": made.config.test, "data": made.config.data.table()}
     return about | {"settings": settings, "contents": contents}
 
 

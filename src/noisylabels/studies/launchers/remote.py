@@ -369,7 +369,8 @@ class _Batch:
 
     def remove(self) -> None:
         """Remove the folder; what a library wrote stays until what failed has succeeded."""
-        if not any(self._folder.glob(f"*{FAILED}")):
+        written = [path for path in self._folder.glob("*") if path.suffix != FAILED]
+        if not written or not any(self._folder.glob(f"*{FAILED}")):
             shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):
             for folder in (self._folder, *self._folder.parents[:2]):
