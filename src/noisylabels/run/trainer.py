@@ -33,9 +33,11 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
+    choose_threads,
     flushing_denormals,
     peak_memory,
     reset_peak_memory,
+    using_threads,
 )
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
@@ -149,7 +151,8 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
         with listening() as request:
             try:
                 loop = Loop(state, folder, callbacks, request, started)
-                predictions = loop.run()
+                with using_threads(setup.threads):
+                    predictions = loop.run()
                 if first_process:
                     for sentence in _finish(folder, made, state, setup, loop, predictions):
                         say(sentence)
@@ -402,7 +405,7 @@ def assemble(
         tf32=tf32,
         compile=run.compile,
         processes=engine.world_size,
-        threads=torch.get_num_threads(),
+        threads=choose_threads(example, run.batch_size),
         torch=str(torch.__version__),
     )
     loss = made.loss().to(device)
