@@ -52,3 +52,10 @@ def test_numbers_become_floats(value):
 def test_what_is_no_number(value):
     with pytest.raises(errors.ConfigError, match="q must be a number, got "):
         errors.check_number("q", value)
+
+
+def test_a_long_list_of_names_is_cut():
+    names = [f"net{number:04}" for number in range(1234)]
+    message = errors.unknown("model", "net1200x", names)
+    assert message.startswith("unknown model 'net1200x': did you mean 'net1200'? (known: net0000, ")
+    assert message.endswith("net0099, and 1,134 more)")

@@ -50,8 +50,12 @@ class MissingExtraError(NoisyLabelsError, ImportError):
         super().__init__(f"{package} is not installed: pip install 'noisylabels[{extra}]'")
 
 
+MOST_NAMES = 100
+"""Names that a message lists at most: libraries of networks have more than a thousand."""
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """Say that a name is not known, with the nearest known one and the whole list.
+    """Say that a name is not known, with the nearest known one and the list, if it can be read.
 
     Args:
         what: What kind of thing was named, e.g. ``"loss"``.
@@ -68,7 +72,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f": did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {given!r}{hint} (known: {', '.join(names) or 'none'})"
+    listed = ", ".join(names[:MOST_NAMES]) or "none"
+    more = f", and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"unknown {what} {given!r}{hint} (known: {listed}{more})"
 
 
 def check_range(

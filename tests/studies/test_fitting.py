@@ -17,7 +17,7 @@ from noisylabels.run import spec
 from noisylabels.run.folder import RunFolder
 from noisylabels.studies import fitting
 from noisylabels.studies.fitting import recommend
-from pictures import pixels, save
+from pictures import class_folders, pixels, save
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(ph
     monkeypatch.setattr(fitting, "seconds_per_epoch", seconds)
 
     def chosen(minutes):
-        recipe = recommend(spec.parse(str(photos)), backbone="no-such-network", minutes=minutes)
+        recipe = recommend(spec.parse(str(photos)), backbone="no/such-network", minutes=minutes)
         assert recipe.reasons[0].startswith("no pretrained network (features: ")
         (run,) = recipe.runs
         return run.model.parameters["width"], run.epochs
@@ -143,7 +143,7 @@ def test_python_takes_data_too_and_folds(photos, backbone, tmp_path, monkeypatch
 
 def test_a_network_from_its_first_weights_judges_without_a_choice(photos, monkeypatch):
     monkeypatch.setattr(fitting, "seconds_per_epoch", lambda made: 1.0)
-    jury = fitting.empanel(str(photos), backbone="no-such-network")
+    jury = fitting.empanel(str(photos), backbone="no/such-network")
     assert (jury.runs, jury.epochs) == (1, jury.recipe.runs[0].epochs)
     asked = []
     monkeypatch.setattr(
@@ -250,3 +250,17 @@ def test_what_cannot_be_used(photos, tmp_path):
         recommend(spec.parse(str(photos)), weights=tmp_path / "junk.pth")
     with pytest.raises((ConfigError, DataError), match="nowhere"):
         recommend(spec.parse("folder:nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "nonet"}, "unknown model of timm 'nonet'"),
+        ({"minutes": 0}, r"minutes must be in \(0, inf\), got 0"),
+        ({"minutes": -1}, r"minutes must be in \(0, inf\), got -1"),
+    ],
+)
+def test_a_slip_of_the_pen_is_no_reason_to_train_for_long(tmp_path, changes, message):
+    photos = class_folders(tmp_path / "photos", count=4)
+    with pytest.raises(ConfigError, match=message):
+        fitting.recommend(spec.parse(f"folder:{photos}"), **changes)

@@ -270,6 +270,25 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def check_timm_model(model: str) -> None:
+    """Refuse a network that timm does not have.
+
+    Args:
+        model: Its name there, or a repository on its hub.
+
+    Raises:
+        ConfigError: There is none of that name.
+        MissingExtraError: timm is not installed.
+    """
+    try:
+        import timm as library
+    except ImportError as error:
+        raise MissingExtraError("timm", "features") from error
+    known = library.list_models()
+    if model.partition(".")[0] not in known and "/" not in model:
+        raise ConfigError(unknown("model of timm", model, known))
+
+
 @dataclass(frozen=True)
 class Timm(Make):
     """Builds a network of timm.
@@ -284,13 +303,9 @@ class Timm(Make):
 
     def __call__(self, filled: bool) -> Backbone:
         """Build it."""
-        try:
-            import timm as library
-        except ImportError as error:
-            raise MissingExtraError("timm", "features") from error
-        known = library.list_models()
-        if self.model.partition(".")[0] not in known and "/" not in self.model:
-            raise ConfigError(unknown("model of timm", self.model, known))
+        check_timm_model(self.model)
+        import timm as library
+
         hub = filled and self.weights is None
         network = _built(
             lambda: library.create_model(self.model, pretrained=hub, num_classes=0),
@@ -484,8 +499,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # any kind of damage, or pickled code
+        # torch says a number for a file that is none of its own.
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{path}: expected weights, without pickled code ({reason})") from error
+        said = "" if reason.strip("'").isdecimal() else f" ({reason})"
+        raise ConfigError(f"{path}: expected weights, without pickled code{said}") from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]

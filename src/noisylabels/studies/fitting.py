@@ -1,12 +1,14 @@
 """For a person with data and a deadline: what to train, chosen by the data and the machine."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts, ImageSource
-from noisylabels.errors import ConfigError, NoisyLabelsError
+from noisylabels.errors import ConfigError, MissingExtraError, NoisyLabelsError, check_range
+from noisylabels.features.networks import check_timm_model
 from noisylabels.run import config, spec
 from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import Component, RunConfig, parse
@@ -108,9 +110,11 @@ def recommend(
         The recipe.
 
     Raises:
-        ConfigError: The data cannot be used, or given weights do not fit.
+        ConfigError: The data cannot be used, there is no such backbone, ``minutes`` is not above 0,
+            or given weights do not fit.
         DataError: The data is missing or damaged.
     """
+    check_range("minutes", minutes, open=True)
     facts = spec.source(data).facts()
     common = {"data": data.table(), "batch_size": BATCH, "seed": seed}
     linear = {"model": "linear", "optimizer": {"name": "sgd", "lr": 0.01}}
@@ -128,6 +132,9 @@ def recommend(
     if weights is not None:
         features["weights"] = str(weights)
     pretrained = common | linear | {"features": features}
+    with suppress(MissingExtraError):
+        # A slip of the pen is no reason for hours of training.
+        check_timm_model(backbone)
     try:
         plan(parse(pretrained))
     except NoisyLabelsError as error:
