@@ -20,7 +20,13 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "furo"
-exclude_patterns = ["_build", "results/hosts-*.md", "results/reasons.md"]  # included elsewhere
+exclude_patterns = [
+    "_build",
+    # Included elsewhere.
+    "results/hosts-*.md",
+    "results/reasons.md",
+    "results/paper/*.md",
+]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_custom_sections = [("Shape", "params_style")]
