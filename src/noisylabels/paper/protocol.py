@@ -138,11 +138,8 @@ class Protocol:
         if self.weights is not None:
             tables["features"] = tables["features"] | {"weights": str(self.weights)}
         if self.network is not None:
-            width = (
-                {k: v for k, v in tables["model"].items() if k == "width"}
-                if isinstance(tables["model"], Mapping)
-                else {}
-            )
+            own = tables["model"]
+            width = {"width": own["width"]} if isinstance(own, Mapping) else {}
             tables["model"] = {**NETWORKS[self.network], **width}
         return tables
 
