@@ -5,9 +5,7 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
-    choose_threads,
     flushing_denormals,
-    using_threads,
 )
 
 
@@ -56,13 +54,3 @@ def test_numbers_below_the_normal_ones_are_zero_within_a_run_and_only_there():
             assert ((small * 0.5).item() == 0) is before
         finally:
             torch.set_flush_denormal(False)
-
-
-def test_small_dense_networks_have_one_thread_and_others_all():
-    before = torch.get_num_threads()
-    with using_threads(3):
-        assert torch.get_num_threads() == 3
-        assert choose_threads(nn.Linear(1280, 10), 128) == 1
-        assert choose_threads(nn.Linear(1280, 1000), 128) == 3
-        assert choose_threads(nn.Sequential(nn.Conv2d(1, 1, 3)), 128) == 3
-    assert torch.get_num_threads() == before

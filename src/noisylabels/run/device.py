@@ -12,8 +12,6 @@ from torch import nn
 PRECISIONS = {"32": "float32", "bf16": "bfloat16"}
 """What precisions are called for people."""
 WIDTH_OF_A_KERNEL = 16
-FEW_PRODUCTS = 2**23
-"""Products of a step that one thread computes faster than several would share them out."""
 
 
 @dataclass(frozen=True)
@@ -69,43 +67,6 @@ def flushing_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def choose_threads(network: nn.Module, batch_size: int) -> int:
-    """Choose how many threads a step is computed with on a CPU.
-
-    A layer or two over vectors has too little to do for several: they wait for one another, and for
-    much longer where other programs have a share of the cores.
-
-    Args:
-        network: The network.
-        batch_size: Examples of a step.
-
-    Returns:
-        One for small dense networks, else as many as torch has.
-
-    Example:
-        >>> choose_threads(nn.Linear(1280, 10), batch_size=128)
-        1
-    """
-    products = batch_size * sum(parameter.numel() for parameter in network.parameters())
-    small = products <= FEW_PRODUCTS and not _has_convolutions(network)
-    return 1 if small else torch.get_num_threads()
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads meanwhile.
-
-    Args:
-        count: How many, at least 1.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def choose_precision(network: nn.Module, device: torch.device) -> str:
     """Choose the precision that ``"auto"`` stands for.
 
@@ -119,7 +80,7 @@ def choose_precision(network: nn.Module, device: torch.device) -> str:
     Returns:
         ``"bf16"`` or ``"32"``.
     """
-    if not _has_convolutions(network):
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return "32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
@@ -128,10 +89,6 @@ def choose_precision(network: nn.Module, device: torch.device) -> str:
     capabilities = tell() if device.type == "cpu" else {}
     native = any(capabilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
     return "bf16" if native else "32"
-
-
-def _has_convolutions(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 def choose_memory_format(network: nn.Module, precision: str) -> torch.memory_format:

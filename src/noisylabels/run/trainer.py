@@ -33,11 +33,9 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
-    choose_threads,
     flushing_denormals,
     peak_memory,
     reset_peak_memory,
-    using_threads,
 )
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
@@ -151,8 +149,7 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
         with listening() as request:
             try:
                 loop = Loop(state, folder, callbacks, request, started)
-                with using_threads(setup.threads):
-                    predictions = loop.run()
+                predictions = loop.run()
                 if first_process:
                     for sentence in _finish(folder, made, state, setup, loop, predictions):
                         say(sentence)
@@ -405,7 +402,7 @@ def assemble(
         tf32=tf32,
         compile=run.compile,
         processes=engine.world_size,
-        threads=choose_threads(example, run.batch_size),
+        threads=torch.get_num_threads(),
         torch=str(torch.__version__),
     )
     loss = made.loss().to(device)
