@@ -17,6 +17,7 @@ from noisylabels.studies import study, sweep
 from noisylabels.studies.launchers import local
 from noisylabels.studies.launchers.jobs import Ended, Job
 from noisylabels.studies.launchers.local import Local
+from pictures import class_folders
 from waiting import wait_for
 
 MOODY = """
@@ -197,6 +198,27 @@ def test_workers_that_were_started_ahead_make_the_runs_and_end(place, digits):
     with Local(jobs=2) as jobs:
         jobs.warm_up(1)
     assert workers() == 0
+
+
+@pytest.mark.slow
+def test_a_worker_decodes_images_in_processes_of_its_own(tmp_path):
+    """It hung where these were forked while a thread of the worker read its standard input."""
+    photos = class_folders(tmp_path / "photos", count=20, shape=(110, 110, 3))
+    (tmp_path / "study.toml").write_text(
+        f"""
+[base]
+data = {{ name = "folder", root = {str(photos)!r}, size = 100, storage = "stream" }}
+model = "linear"
+augment = "none"
+epochs = 1
+batch_size = 8
+workers = 2
+"""
+    )
+    words = [sys.executable, "-m", "noisylabels", "sweep", "study.toml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert [folder.state() for folder in RunFolder.find([tmp_path / "runs"])] == ["finished"]
 
 
 def test_a_run_of_several_processes_is_refused():

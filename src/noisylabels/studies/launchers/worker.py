@@ -63,7 +63,10 @@ def main() -> None:
     os.dup2(2, 1)
     inbox: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
     busy = threading.Event()
-    threading.Thread(target=_listen, args=(sys.stdin, inbox, busy), daemon=True).start()
+    # A process that is forked here, to decode images, closes its sys.stdin first. Of what a thread
+    # reads from it would wait for the lock for ever, so that is another file.
+    lines, sys.stdin = sys.stdin, Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
+    threading.Thread(target=_listen, args=(lines, inbox, busy), daemon=True).start()
 
     def tell(event: Event) -> None:
         send(encode(event))
