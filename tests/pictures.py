@@ -104,6 +104,15 @@ def class_folders(root: Path, count: int = 8, shape=(20, 24, 3)) -> Path:
     return root
 
 
+def split_folders(root: Path, count: int = 12) -> Path:
+    """Photos of two classes, the last of each in a test set."""
+    for number in range(count):
+        name = ("ant", "bee")[number % 2]
+        part = "test" if number >= count - 2 else "train"
+        save(root / part / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
+    return root
+
+
 def table(images, labels, *, names=None, label="label", image="img") -> pa.Table:
     column = pa.array(
         [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(images)],

@@ -6,7 +6,7 @@ import pytest
 from noisylabels.data.clean_labels import read_clean_labels
 from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import DataError
-from pictures import pixels, save
+from pictures import pixels, save, split_folders
 
 TEXTS = [
     ("fine", "good"),
@@ -31,11 +31,7 @@ def digits():
 @pytest.fixture
 def photos(tmp_path):
     """Twelve photos of two classes, the last of each in a test set."""
-    for number in range(12):
-        name = ("ant", "bee")[number % 2]
-        part = "test" if number > 9 else "train"
-        save(tmp_path / "photos" / part / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
-    return SOURCES["folder"](root=tmp_path / "photos").load()
+    return SOURCES["folder"](root=split_folders(tmp_path / "photos")).load()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from noisylabels.run.folder import RunFolder
 from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
 from noisylabels.studies import decisions
-from pictures import pixels, save
+from pictures import pixels, save, split_folders
 
 DIGITS = parse({"data": {"name": "digits", "limit": 100}})
 
@@ -39,11 +39,7 @@ def other(name):
 @pytest.fixture
 def photos(tmp_path):
     """A folder of twelve photos of two classes, the last of each in a test set."""
-    for number in range(12):
-        name = ("ant", "bee")[number % 2]
-        part = "test" if number > 9 else "train"
-        save(tmp_path / "photos" / part / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
-    return tmp_path / "photos"
+    return split_folders(tmp_path / "photos")
 
 
 def test_decisions_make_labels(tmp_path):

@@ -17,6 +17,7 @@ from noisylabels.studies.report import (
     CURVES,
     Look,
     Series,
+    draw_band,
     look,
     mean_series,
     svg_element,
@@ -233,7 +234,7 @@ def _cell(made: Plan, row: int, column: int, runs: Mapping[str, Run]) -> list[Ru
 
 def _curve(axes: Any, series: Series, label: str, own: Look) -> None:
     """Draw a mean with a band of one standard deviation."""
-    epochs, means, deviations = series
+    epochs, means, _ = series
     if not epochs:
         return
     axes.plot(
@@ -246,9 +247,7 @@ def _curve(axes: Any, series: Series, label: str, own: Look) -> None:
         markevery=max(1, len(epochs) // 8),
         markersize=4,
     )
-    low = [mean - std for mean, std in zip(means, deviations, strict=True)]
-    high = [mean + std for mean, std in zip(means, deviations, strict=True)]
-    axes.fill_between(epochs, low, high, color=own.colour, alpha=0.2, linewidth=0)
+    draw_band(axes, series, own.colour)
 
 
 def _by_epoch(axes: Any, title: str, label: str) -> None:

@@ -272,6 +272,20 @@ def mean_series(runs: Iterable[Run], key: str) -> Series:
     return epochs, means, [statistics.stdev(point) if several else 0.0 for point in points]
 
 
+def draw_band(axes: Any, series: Series, colour: str) -> None:
+    """Draw a band of one standard deviation around a mean.
+
+    Args:
+        axes: matplotlib's axes.
+        series: See :func:`mean_series`.
+        colour: The band's colour.
+    """
+    epochs, means, deviations = series
+    low = [mean - std for mean, std in zip(means, deviations, strict=True)]
+    high = [mean + std for mean, std in zip(means, deviations, strict=True)]
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
 def draw_curves(group: Group) -> str:
     """Draw accuracy by epoch, the mean over seeds with a band of one standard deviation.
 
@@ -287,15 +301,14 @@ def draw_curves(group: Group) -> str:
     with svg_figure(4.6, 3.0) as (figure, drawing):
         axes = figure.subplots()
         for key, (label, colour, style) in CURVES.items():
-            epochs, means, deviations = mean_series(group.runs, key)
+            series = mean_series(group.runs, key)
+            epochs, means, _ = series
             if not epochs:
                 continue
             if key == "test_accuracy" and group.against_given:
                 label = f"{label}, {AGAINST_GIVEN}"
             axes.plot(epochs, means, color=colour, linestyle=style, label=label)
-            low = [mean - std for mean, std in zip(means, deviations, strict=True)]
-            high = [mean + std for mean, std in zip(means, deviations, strict=True)]
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+            draw_band(axes, series, colour)
         axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
