@@ -26,6 +26,15 @@ def test_plain_lines_without_a_terminal():
     assert len(lines) == 3
 
 
+def test_what_holds_for_all_runs_is_said_once():
+    console = Console(file=io.StringIO(), force_terminal=False, width=120)
+    with Display(runs=2, epochs=2, console=console) as shown:
+        for run in ("runs/abc", "runs/xyz"):
+            shown.on_message("3 images could not be read")
+            shown.on_start(start("digits ce", run, 0, 1))
+    assert console.file.getvalue().count("3 images could not be read") == 1
+
+
 def test_bar_on_a_terminal_shows_run_epochs_and_accuracy():
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with Display(runs=9, epochs=1350, console=console) as shown:

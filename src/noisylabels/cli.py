@@ -609,7 +609,9 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
 
     from noisylabels.display import Display
     from noisylabels.run import config
+    from noisylabels.run.folder import RunFolder
     from noisylabels.run.launch import is_global_zero
+    from noisylabels.run.noise_rates import tell
     from noisylabels.run.plan import plan
     from noisylabels.run.trainer import train
 
@@ -621,9 +623,11 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
     # The other processes' would draw over it.
     console = Console(stderr=True, quiet=not is_global_zero(made.config))
     with Display(runs=1, epochs=run.epochs, console=console) as display:
-        folder = train(made, command.out, [display])
+        folder = RunFolder(train(made, command.out, [display]))
     if is_global_zero(made.config):
-        print(folder)
+        for sentence in tell(folder.result(), len(folder.data()["classes"])):
+            print(sentence, file=sys.stderr)
+        print(folder.path)
 
 
 def _predict(command: Predict) -> None:
@@ -946,6 +950,8 @@ def _apply(command: Apply) -> None:
     setting = decisions.write(made, command.out)
     counts = [made.counts[action] for action in decisions.ACTIONS]
     print("{} kept, {} relabelled, {} set aside".format(*counts))
+    if changed := int((made.test != made.dataset.test.labels).sum()):
+        print(f"{changed} of them in the test set: accuracy is counted against their new labels")
     print(command.out)
     print(f"to train on them: {setting}")
 

@@ -66,6 +66,7 @@ class Display(Live, Callback):
         self._runs = runs
         self._run = 0
         self._name = ""
+        self._said: set[str] = set()
         self._epoch = 0
         self._epochs = 0
         self._trained = 0
@@ -98,8 +99,10 @@ class Display(Live, Callback):
         self._bar.update(self._task, description=self._title(""), total=self._trained + self._left)
 
     def on_message(self, sentence: str) -> None:
-        """Show a sentence."""
-        self._print(f"  {sentence}")
+        """Show a sentence, once for all runs."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._print(f"  {sentence}")
 
     def on_epoch(self, metrics: Metrics) -> None:
         """Show the accuracy of the epoch that has just ended."""

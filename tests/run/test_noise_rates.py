@@ -213,7 +213,7 @@ def test_a_weak_model_says_that_its_own_mistakes_count(accuracy, warned):
     said = tell(result, 3)
     assert said[0] == f"about 20.0 % (10.0 to 30.0) of the training labels seem wrong, by {by}"
     # 0.6 of what there is above a third is 0.733 for three classes, and 0.64 for ten.
-    assert said[1].startswith("the model is weak")
+    assert said[1].startswith("a model this weak")
     assert (len(tell(result, 10)) == 2) is warned
     measured = result | {"estimated_noise_rate_by": "90 clean labels of held-out examples"}
     assert len(tell(measured, 3)) == 1

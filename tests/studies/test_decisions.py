@@ -182,6 +182,7 @@ def test_a_table_has_the_old_labels_in_a_column(photos, tmp_path, monkeypatch, w
     assert main(["apply", str(path), "--data", "photos", "--out", where]) == 0
     said = capsys.readouterr().out
     assert "0 kept, 2 relabelled, 1 set aside" in said
+    assert "1 of them in the test set: accuracy is counted against their new labels" in said
     rows = read(tmp_path / where)
     assert list(rows[0]) == ["path", "label", "split", "label_before"]
     assert len(rows) == 11

@@ -50,6 +50,9 @@ def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
     assert [run.loss.parameters["q_start"] for run in images.runs] == [0.6, 0.0]
     assert {run.validation for run in images.runs} == {0.1}
     assert images.reasons[0].startswith("images: frozen features of test_resnet (weights of ")
+    # 48 photos are trained on: so few are learnt by heart unless the layer is held back.
+    assert {run.optimizer.parameters["weight_decay"] for run in images.runs} == {0.3}
+    assert {(run.batch_size, run.epochs) for run in images.runs} == {(16, 200)}
     digits = recommend(spec.parse("digits"))
     assert {run.model.name for run in digits.runs} == {"mlp"}
     table = tmp_path / "reviews.csv"

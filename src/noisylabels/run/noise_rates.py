@@ -180,9 +180,8 @@ def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
     by += result.get("test_noise_rate_by", "")
     if DEFAULT_ESTIMATOR in by and _skill(result, num_classes) < STRONG:
         said.append(
-            "the model is weak or its labels are very noisy: its own mistakes are taken for wrong "
-            "labels too, so that there may be fewer of them and more to reach; some labels that "
-            "are known to be right, as test_labels or validation_labels, would tell"
+            "a model this weak takes its own mistakes for wrong labels: there may be fewer (a few "
+            "labels known to be right, as test_labels, would tell)"
         )
     return said
 

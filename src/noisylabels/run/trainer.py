@@ -42,7 +42,7 @@ from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.labelling import label
 from noisylabels.run.launch import default_device, ending_others, is_global_zero, launch
 from noisylabels.run.loop import TRIGGERED, Loop, Predictions, RunState, accuracies
-from noisylabels.run.noise_rates import noise_rates, tell
+from noisylabels.run.noise_rates import noise_rates
 from noisylabels.run.plan import Plan, build, plan
 from noisylabels.run.tracking import MetricsFile, Service, TensorBoard
 
@@ -151,8 +151,7 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
                 loop = Loop(state, folder, callbacks, request, started)
                 predictions = loop.run()
                 if first_process:
-                    for sentence in _finish(folder, made, state, setup, loop, predictions):
-                        say(sentence)
+                    _finish(folder, made, state, setup, loop, predictions)
             finally:
                 callbacks.on_end()
             # A process that ended before the first has written all could have it killed.
@@ -209,8 +208,8 @@ def _finish(
     setup: Setup,
     loop: Loop,
     predictions: Predictions,
-) -> list[str]:
-    """Write what a run ends with, and return what is to be said of it."""
+) -> None:
+    """Write what a run ends with."""
     run, dataset, method = state.config, state.dataset, state.method
     true, given = state.true, dataset.train.labels
     seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
@@ -257,7 +256,6 @@ def _finish(
     features = made.features
     learnt = features.learnt() if features is not None and features.learns else {}
     folder.finish(result, arrays, weights, described, learnt)
-    return tell(result, len(dataset.classes))
 
 
 def _attack(made: Plan, state: RunState, predictions: Predictions) -> dict[str, float | None]:
