@@ -132,7 +132,8 @@ def values_as_tables(key, values):
 
     name = "loss.name" if key in LOSSES else "method.name"
     return with_changes(
-        {"loss": "ce", "method": "single", "optimizer": "sgd"}, {name: key} | values
+        {"loss": "ce", "method": "single", "optimizer": "sgd"},
+        {name: key.removesuffix("+dal")} | values,
     )
 
 

@@ -41,7 +41,7 @@ INSIDE = {"name": "dal", "q_start": 0.0, "q_end": 1.0}
 """DAL in the place of a bigger method's own loss."""
 CURVES = Setting("symmetric", 0.4)
 """The noise of figures 1 and 4 where no other is asked for."""
-PAIRS = ("Co-teaching", "JoCoR")
+PAIRS = ("coteaching", "jocor")
 """Methods that are told the noise rate."""
 
 
@@ -204,10 +204,9 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
         if protocol.scale == "paper":
             own = {k: v for k, v in recipe(method, dataset).items() if k not in ("data", "noise")}
         else:
-            loss = "js" if method == "gjs" else "ce"
-            tuned = protocol.tuned(dataset).get(method, {})
-            own = {"method.name": method, "loss.name": loss, **tuned}
-        if title in PAIRS:
+            tuned = protocol.tuned(dataset).get(host_key(method, dal=dal), {})
+            own = {"method.name": method, "loss.name": own_loss(method), **tuned}
+        if method in PAIRS:
             # As JoCoR's authors have it: asymmetric noise leaves half of the classes alone.
             half = setting.kind == "asymmetric"
             own = own | {"method.forget_rate": setting.rate / 2 if half else setting.rate}
@@ -219,6 +218,25 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
         return _with(own, {"loss": INSIDE}) if dal else own
 
     return Row(f"{title} + DAL" if dal else title, changes)
+
+
+def host_key(method: str, *, dal: bool) -> str:
+    """Return what a bigger method's tuned values are kept by: each side is tuned by itself.
+
+    Args:
+        method: The method's key.
+        dal: Whether DAL is in the place of its own loss.
+    """
+    return f"{method}+dal" if dal else method
+
+
+def own_loss(method: str) -> str:
+    """Return the key of a bigger method's own loss.
+
+    Args:
+        method: The method's key.
+    """
+    return "js" if method == "gjs" else "ce"
 
 
 GJS_PI = {0.2: 0.3, 0.4: 0.5, 0.6: 0.9, 0.8: 0.1}

@@ -175,8 +175,8 @@ class Protocol:
             dataset: The dataset.
 
         Returns:
-            Values by dotted key of a run's file, by what they were tuned for: a loss's key, or a
-            method's name. Nothing where nothing was tuned.
+            Values by dotted key of a run's file, by what they were tuned for: a loss's key, or
+            ``experiments.host_key`` of a bigger method. Nothing where nothing was tuned.
         """
         found: Mapping[str, dict[str, Any]] = _tuned(self.scale).get(dataset, {})
         return found
