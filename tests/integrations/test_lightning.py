@@ -1,5 +1,6 @@
 """The callback in real Trainers of both packages, on scikit-learn's digits."""
 
+import doctest
 import importlib
 import pickle
 import sys
@@ -280,6 +281,11 @@ def test_processes_that_are_spawned_can_take_it():
     from noisylabels.integrations.lightning import LossProgress
 
     assert pickle.loads(pickle.dumps(LossProgress(total_steps=5))).total_steps == 5
+
+
+def test_the_examples_in_docstrings():
+    failed, tried = doctest.testmod(importlib.import_module("noisylabels.integrations.lightning"))
+    assert tried > 0 == failed
 
 
 @pytest.mark.parametrize("there", [(), PACKAGES[1:]])

@@ -1,11 +1,15 @@
 """The loss and the callback in real Trainers, on scikit-learn's digits as sequences of tokens."""
 
+import doctest
 import importlib
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 import torch.nn.functional as F
@@ -287,6 +291,82 @@ def test_evaluation_keeps_its_hyper_parameters_while_training_moves(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trained[-1])
 
 
+TONES = ["negative", "neutral", "positive"]
+
+
+def snippets(shared, count, length=32, words=2000):
+    """Return review snippets as tokens: one rater's tones to learn, the consensus to test."""
+    columns = parquet.read_table(shared / "data" / "text" / "crowd_snippets.parquet").to_pydict()
+    order = torch.randperm(len(columns["text"]), generator=torch.Generator().manual_seed(0))
+    chosen = order[:count].tolist()
+    split = [re.findall(r"\w+|[!?.]", columns["text"][place].lower()) for place in chosen]
+    known = Counter(word for text in split[: count * 3 // 4] for word in text)
+    ids = {word: number for number, (word, _) in enumerate(known.most_common(words), start=2)}
+
+    def row(text, tone):
+        tokens = torch.tensor([ids.get(word, 1) for word in text[:length]])
+        padding = (0, length - len(tokens))
+        return {
+            "input_ids": F.pad(tokens, padding),
+            "attention_mask": F.pad(torch.ones_like(tokens), padding),
+            "labels": TONES.index(tone),
+        }
+
+    def rows(column, part):
+        tones = [columns[column][place] for place in chosen[part]]
+        return list(map(row, split[part], tones))
+
+    cut = count * 3 // 4
+    return rows("one_rater", slice(cut)), rows("consensus", slice(cut, None))
+
+
+@pytest.mark.slow
+def test_a_bert_learns_the_consensus_from_one_rater(transformers, adapter, tmp_path, shared):
+    train, test = snippets(shared, count=6000)
+
+    def fit(loss):
+        torch.manual_seed(0)
+        config = transformers.BertConfig(
+            vocab_size=2002,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=32,
+            num_labels=3,
+        )
+        trainer = transformers.Trainer(
+            transformers.BertForSequenceClassification(config),
+            transformers.TrainingArguments(
+                output_dir=str(tmp_path),
+                use_cpu=True,
+                report_to="none",
+                disable_tqdm=True,
+                save_strategy="no",
+                num_train_epochs=4,
+                learning_rate=4e-3,
+                per_device_train_batch_size=64,
+                per_device_eval_batch_size=256,
+            ),
+            train_dataset=train,
+            eval_dataset=test,
+            compute_loss_func=adapter.LossFunction(loss),
+            callbacks=[adapter.LossProgress(loss)],
+            compute_metrics=lambda told: {
+                "accuracy": float((told.predictions.argmax(1) == told.label_ids).mean())
+            },
+        )
+        trainer.train()
+        return trainer.evaluate()["eval_accuracy"]
+
+    robust = DynamicsAwareLoss(q_start=0.0, q_end=1.5)
+    accuracies = {"ce": fit(build("ce")), "dal": fit(robust)}
+    most = max(Counter(row["labels"] for row in test).values()) / len(test)
+    assert robust.q == pytest.approx(1.5, abs=0.01)
+    assert min(accuracies.values()) > most + 0.05
+    assert accuracies["dal"] > accuracies["ce"] - 0.03
+
+
 BEGUN = """
 import sys
 import torch, transformers
@@ -342,6 +422,11 @@ def test_two_processes_train_and_evaluate_as_one(transformers, adapter, tmp_path
     assert moved > 1e-3
     assert (together - alone).norm() < 1e-4 * moved
     assert evaluated == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-5)
+
+
+def test_the_examples_in_docstrings(adapter):
+    failed, tried = doctest.testmod(adapter)
+    assert tried > 0 == failed
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

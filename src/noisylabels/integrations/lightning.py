@@ -1,9 +1,11 @@
 """A callback for Lightning, of the package ``lightning`` or ``pytorch_lightning``.
 
-import lightning
-from noisylabels.integrations.lightning import LossProgress
+It is given to the Trainer::
 
-trainer = lightning.Trainer(max_epochs=20, callbacks=[LossProgress()])
+    import lightning
+    from noisylabels.integrations.lightning import LossProgress
+
+    trainer = lightning.Trainer(max_epochs=20, callbacks=[LossProgress()])
 """
 
 import importlib

@@ -1,16 +1,18 @@
 """A loss in the Trainer of Hugging Face's ``transformers``.
 
-from noisylabels.integrations.transformers import LossFunction, LossProgress
-from noisylabels.losses import DynamicsAwareLoss
+Both parts of it are given to the Trainer::
 
-loss = DynamicsAwareLoss(q_start=0.4)
-trainer = Trainer(
-    model,
-    arguments,
-    train_dataset=train,
-    compute_loss_func=LossFunction(loss),
-    callbacks=[LossProgress(loss)],
-)
+    from noisylabels.integrations.transformers import LossFunction, LossProgress
+    from noisylabels.losses import DynamicsAwareLoss
+
+    loss = DynamicsAwareLoss(q_start=0.4)
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=train,
+        compute_loss_func=LossFunction(loss),
+        callbacks=[LossProgress(loss)],
+    )
 """
 
 import copy
