@@ -29,7 +29,8 @@ def test_a_script_reaches_its_accuracy_and_moves_its_loss(begin, name):
     if name == "elr":
         assert moved[0] > 90
     else:
-        assert moved[0] == pytest.approx(1.5, abs=0.15)
+        # It started at 0.6 or below.
+        assert 1.25 < moved[0] <= 1.5
 
 
 def test_the_page_speaks_of_every_script():

@@ -3,7 +3,9 @@
 import doctest
 import importlib
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from noisylabels.errors import ConfigError, MissingExtraError
 from noisylabels.losses import DynamicsAwareLoss, build
 
+ROOT = Path(__file__).parents[2]
 BATCHES = 10
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -155,14 +158,18 @@ def test_several_optimizers_count_by_batches_or_by_the_limit_on_their_steps(pack
     assert progress == pytest.approx([batch / 6 for batch in range(6)])
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("stop", [3, 5, 7])
-def test_training_resumed_within_an_epoch_is_as_if_never_cut(package, tmp_path, stop, accumulated):
-    """Step 5 with an accumulation of 2 is the end of an epoch, as is no other."""
+@pytest.mark.parametrize(
+    ("batches", "accumulated", "optimizers"),
+    [(3, 1, 1), (7, 1, 1), (10, 1, 1), (6, 2, 1), (10, 2, 1), (13, 1, 2)],
+)
+def test_training_resumed_within_an_epoch_is_as_if_never_cut(
+    package, tmp_path, batches, accumulated, optimizers
+):
+    """After 10 batches, that is by a checkpoint of the last batch of an epoch, not of its end."""
 
     class Cut(package.Callback):
         def on_train_batch_end(self, trainer, *args):
-            if trainer.global_step == stop:
+            if trainer.fit_loop.total_batch_idx + 1 == batches:
                 trainer.save_checkpoint(tmp_path / "cut.ckpt")
                 raise InterruptedError
 
@@ -171,18 +178,15 @@ def test_training_resumed_within_an_epoch_is_as_if_never_cut(package, tmp_path, 
             self.progress = module.loss.progress
 
     limits = {"max_epochs": 3, "accumulate_grad_batches": accumulated}
-    whole = classifier(package)
+    whole, cut, resumed = (classifier(package, optimizers=optimizers) for _ in range(3))
     make_trainer(package, **limits).fit(whole, digits(Resumable))
-    cut = classifier(package)
     with pytest.raises(InterruptedError):
         make_trainer(package, Cut(), **limits).fit(cut, digits(Resumable))
-    resumed = classifier(package)
     torch.nn.init.zeros_(resumed.network.weight)
     start = Start()
-    make_trainer(package, start, **limits).fit(
-        resumed, digits(Resumable), ckpt_path=tmp_path / "cut.ckpt"
-    )
-    assert start.progress == resumed.noted[0][1] == pytest.approx(stop * accumulated / 30)
+    trainer = make_trainer(package, start, **limits)
+    trainer.fit(resumed, digits(Resumable), ckpt_path=tmp_path / "cut.ckpt")
+    assert start.progress == resumed.noted[0][1] == pytest.approx(batches / 30)
     assert cut.noted + resumed.noted == whole.noted
     assert torch.equal(resumed.network.weight, whole.network.weight)
     assert torch.equal(resumed.network.bias, whole.network.bias)
@@ -222,7 +226,7 @@ class Endless(IterableDataset):
     """Has no length."""
 
     def __iter__(self):
-        return iter([digits(batches=1).dataset[place] for place in range(32)])
+        return map(digits(batches=1).dataset.__getitem__, range(32))
 
 
 def test_no_limit_is_refused_unless_the_steps_are_told(package):
@@ -281,6 +285,18 @@ def test_processes_that_are_spawned_can_take_it():
     from noisylabels.integrations.lightning import LossProgress
 
     assert pickle.loads(pickle.dumps(LossProgress(total_steps=5))).total_steps == 5
+
+
+def test_the_page_shows_a_module_and_a_callback_that_train(lightning, monkeypatch, tmp_path):
+    text = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(import lightning\n.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    told = [call for call in names["trainer"].callbacks if isinstance(call, names["LossProgress"])]
+    module = names["Classifier"]()
+    make_trainer(lightning, *told, loss_progress=False, max_epochs=2).fit(module, digits())
+    assert module.loss.progress == 0.95
 
 
 def test_the_examples_in_docstrings():

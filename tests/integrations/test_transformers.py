@@ -424,6 +424,19 @@ def test_two_processes_train_and_evaluate_as_one(transformers, adapter, tmp_path
     assert evaluated == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-5)
 
 
+def test_the_page_shows_a_trainer_that_trains(transformers, adapter, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "integrations.md"
+    text = page.read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(from transformers .*?)```", text, re.DOTALL)
+    rows = digits(32)
+    trainer = make_trainer(transformers, adapter, tmp_path, DynamicsAwareLoss(), rows, max_steps=2)
+    names = {"model": trainer.model, "arguments": trainer.args, "train": rows, "validation": rows}
+    exec(block, names)
+    names["trainer"].train()
+    assert names["loss"].progress == 0.5
+    assert names["trainer"].evaluate()["eval_loss"] > 0
+
+
 def test_the_examples_in_docstrings(adapter):
     failed, tried = doctest.testmod(adapter)
     assert tried > 0 == failed

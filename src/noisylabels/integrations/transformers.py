@@ -184,7 +184,8 @@ def _flatten(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
             f"labels of shape {tuple(given)} do not fit logits of shape {tuple(logits.shape)}: "
             f"expected classes of shape (..., ) or class probabilities (floats) of shape (..., K)"
         )
-    logits = logits.flatten(0, -2)
+    # A model spread over several devices returns its logits on the last one.
+    logits, labels = logits.flatten(0, -2), labels.to(logits.device)
     if not labels.is_floating_point():
         return logits, labels.flatten()
     labels = labels.flatten(0, -2)
