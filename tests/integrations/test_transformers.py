@@ -367,43 +367,43 @@ def test_a_bert_learns_the_consensus_from_one_rater(transformers, adapter, tmp_p
     assert accuracies["dal"] > accuracies["ce"] - 0.03
 
 
+WAYS = [("tokens", True), ("probabilities", False)]
+"""Kinds of labels, and `average_tokens_across_devices`: without, processes must count the same."""
+
 BEGUN = """
 import sys
 import torch, transformers
 import test_transformers as tests
 from noisylabels.integrations import transformers as adapter
 
-trainer, model = tests.train_on_tokens(transformers, adapter, sys.argv[1], processes=2)
-if trainer.args.process_index == 0:
-    evaluated = trainer.evaluate()["eval_loss"]
-    torch.save([model, evaluated], f"{sys.argv[1]}/trained.pt")
-else:
-    trainer.evaluate()
+trained = [tests.train(transformers, adapter, sys.argv[1], 2, *way) for way in tests.WAYS]
+if transformers.TrainingArguments(use_cpu=True).process_index == 0:
+    torch.save(trained, f"{sys.argv[1]}/trained.pt")
 """
 
 
-def train_on_tokens(transformers, adapter, out, processes):
+def train(transformers, adapter, out, processes, kind, average):
     trainer = make_trainer(
         transformers,
         adapter,
         out,
         DynamicsAwareLoss(),
-        digits(kind="tokens"),
-        kind="tokens",
+        digits(kind=kind),
+        kind=kind,
         num_train_epochs=1,
         gradient_accumulation_steps=2,
         per_device_train_batch_size=16 // processes,
         per_device_eval_batch_size=16 // processes,
+        average_tokens_across_devices=average,
     )
     assert trainer.args.world_size == processes
     trainer.train()
-    return trainer, weights(trainer.model)
+    return weights(trainer.model), trainer.evaluate()["eval_loss"]
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(transformers, adapter, tmp_path):
-    """Though either has another number of labels, of which DDP alone would take equal means."""
-    trainer, alone = train_on_tokens(transformers, adapter, tmp_path / "alone", processes=1)
+    """Though either has another number of tokens, of which DDP alone would take equal means."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = tmp_path / "begun.py"
     script.write_text(BEGUN)
@@ -417,11 +417,13 @@ def test_two_processes_train_and_evaluate_as_one(transformers, adapter, tmp_path
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    together, evaluated = torch.load(tmp_path / "trained.pt", weights_only=True)
-    moved = (alone - weights(network(transformers, "tokens"))).norm()
-    assert moved > 1e-3
-    assert (together - alone).norm() < 1e-4 * moved
-    assert evaluated == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-5)
+    results = torch.load(tmp_path / "trained.pt", weights_only=True)
+    for (kind, average), (together, evaluated) in zip(WAYS, results, strict=True):
+        alone, expected = train(transformers, adapter, tmp_path, 1, kind, average)
+        moved = (alone - weights(network(transformers, kind))).norm()
+        assert moved > 1e-3
+        assert (together - alone).norm() < 1e-4 * moved
+        assert evaluated == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_page_shows_a_trainer_that_trains(transformers, adapter, tmp_path):

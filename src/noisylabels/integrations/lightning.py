@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING, Any
 from noisylabels.errors import ConfigError, MissingExtraError, check_count
 from noisylabels.integrations import set_progress
 
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+"""Where Lightning is: the same code in two packages."""
+
+
+def _find_callback() -> Any:
+    # A Trainer of either takes callbacks of the other, so whichever is loaded already will do.
+    for package in sorted(PACKAGES, key=lambda package: package not in sys.modules):
+        try:
+            return importlib.import_module(package).Callback
+        except ModuleNotFoundError as error:
+            missing = error
+    raise MissingExtraError("lightning", "lightning") from missing
+
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
-
-    def _find_callback() -> type:
-        packages = ("lightning.pytorch", "pytorch_lightning")
-        # Either takes the other's callbacks: the one that is loaded need not wait for the other.
-        for package in sorted(packages, key=lambda package: package not in sys.modules):
-            try:
-                return importlib.import_module(package).Callback
-            except ModuleNotFoundError as error:
-                missing = error
-        raise MissingExtraError("lightning", "lightning") from missing
-
     Callback = _find_callback()
 
 
