@@ -11,6 +11,13 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+# Their libraries take seconds to import; their own tests run the examples in their docstrings.
+collect_ignore = [
+    "src/noisylabels/integrations/lightning.py",
+    "src/noisylabels/integrations/transformers.py",
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow tests: a long one at the end would keep one process busy alone.
 

@@ -11,7 +11,7 @@ import pytest
 import noisylabels
 
 PACKAGE = Path(noisylabels.__file__).parent
-CORE = ("errors", "functional", "_fused", "labels", "losses", "noise", "schedules")
+CORE = ("errors", "functional", "_fused", "integrations", "labels", "losses", "noise", "schedules")
 
 
 def brought_beside_torch(statement: str) -> set[str]:

@@ -1,0 +1,193 @@
+"""A loss in the Trainer of Hugging Face's ``transformers``.
+
+Both parts of it are given to the Trainer::
+
+    from noisylabels.integrations.transformers import LossFunction, LossProgress
+    from noisylabels.losses import DynamicsAwareLoss
+
+    loss = DynamicsAwareLoss(q_start=0.4)
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=train,
+        compute_loss_func=LossFunction(loss),
+        callbacks=[LossProgress(loss)],
+    )
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from noisylabels.errors import ConfigError, DataError, MissingExtraError, check_range
+from noisylabels.integrations import set_progress
+from noisylabels.losses import Loss
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+try:
+    from transformers import TrainerCallback
+except ModuleNotFoundError as error:
+    raise MissingExtraError("transformers", "transformers") from error
+
+IGNORED = -100
+"""The label that the Trainer does not count."""
+
+
+class LossFunction:
+    r"""What a Trainer takes as ``compute_loss_func``: a loss for heads that classify.
+
+    The Trainer divides neither by the batches of a step (``gradient_accumulation_steps``) nor by
+    the processes once it has one, so this is
+
+    .. math:: \frac{1}{N} \sum_i \ell_i
+
+    over the examples (or tokens) of a batch, with :math:`N` those of the whole step, of which the
+    Trainer says how many there are; those labelled -100 count for nothing. Class weights and
+    smoothing are the loss's own, and N counts examples, not their weights: choose weights whose
+    mean over the examples is 1.
+
+    Evaluation (whatever is computed without gradients) takes the same loss, but with the
+    hyper-parameters of ``evaluation_progress``. So ``eval_loss`` means the same after every
+    epoch, and ``load_best_model_at_end`` compares models, not exponents. By default they are those
+    of the beginning, where a dynamic loss is nearest to cross entropy and nothing in it rewards
+    confidence whatever the label is.
+
+    Args:
+        loss: The loss to train with. Its ``reduction`` is not used.
+        evaluation_progress: The progress that evaluation takes, in [0, 1].
+
+    Raises:
+        ConfigError: ``evaluation_progress`` is out of its range, or the loss ignores another label
+            than -100, which the Trainer would count.
+
+    Example:
+        >>> from noisylabels.losses import DynamicsAwareLoss
+        >>> function = LossFunction(DynamicsAwareLoss())
+        >>> outputs = {"logits": torch.zeros(2, 4)}
+        >>> function(outputs, torch.tensor([3, 0]), num_items_in_batch=8)
+        tensor(0.2353)
+    """
+
+    def __init__(self, loss: Loss, *, evaluation_progress: float = 0.0) -> None:
+        check_range("evaluation_progress", evaluation_progress, high=1.0)
+        if loss.ignore_index != IGNORED:
+            raise ConfigError(
+                f"ignore_index must be {IGNORED}, which the Trainer counts by, "
+                f"got {loss.ignore_index}"
+            )
+        self.loss = loss
+        self._fixed = copy.deepcopy(loss).eval()
+        self._fixed.progress = evaluation_progress
+
+    def __call__(
+        self,
+        outputs: Mapping[str, Any] | tuple[Any, ...],
+        labels: Tensor | None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Compute a batch's part of the loss of a step.
+
+        Args:
+            outputs: What the model returned: logits of shape (..., K) under ``"logits"``, or first.
+            labels: Classes of shape (...), or class probabilities of the shape of the logits.
+            num_items_in_batch: How many labels the step has, as the Trainer counts: every number
+                in ``labels`` that is not -100, those of class probabilities included. By default
+                those of this batch.
+
+        Returns:
+            A scalar; 0 for a batch without labels to learn from.
+
+        Raises:
+            ConfigError: The outputs are of a causal language model, whose labels must be shifted.
+            DataError: There are no labels, or their shape does not fit.
+        """
+        logits = _logits(outputs)
+        logits, labels = _flatten(logits, labels)
+        classes = logits.shape[1] if labels.is_floating_point() else 1
+        if num_items_in_batch is None:
+            count = labels.new_tensor(len(labels), dtype=torch.long)
+            if not labels.is_floating_point():
+                count = labels.ne(IGNORED).sum()
+        else:
+            # Under DataParallel there is one for each device, and what is returned is multiplied
+            # by their number (or the number was divided by it).
+            count = torch.as_tensor(num_items_in_batch, device=logits.device).sum() / classes
+        # A step of ignored examples alone must leave the weights as they are.
+        return self._sum(logits, labels) / count.clamp(min=1)
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = self.loss if torch.is_grad_enabled() else self._fixed
+        loss.to(logits.device)
+        reduction, loss.reduction = loss.reduction, "sum"
+        try:
+            total: Tensor = loss(logits, labels)
+        finally:
+            loss.reduction = reduction
+        return total
+
+
+class LossProgress(TrainerCallback):
+    """Sets the progress of a loss before every step of a Trainer.
+
+    It is ``global_step / max_steps``, both of which a Trainer resumes from its checkpoints, within
+    an epoch too.
+
+    Args:
+        loss: The loss that was given to :class:`LossFunction`, or a module that holds losses.
+
+    Raises:
+        ConfigError: When training starts: the module holds no loss.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        self.loss = loss
+
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        """Set the progress before the first step, or that of the step to resume with."""
+        set_progress(self.loss, min(1.0, state.global_step / max(1, state.max_steps)))
+
+    on_step_begin = on_train_begin
+
+
+def _logits(outputs: Mapping[str, Any] | tuple[Any, ...]) -> Tensor:
+    kind = type(outputs).__name__
+    if "CausalLM" in kind:
+        raise ConfigError(
+            f"{kind}: a causal language model predicts the next token, and this loss is for heads "
+            f"that classify"
+        )
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[0]
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"{kind}: expected a tensor of `logits`, got {type(logits).__name__}")
+    return logits
+
+
+def _flatten(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Bring logits and labels to shapes (N, K) and (N) or (N, K)."""
+    if labels is None:
+        raise DataError("the batch has no labels: expected a column `labels` in the training data")
+    given = labels.shape
+    fits = logits.shape if labels.is_floating_point() else logits.shape[:-1]
+    if logits.ndim < 2 or given != fits:
+        raise DataError(
+            f"labels of shape {tuple(given)} do not fit logits of shape {tuple(logits.shape)}: "
+            f"expected classes of shape (..., ) or class probabilities (floats) of shape (..., K)"
+        )
+    # A model spread over several devices returns its logits on the last one.
+    logits, labels = logits.flatten(0, -2), labels.to(logits.device)
+    if not labels.is_floating_point():
+        return logits, labels.flatten()
+    labels = labels.flatten(0, -2)
+    known = labels.ne(IGNORED).all(1)
+    return logits[known], labels[known]
