@@ -390,7 +390,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         parts = self._divide(rows, len(labels), seed)
         rows = parts["train"].numpy()
-        own = None if weight is None else weight[rows] / weight[rows].mean()
+        own = None if weight is None or not np.ptp(weight[rows]) else weight[rows]
         scaler = None
         if self.standardize:
             # Centred, sparse rows would be sparse no more.
@@ -458,6 +458,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if make not in LOSSES:
                     raise ConfigError(unknown("loss", make, LOSSES))
                 make = LOSSES[make]
+            if not callable(make):
+                raise ConfigError(f"loss must be a key, a class or a Loss, got {make!r}")
             try:
                 loss = make(**params)
             except TypeError as error:
@@ -492,13 +494,14 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             say=print if self.verbose else lambda sentence: None,
         )
         make: Callable[..., Method] = self._find_method()
-        if weight is not None and np.ptp(weight):
+        if weight is not None:
             if self.method != "single":
                 raise ConfigError(
                     f"sample_weight and class_weight: the method must be 'single', got "
                     f"{self.method!r}"
                 )
-            make = partial(_Weighted, weight=torch.from_numpy(weight).to(table.device, table.dtype))
+            shares = torch.from_numpy(weight / weight.mean())
+            make = partial(_Weighted, weight=shares.to(table.device, table.dtype))
         try:
             return make(context, **(self.method_params or {}))
         except TypeError as error:
