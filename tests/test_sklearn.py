@@ -1,8 +1,10 @@
 """The classifier of scikit-learn, by scikit-learn's own checks and on real tables."""
 
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -153,6 +155,8 @@ def test_issues_need_both_or_neither(wine):
     x, _, given = wine
     with pytest.raises(ConfigError, match="expected both X and y, or neither"):
         robust().find_label_issues(x)
+    with pytest.raises(ConfigError, match="expected X and y with sample_weight"):
+        robust().find_label_issues(sample_weight=given)
     with pytest.raises(NotFittedError):
         robust().find_label_issues()
     once = [(np.arange(100), np.arange(100, 178))]
@@ -349,6 +353,8 @@ def test_no_hidden_layer_is_a_linear_model(wine):
     x, _, given = wine
     classifier = robust(hidden_layer_sizes=(), epochs=5).fit(x, given)
     assert [tuple(p.shape) for p in classifier.network_.parameters()] == [(3, 13), (3,)]
+    one = robust(hidden_layer_sizes=np.int64(5), epochs=1).fit(x, given)
+    assert next(one.network_.parameters()).shape == (5, 13)
 
 
 def test_a_collapse_is_said():
@@ -371,6 +377,7 @@ def test_a_collapse_is_said():
         ({"epochs": "many"}, "epochs must be 'auto', got 'many'"),
         ({"epochs": 0}, r"epochs must be in \[1, inf\), got 0"),
         ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
+        ({"device": "gpu"}, "device: "),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be in"),
         ({"learning_rate": 0}, "lr must be in"),
         ({"method": "elr", "class_weight": "balanced"}, "the method must be 'single', got 'elr'"),
@@ -415,3 +422,21 @@ def test_a_frame_needs_pandas(wine, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'noisylabels\[report\]'"):
         issues.frame()
+
+
+@pytest.mark.slow
+def test_the_page_is_true(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[1] / "docs" / "sklearn.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    printed = capsys.readouterr().out.splitlines()
+    assert float(printed[0].removeprefix("test accuracy ")) > 0.9
+    told = re.match(r"about (\d+)% of the labels are wrong, these first: \[", printed[1])
+    assert abs(int(told[1]) - 40) < 5
+    assert (names["given"] != names["y"])[names["issues"].is_issue].mean() > 0.9
+    assert names["cleaned"].score(names["X_test"], names["y_test"]) > 0.9
+    assert (tmp_path / "net.pt").exists()

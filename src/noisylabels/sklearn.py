@@ -150,7 +150,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             predicts.
         method_params: Parameters of the method by name, ``method__forget_rate`` and so on. A
             ``forget_rate`` that is not given is estimated from a tenth of the examples.
-        hidden_layer_sizes: Width of each hidden layer; ``()`` for a linear model.
+        hidden_layer_sizes: Width of each hidden layer; ``()`` for a linear model, which is the
+            better choice where rows are few and many of their labels wrong.
         epochs: How often the training set is gone through; ``"auto"`` is 30 times, or more often
             until there are 1,500 steps.
         batch_size: Examples per step.
@@ -198,7 +199,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loss_params: Mapping[str, Any] | None = None,
         method: str = "single",
         method_params: Mapping[str, Any] | None = None,
-        hidden_layer_sizes: Sequence[int] = (256,),
+        hidden_layer_sizes: Sequence[int] | int = (256,),
         epochs: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float = 0.05,
@@ -346,11 +347,13 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             What was found, for each example in its place.
 
         Raises:
-            ConfigError: One of ``X`` and ``y`` is missing.
+            ConfigError: ``X`` or ``y`` is missing.
             DataError: A row is never held out.
         """
         if (X is None) != (y is None):
             raise ConfigError("find_label_issues: expected both X and y, or neither, got one")
+        if X is None and sample_weight is not None:
+            raise ConfigError("find_label_issues: expected X and y with sample_weight, got neither")
         if X is None:
             check_is_fitted(self)
             return _judge(self.mean_probabilities_, self._labels, self.classes_, False)
@@ -380,7 +383,10 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed: int,
     ) -> "_Trained":
         """Train on some rows, and predict all of them throughout."""
-        device = torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ConfigError(f"device: {error}") from error
         if weight is not None:
             rows = rows[weight[rows] > 0]
         if len(np.unique(labels[rows])) < 2:
@@ -476,7 +482,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return METHODS[self.method]
 
     def _make_method(self, task: Task, table: "_Table", weight: Array | None) -> Method:
-        hidden = tuple(_whole("hidden_layer_sizes", width) for width in self.hidden_layer_sizes)
+        widths = self.hidden_layer_sizes
+        hidden = tuple(_whole("hidden_layer_sizes", each) for each in np.atleast_1d(widths))
 
         def network(number: int) -> nn.Module:
             torch.default_generator.manual_seed(derive_seed(task.seed, "weights", number))
@@ -598,7 +605,7 @@ def _warn_of_collapse(predicted: Tensor, labels: Tensor) -> None:
             "learning_rate, or with a loss that starts nearer to cross entropy, such as "
             "loss_params={'q_start': 0.0} with 'dal'",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
