@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from noisylabels.data.examples import Dataset, Examples
+if TYPE_CHECKING:
+    # At run time nothing is needed of what reads images.
+    from noisylabels.data.examples import Dataset, Examples
 
 CHUNK = 2**21
 """Pixel values that are augmented and normalised at once: 8 MiB in float32."""
@@ -125,7 +127,7 @@ class Batches(ABC):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: "Dataset",
         *,
         batch_size: int,
         seed: int,
@@ -167,7 +169,7 @@ class Batches(ABC):
         """
 
     @abstractmethod
-    def _inputs(self, examples: Examples) -> Iterator[Tensor]:
+    def _inputs(self, examples: "Examples") -> Iterator[Tensor]:
         """Yield the inputs in order, without augmentation."""
 
     def inputs(self, part: str) -> Iterator[Tensor]:
@@ -214,7 +216,7 @@ class InMemory(Batches):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: "Dataset",
         augment: Callable[[Tensor, torch.Generator], Tensor],
         **options: Any,
     ) -> None:
@@ -258,7 +260,7 @@ class InMemory(Batches):
             made = map(Batch, chunk, inputs[0], targets, weights[first:], others)
             yield from islice(made, max(0, start - first), None)
 
-    def _inputs(self, examples: Examples) -> Iterator[Tensor]:
+    def _inputs(self, examples: "Examples") -> Iterator[Tensor]:
         held = {id(self._dataset.train): self._train, id(self._dataset.test): self._test}
         whole = held.get(id(examples))
         whole = examples.tensor() if whole is None else whole
