@@ -5,7 +5,7 @@
     python benchmarks/decay.py --data ../shared/data --weights lite0.pth
 
 With few examples a linear layer over 1,280 numbers learns wrong labels by heart, even with a robust
-loss. ``noisylabels fit`` therefore decays its weights by 300 over the number of examples, at most
+loss. ``noisylabels fit`` therefore decays its weights by 100 over the number of examples, at most
 0.3. Here is what other values do: the first images of CIFAR-10, with symmetric and asymmetric
 noise, and snippets of reviews with one rater's class and a worst rater's, where the truth is the
 consensus of 20. DAL (0.6 to 1.5), 2,000 steps, seed 0. Suspects and average precision are those of

@@ -28,7 +28,7 @@ STEPS = 2000
 LEAST_EPOCHS, MOST_EPOCHS = 30, 200
 BATCH, LEAST_BATCH = 128, 16
 """Examples of a batch; fewer where so many steps would take more epochs than that."""
-DECAY, MOST_DECAY = 300.0, 0.3
+DECAY, MOST_DECAY = 100.0, 0.3
 """Weight decay of a linear layer: the first over the number of examples, at most the second. Else
 few examples are learnt by heart, wrong labels too, see docs/results/decay.md."""
 HELD_OUT = 0.1
