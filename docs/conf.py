@@ -61,9 +61,10 @@ copybutton_line_continuation_character = "\\"
 
 
 def sources() -> str:
-    """Return a digest of the package and of this folder: what a tutorial prints depends on them."""
+    """Return a digest of the package and the terminal, on which depends what a tutorial prints."""
     digest = hashlib.sha256()
-    for file in sorted((*Path(noisylabels.__file__).parent.rglob("*.py"), *HERE.glob("*.py"))):
+    package = Path(noisylabels.__file__).parent
+    for file in (*sorted(package.rglob("*.py")), HERE / "terminal.py"):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

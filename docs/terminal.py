@@ -55,6 +55,13 @@ class _Command(socketserver.BaseRequestHandler):
 
 
 class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
+    parent = os.getppid()
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        if os.getppid() != self.parent:
+            sys.exit("the build has ended without a word")
+
     def process_request(self, request: Any, client_address: Any) -> None:
         # Where no page has to be made again, nobody asks.
         for name in IMPORTS:
