@@ -18,7 +18,7 @@ import landing  # noqa: E402
 import noisylabels  # noqa: E402
 
 project = "noisylabels"
-author = "The noisylabels authors"
+author = copyright = "The noisylabels authors"
 release = noisylabels.__version__
 extensions = [
     "myst_nb",
@@ -75,6 +75,7 @@ nb_execution_cache_path = str(HERE / "_build" / "cache" / sources())
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_merge_streams = True
 os.environ.update(
     # What is printed is the same with and without a network, on any machine.
     HF_HUB_OFFLINE="1",

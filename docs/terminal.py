@@ -20,8 +20,19 @@ from typing import Any
 from sphinx.application import Sphinx
 
 IMPORTS = ("noisylabels.cli", "noisylabels.display", "noisylabels.run.trainer", "sklearn.datasets")
-BASH = """#!/bin/sh
-exec {bash} "$@" 2>&1
+BASH = """
+import subprocess
+
+from IPython.core.magic import register_cell_magic
+
+
+@register_cell_magic
+def bash(line, cell):
+    done = subprocess.run(
+        ["bash", "-c", cell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(done.stdout, end="")
+    done.check_returncode()
 """
 CLIENT = """#!{python} -ISB
 import json, os, socket, sys
@@ -72,14 +83,14 @@ class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 def _start(app: Sphinx) -> None:
     folder = Path(tempfile.mkdtemp(prefix="noisylabels-docs-"))
     address = str(folder / "socket")
-    commands = {
-        "noisylabels": CLIENT.format(python=sys.executable, address=address),
-        # As in a terminal, errors stand where they came.
-        "bash": BASH.format(bash=shutil.which("bash")),
-    }
-    for name, text in commands.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        (folder / name).chmod(0o755)
+    client = folder / "noisylabels"
+    client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+    client.chmod(0o755)
+    # IPython's own `%%bash` tears lines apart, and errors from the place where they came.
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "bash.py").write_text(BASH, encoding="utf-8")
+    os.environ["IPYTHONDIR"] = str(folder)
     os.environ["PATH"] = os.pathsep.join([str(folder), os.environ["PATH"]])
     server = subprocess.Popen([sys.executable, __file__, address])
 
