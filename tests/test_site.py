@@ -1,9 +1,11 @@
 """The documentation as a reader has it: built, and opened from the disk in a real browser."""
 
 import fcntl
+import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,6 +15,8 @@ import pytest
 from browser import open_tab
 from noisylabels.__main__ import main
 from noisylabels.cli import CLASSES, COMMANDS
+from noisylabels.losses import LOSSES
+from noisylabels.studies.audit import Audit
 
 ROOT = Path(__file__).parents[1]
 DOCS, BUILT = ROOT / "docs", ROOT / "docs" / "_build" / "html"
@@ -261,3 +265,16 @@ def test_the_loss_of_the_tutorial_is_the_one_of_contributing():
         r"```python\n# my_loss.py\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
     )
     assert block in (DOCS / "tutorials" / "own.md").read_text()
+
+
+def test_the_names_for_those_who_come_from_elsewhere_are_there():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "coming").glob("*.md"))
+    names = set(re.findall(r"`(noisylabels(?:\.\w+)+)", text))
+    found = set(re.findall(r"noisylabels\.audit\([^)]*\)\.(\w+)", text))
+    assert len(names) > 4
+    assert len(found) > 4
+    assert {name for name in names if pkgutil.resolve_name(name) is None} == set()
+    assert found - {field.name for field in fields(Audit)} - set(dir(Audit)) == set()
+    keys = set(re.findall(r'loss = \{ name = "([^"]+)"|\| `\{ name = "([^"]+)"', text))
+    noises = {"symmetric", "asymmetric", "instance", "file"}
+    assert {key for pair in keys for key in pair if key} <= set(LOSSES) | noises
