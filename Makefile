@@ -24,8 +24,8 @@ check: .venv/.dev ## lint, types, fast tests
 long: .venv/.dev ## the tests that `make test` leaves out
 	$(BIN)/pytest -m long
 
-docs: .venv/.dev ## build the documentation into docs/_build, every warning an error
-	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build
+docs: .venv/.dev ## build the documentation into docs/_build/html, every warning an error
+	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build/html
 
 format: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff check --fix

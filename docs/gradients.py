@@ -44,3 +44,13 @@ def draw_all(folder: Path) -> None:
             axes.grid(alpha=0.3)
             axes.legend(frameon=False)
             figure.savefig(folder / f"{page}.svg", metadata={"Date": None})
+
+
+def gallery() -> str:
+    """Return the Markdown of a page with all plots, each with a link to its loss's page."""
+    return "\n\n".join(
+        f"## {' and '.join(f'`{key}`' for key in dict.fromkeys(key for key, *_ in curves))}\n\n"
+        f"```{{image}} ../losses/plots/{page}.svg\n"
+        f":alt: Slopes over p_y\n:target: ../losses/{page}.html\n```"
+        for page, curves in CURVES.items()
+    )

@@ -1,0 +1,148 @@
+"""The landing page's pictures and tables, from what is committed below docs/results."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from noisylabels.data.datasets import SOURCES
+from noisylabels.noise import symmetric
+from noisylabels.studies import records
+from noisylabels.studies.records import Run
+from noisylabels.studies.report import draw_band, look, mean_series, svg_element, svg_figure
+
+RESULTS = Path(__file__).parent / "results"
+LOSSES = {"ce": "cross entropy", "gce": "GCE", "dal": "DAL"}
+ORDER = ("ce", "gce", "dgce", "dal")
+NOISES = ("symmetric", "asymmetric", "instance")
+PANELS = {
+    "fitted": ("train_accuracy_correct", "Right labels learnt, %"),
+    "accuracy": ("test_accuracy", "Test accuracy, %"),
+    "memorised": ("train_accuracy_wrong", "Wrong labels learnt by heart, %"),
+}
+
+
+def draw_all(folder: Path) -> None:
+    """Draw the pictures: digits with their labels, and what three losses make of them.
+
+    Args:
+        folder: Where to; it is made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labels.svg").write_text(_labels(), encoding="utf-8")
+    runs = records.read([RESULTS / "demo.jsonl"])
+    for name, (metric, title) in PANELS.items():
+        with svg_figure(3.6, 3.0) as (figure, drawing):
+            _curves(figure.subplots(), runs, metric, title)
+        (folder / f"{name}.svg").write_text(svg_element(drawing), encoding="utf-8")
+    with svg_figure(8.4, 3.0) as (figure, drawing):
+        for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS.values(), strict=True):
+            _curves(axes, runs, *panel)
+    (folder / "memorisation.svg").write_text(svg_element(drawing), encoding="utf-8")
+
+
+def _labels() -> str:
+    train = SOURCES["digits"]().load().train
+    given = symmetric(train.labels, num_classes=10, rate=0.4, seed=0, features=None)
+    with svg_figure(3.6, 3.0) as (figure, drawing):
+        for number, axes in enumerate(figure.subplots(4, 6).flat):
+            label, right = int(given[number]), given[number] == train.labels[number]
+            axes.imshow(train.tensor()[number, 0], cmap="gray_r", interpolation="nearest")
+            colour, weight = ("black", "normal") if right else ("#D55E00", "bold")
+            axes.set_title(label, color=colour, fontweight=weight, pad=2)
+            axes.set_axis_off()
+    return svg_element(drawing)
+
+
+def _curves(axes: Any, runs: list[Run], metric: str, title: str) -> None:
+    for number, (loss, name) in enumerate(LOSSES.items()):
+        series = mean_series([run for run in runs if run.config["loss"]["name"] == loss], metric)
+        own = look(number)
+        axes.plot(series[0], series[1], color=own.colour, linestyle=own.style, label=name)
+        draw_band(axes, series, own.colour)
+    axes.set(xlabel="epoch", title=title, ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+def digits() -> str:
+    """Return the last epoch of the runs that the curves are of."""
+    runs = records.read([RESULTS / "demo.jsonl"])
+    rows = []
+    for loss in LOSSES:
+        row = [f"`{loss}`"]
+        for metric, _ in PANELS.values():
+            of_loss = [run for run in runs if run.config["loss"]["name"] == loss]
+            _, means, deviations = mean_series(of_loss, metric)
+            row.append(f"{means[-1]:.1f} ± {deviations[-1]:.1f}")
+        rows.append(row)
+    return _markdown(["loss", *(title for _, title in PANELS.values())], rows)
+
+
+def cifar10() -> str:
+    """Return the test accuracies on CIFAR-10, over the seeds that all cells have."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for run in records.read([RESULTS / "paper" / "table2-features.jsonl"]):
+        assert run.result is not None
+        key = run.config["loss"]["name"], _noise(run.config["noise"])
+        found.setdefault(key, {})[run.seed] = 100 * run.result["test_accuracy"]
+    seeds = set.intersection(*map(set, found.values()))
+    means = {
+        key: statistics.fmean(by_seed[seed] for seed in seeds) for key, by_seed in found.items()
+    }
+    losses = sorted({loss for loss, _ in found}, key=_rank)
+    noises = sorted({noise for _, noise in found}, key=_place)
+    best = {noise: max(means[loss, noise] for loss in losses) for noise in noises}
+    rows = [
+        [
+            f"`{loss}`",
+            *(
+                f"**{means[loss, noise]:.1f}**"
+                if means[loss, noise] == best[noise]
+                else f"{means[loss, noise]:.1f}"
+                for noise in noises
+            ),
+        ]
+        for loss in losses
+    ]
+    said = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
+    return _markdown(["loss", *noises], rows) + f"\n\nBold: the highest of a column; {said}."
+
+
+def _rank(loss: str) -> tuple[int, str]:
+    return (ORDER.index(loss) if loss in ORDER else len(ORDER)), loss
+
+
+def _noise(noise: dict[str, Any]) -> str:
+    if noise["name"] != "file":
+        return f"{noise['name']} {100 * noise['rate']:.0f} %"
+    path = Path(noise["path"])
+    return f"{path.parent.name} {path.stem.rpartition('_')[2]} %"
+
+
+def _place(noise: str) -> tuple[int, str]:
+    return NOISES.index(noise.split()[0]), noise
+
+
+def suspects() -> str:
+    """Return how well wrong labels are found, by noise and by the loss that was trained with."""
+    rows = json.loads((RESULTS / "audit.json").read_text())["rows"]
+    found = {
+        (row["noise"], row["loss"]): row["scores"]["posterior"]
+        for row in rows
+        if row["head"] == "linear" and "scores" in row
+    }
+    noises = [noise for noise in dict.fromkeys(noise for noise, _ in found) if "%" in noise]
+    return _markdown(
+        ["noise", *(f"{name}, found" for name in LOSSES.values())],
+        [
+            [noise, *(f"{100 * found[noise, loss]['precision at k']:.0f} %" for loss in LOSSES)]
+            for noise in noises
+            if all((noise, loss) in found for loss in LOSSES)
+        ],
+    )
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
