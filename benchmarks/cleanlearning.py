@@ -126,9 +126,9 @@ def clean_learning(split: Split, given: Array, seed: int) -> Outcome:
 
 
 MODELS = {
-    "RobustClassifier, DAL": robust("dal"),
+    "RobustClassifier, DAL, hidden layer of 256": robust("dal", hidden_layer_sizes=256),
     "RobustClassifier, DAL, no hidden layer": robust("dal", hidden_layer_sizes=()),
-    "RobustClassifier, CE": robust("ce"),
+    "RobustClassifier, CE, hidden layer of 256": robust("ce", hidden_layer_sizes=256),
     "LogisticRegression": logistic,
     "CleanLearning(LogisticRegression)": clean_learning,
 }

@@ -62,6 +62,8 @@ Array = np.ndarray[Any, Any]
 
 ONE_VIEW = ("single", "elr", "coteaching", "jocor")
 """The methods that want one view of an example: a row of numbers has no other."""
+FEW_ROWS, WIDTH = 1000, 256
+"""Rows below which ``hidden_layer_sizes="auto"`` is a linear model, and the layer's width else."""
 STEPS = 1500
 """Steps that ``epochs="auto"`` makes at least; see docs/losses/dal.md on short training."""
 LEAST_EPOCHS = 30
@@ -150,8 +152,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             predicts.
         method_params: Parameters of the method by name, ``method__forget_rate`` and so on. A
             ``forget_rate`` that is not given is estimated from a tenth of the examples.
-        hidden_layer_sizes: Width of each hidden layer; ``()`` for a linear model, which is the
-            better choice where rows are few and many of their labels wrong.
+        hidden_layer_sizes: Width of each hidden layer; ``()`` for a linear model; ``"auto"`` is one
+            layer of 256, and none below 1,000 rows, whose wrong labels it would learn by heart.
+            Embeddings are often better off without one, however many.
         epochs: How often the training set is gone through; ``"auto"`` is 30 times, or more often
             until there are 1,500 steps.
         batch_size: Examples per step.
@@ -199,7 +202,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loss_params: Mapping[str, Any] | None = None,
         method: str = "single",
         method_params: Mapping[str, Any] | None = None,
-        hidden_layer_sizes: Sequence[int] | int = (256,),
+        hidden_layer_sizes: Sequence[int] | int | str = "auto",
         epochs: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float = 0.05,
@@ -483,6 +486,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _make_method(self, task: Task, table: "_Table", weight: Array | None) -> Method:
         widths = self.hidden_layer_sizes
+        if isinstance(widths, str):
+            check_choice("hidden_layer_sizes", widths, ("auto",))
+            widths = () if len(task.labels) < FEW_ROWS else WIDTH
         hidden = tuple(_whole("hidden_layer_sizes", each) for each in np.atleast_1d(widths))
 
         def network(number: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """For a person with data and a deadline: what to train, chosen by the data and the machine."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -200,6 +201,8 @@ def choose(
 ) -> tuple[RunConfig, float]:
     """Train every candidate, and choose by what is held out.
 
+    The first candidate is taken unless another is better by more than a standard error.
+
     Args:
         recipe: What to train.
         out: Folder of run folders.
@@ -215,11 +218,17 @@ def choose(
     """
     found: list[tuple[float, RunConfig]] = []
     for run in recipe.runs:
-        result = RunFolder(train(run, out, callbacks)).result()
-        found.append((result["validation_accuracy"], run))
+        folder = RunFolder(train(run, out, callbacks))
+        found.append((folder.result()["validation_accuracy"], run))
     accuracy, best = max(found, key=lambda each: each[0])
     if len(found) > 1:
         listed = ", ".join(f"{run.loss.parameters['q_start']}: {100 * a:.1f} %" for a, run in found)
+        first, robust = found[0]
+        error = math.sqrt(2 * accuracy * (1 - accuracy) / len(folder.labels()["validation"]))
+        if best is not robust and accuracy - first <= error:
+            # By chance either can be ahead, and fewer wrong labels are learnt with this one.
+            listed += f"; no more than chance apart, so {robust.loss.parameters['q_start']}"
+            accuracy, best = found[0]
         say(f"hold-out accuracy against given labels by q_start of dal: {listed}")
     return best, accuracy
 
