@@ -25,7 +25,7 @@ long: .venv/.dev ## the tests that `make test` leaves out
 	$(BIN)/pytest -m long
 
 docs: .venv/.dev ## build the documentation into docs/_build/html, every warning an error
-	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -E -j 4 docs docs/_build/html
 
 format: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff check --fix

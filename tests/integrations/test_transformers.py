@@ -320,7 +320,7 @@ def snippets(shared, count, length=32, words=2000):
     return rows("one_rater", slice(cut)), rows("consensus", slice(cut, None))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bert_learns_the_consensus_from_one_rater(transformers, adapter, tmp_path, shared):
     train, test = snippets(shared, count=6000)
 

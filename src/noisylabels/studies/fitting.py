@@ -24,8 +24,8 @@ BACKBONE = "tf_efficientnet_lite0"
 """Network of timm that images are taken to by default: small, and quick without a GPU."""
 SIZE = 128
 """Side that its images are resized to: half of its own, a quarter of the time."""
-STEPS = 2000
-"""Steps that a linear layer gets at least; see docs/losses/dal.md on short training."""
+STEPS, PERCEPTRON_STEPS = 2000, 1000
+"""Steps that a linear layer and a perceptron get at least, see docs/losses/dal.md."""
 LEAST_EPOCHS, MOST_EPOCHS = 30, 200
 BATCH, LEAST_BATCH = 128, 16
 """Examples of a batch; fewer where so many steps would take more epochs than that."""
@@ -155,14 +155,15 @@ def recommend(
 
 def _candidates(base: dict[str, Any], reason: str) -> Recipe:
     count = len(load(plan(parse(base), trial=False)).train)
-    kept = (1 - HELD_OUT) * count
+    kept, linear = (1 - HELD_OUT) * count, base["model"] == "linear"
+    wanted = STEPS if linear else PERCEPTRON_STEPS
     batch = BATCH
-    while batch > LEAST_BATCH and round(kept / batch) * MOST_EPOCHS < STEPS:
+    while batch > LEAST_BATCH and round(kept / batch) * MOST_EPOCHS < wanted:
         batch //= 2
     steps = max(1, round(kept / batch))
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, -(-STEPS // steps)))
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, -(-wanted // steps)))
     base = base | {"epochs": epochs, "batch_size": batch, "validation": HELD_OUT}
-    if base["model"] == "linear":
+    if linear:
         decay = min(DECAY / count, MOST_DECAY)
         base |= {"optimizer": base["optimizer"] | {"weight_decay": float(f"{decay:.2g}")}}
     runs = [parse(base | {"loss": loss}) for loss in SCHEDULES]
