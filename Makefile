@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check long docs format clean
+.PHONY: demo test check long oldest docs format clean
 
 demo: .venv/.demo ## train on digits with 40 % label noise, show the table, write report.html
 	$(BIN)/noisylabels demo
@@ -24,6 +24,13 @@ check: .venv/.dev ## lint, types, fast tests
 long: .venv/.dev ## the tests that `make test` leaves out
 	$(BIN)/pytest -m long
 
+oldest: ## the tests of the core with the oldest torch that is supported
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet torch==2.6.0 torchvision==0.21.0 hypothesis pytest --editable '.[train,report]'
+	.venv-oldest/bin/pytest -p no:cacheprovider -m "not slow and not long" tests/test_losses.py \
+		tests/test_schedules.py tests/test_noise.py tests/test_estimation.py tests/test_theory.py \
+		tests/test_fused.py tests/test_labels.py tests/methods
+
 docs: .venv/.dev ## build the documentation into docs/_build/html, every warning an error
 	$(BIN)/sphinx-build -q -W --keep-going -E -j 4 docs docs/_build/html
 
@@ -32,7 +39,7 @@ format: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff format
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf .venv .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest docs/_build .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv

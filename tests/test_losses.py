@@ -909,11 +909,17 @@ SCHEDULED = {
 }
 
 
+NO_RECOMPILING = (2, 13)
+"""The oldest torch that was seen to serve every progress by one graph; 2.6 does not."""
+
+
 class TestCompile:
     @pytest.mark.parametrize("key", SCHEDULED)
     def test_one_graph_serves_every_progress(self, key):
         from torch._dynamo.testing import CompileCounterWithBackend
 
+        if tuple(map(int, torch.__version__.split(".")[:2])) < NO_RECOMPILING:
+            pytest.skip("this torch compiles anew for every progress")
         torch._dynamo.reset()
         counter = CompileCounterWithBackend("aot_eager")
         loss = at(key, 0.0, **SCHEDULED[key])

@@ -23,7 +23,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict, Unpack, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class LossOptions(TypedDict, total=False):
     label_smoothing: float
 
 
-class Scheduled:
+class Scheduled(property):
     """A hyper-parameter of a loss that may be a schedule, declared in the loss's class.
 
     Assigned is a :data:`~noisylabels.schedules.Hyperparameter`, read is a float: the value at the
@@ -73,38 +73,47 @@ class Scheduled:
     """
 
     def __init__(self, *, low: float = 0.0, high: float = math.inf, open: bool = False) -> None:
+        # Functions, and a property: that is what every version of torch's compiler looks into.
+        def read(loss: "Loss") -> float:
+            held = loss.held[self._name]
+            return self._checked(held(loss.progress), loss.progress) if callable(held) else held
+
+        def assign(loss: "Loss", value: Hyperparameter) -> None:
+            loss.held[self._name] = self._parsed(value)
+
+        super().__init__(read, assign)
         self._range: dict[str, Any] = {"low": low, "high": high, "open": open}
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Take the attribute's name."""
         self._name = name
 
-    @overload
-    def __get__(self, loss: None, owner: type) -> "Scheduled": ...
+    if TYPE_CHECKING:
 
-    @overload
-    def __get__(self, loss: "Loss", owner: type) -> float: ...
+        @overload
+        def __get__(self, loss: None, owner: type | None = None) -> "Scheduled": ...
 
-    def __get__(self, loss: "Loss | None", owner: type) -> "Scheduled | float":
-        """Return the value at the loss's progress."""
-        if loss is None:
-            return self
-        held = loss.held[self._name]
-        return self._checked(held(loss.progress), loss.progress) if callable(held) else held
+        @overload
+        def __get__(self, loss: "Loss", owner: type | None = None) -> float: ...
 
-    def __set__(self, loss: "Loss", value: Hyperparameter) -> None:
-        """Check the values that are known beforehand, and let the loss hold them."""
+        def __get__(self, loss: Any, owner: type | None = None) -> Any:
+            """Return the value at the loss's progress."""
+
+        def __set__(self, loss: "Loss", value: Hyperparameter) -> None:
+            """Check the values that are known beforehand, and let the loss hold them."""
+
+    def _parsed(self, value: Hyperparameter) -> "float | Schedule":
+        """Check the values that are known beforehand."""
         held = schedules.parse(self._name, value)
-        if callable(held):
-            try:
-                foreseen = schedules.foresee(held)
-            except ConfigError as error:
-                raise ConfigError(f"{self._name}: {error}") from None
-            for progress, at_progress in foreseen.items():
-                self._checked(at_progress, progress)
-        else:
-            check_range(self._name, held, **self._range)
-        loss.held[self._name] = held
+        if not callable(held):
+            return check_range(self._name, held, **self._range)
+        try:
+            foreseen = schedules.foresee(held)
+        except ConfigError as error:
+            raise ConfigError(f"{self._name}: {error}") from None
+        for progress, at_progress in foreseen.items():
+            self._checked(at_progress, progress)
+        return held
 
     def _checked(self, value: object, progress: float) -> float:
         try:
