@@ -12,7 +12,7 @@ test: .venv/.dev docs ## lint, types, documentation, every test but the long one
 	$(BIN)/ruff check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 check: .venv/.dev ## lint, types, fast tests
 	$(BIN)/ruff format --check

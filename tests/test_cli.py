@@ -236,7 +236,7 @@ def test_every_key_is_in_the_help(capsys):
     assert all(key in shown for key in FIELDS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_demo_gives_the_published_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--seeds", "1"]) == 0

@@ -35,11 +35,12 @@ def wine():
 
 
 def robust(*args, **options) -> RobustClassifier:
-    return RobustClassifier(*args, **{"epochs": 100, "random_state": 0} | options)
+    wide = {"epochs": 100, "hidden_layer_sizes": 256, "random_state": 0}
+    return RobustClassifier(*args, **wide | options)
 
 
-# Without any expected failure. Fewer epochs than by default, for there are a hundred fits.
-@parametrize_with_checks([RobustClassifier(epochs=20)])
+# Without any expected failure. Fewer, larger steps than by default, for there are a hundred fits.
+@parametrize_with_checks([RobustClassifier(epochs=20, learning_rate=0.5)])
 # Checks are skipped with a warning, such as that of another array library.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 # Trained for so short a time, on so few examples.
@@ -103,7 +104,7 @@ def test_the_evidence_is_the_mean_over_epochs(wine):
             method.predict = noted
             return method
 
-    moving = Watching("ce", epochs=120, random_state=0).fit(x, given)
+    moving = Watching("ce", epochs=120, hidden_layer_sizes=256, random_state=0).fit(x, given)
     assert len(seen) == 40  # every third of 120
     mean = torch.stack([each[0].exp() for each in seen]).mean(0)
     np.testing.assert_allclose(moving.mean_probabilities_, mean, rtol=1e-4)
@@ -357,6 +358,19 @@ def test_no_hidden_layer_is_a_linear_model(wine):
     assert next(one.network_.parameters()).shape == (5, 13)
 
 
+def test_few_rows_have_no_hidden_layer():
+    x, y = load_digits(return_X_y=True)
+    widths = [
+        len(
+            list(
+                robust(hidden_layer_sizes="auto", epochs=1).fit(x[:n], y[:n]).network_.parameters()
+            )
+        )
+        for n in (999, 1000)
+    ]
+    assert widths == [2, 4]
+
+
 def test_a_collapse_is_said():
     x, y = load_digits(return_X_y=True)
     with pytest.warns(ConvergenceWarning, match="every training example is predicted as the same"):
@@ -379,6 +393,7 @@ def test_a_collapse_is_said():
         ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
         ({"device": "gpu"}, "device: "),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be in"),
+        ({"hidden_layer_sizes": "many"}, "hidden_layer_sizes must be 'auto', got 'many'"),
         ({"learning_rate": 0}, "lr must be in"),
         ({"method": "elr", "class_weight": "balanced"}, "the method must be 'single', got 'elr'"),
     ],

@@ -625,8 +625,9 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
     with Display(runs=1, epochs=run.epochs, console=console) as display:
         folder = RunFolder(train(made, command.out, [display]))
     if is_global_zero(made.config):
-        for sentence in tell(folder.result(), len(folder.data()["classes"])):
-            print(sentence, file=sys.stderr)
+        if folder.finished:
+            for sentence in tell(folder.result(), len(folder.data()["classes"])):
+                print(sentence, file=sys.stderr)
         print(folder.path)
 
 
@@ -719,6 +720,7 @@ def _fit(command: Fit) -> None:
             weights=command.weights,
             seed=command.seed,
             minutes=command.minutes,
+            say=say,
         )
         for reason in recipe.reasons:
             say(reason)
@@ -933,6 +935,7 @@ def _train_for_audit(command: Audit) -> list["RunFolder"]:
             backbone=command.backbone,
             weights=command.weights,
             minutes=command.minutes,
+            say=say,
         )
         for reason in jury.recipe.reasons:
             say(reason)

@@ -401,7 +401,7 @@ def train(transformers, adapter, out, processes, kind, average):
     return weights(trainer.model), trainer.evaluate()["eval_loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_and_evaluate_as_one(transformers, adapter, tmp_path):
     """Though either has another number of tokens, of which DDP alone would take equal means."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -51,7 +51,8 @@ def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
     assert {run.validation for run in images.runs} == {0.1}
     assert images.reasons[0].startswith("images: frozen features of test_resnet (weights of ")
     # 48 photos are trained on: so few are learnt by heart unless the layer is held back.
-    assert {run.optimizer.parameters["weight_decay"] for run in images.runs} == {0.3}
+    (decay,) = {run.optimizer.parameters["weight_decay"] for run in images.runs}
+    assert 1e-4 < decay < fitting.decay(60, 1280) == 0.3
     assert {(run.batch_size, run.epochs) for run in images.runs} == {(16, 200)}
     digits = recommend(spec.parse("digits"))
     assert {run.model.name for run in digits.runs} == {"mlp"}
@@ -60,6 +61,13 @@ def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
     table.write_text(f"text,label\n{rows}")
     texts = recommend(spec.parse(f"text:{table}"))
     assert {run.features.name for run in texts.runs} == {"tfidf"}
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "wanted"), [(100, 2000, 0.3), (1000, 1280, 0.1), (1000, 128, 0.01)]
+)
+def test_a_linear_layer_is_held_back_where_examples_are_few(count, width, wanted):
+    assert fitting.decay(count, width) == pytest.approx(wanted)
 
 
 def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(photos, monkeypatch):

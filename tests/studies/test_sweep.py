@@ -410,6 +410,7 @@ def test_being_asked_to_stop(base, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.long
 def test_the_command_says_what_there_is_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text(

@@ -15,7 +15,7 @@ from noisylabels.run import config, spec
 from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import Component, RunConfig, parse
 from noisylabels.run.folder import RunFolder
-from noisylabels.run.labelling import load
+from noisylabels.run.labelling import label
 from noisylabels.run.plan import TINY, Plan, plan
 from noisylabels.run.timing import seconds_per_epoch
 from noisylabels.run.trainer import train
@@ -29,9 +29,10 @@ STEPS, PERCEPTRON_STEPS = 2000, 1000
 LEAST_EPOCHS, MOST_EPOCHS = 30, 200
 BATCH, LEAST_BATCH = 128, 16
 """Examples of a batch; fewer where so many steps would take more epochs than that."""
-DECAY, MOST_DECAY = 100.0, 0.3
-"""Weight decay of a linear layer: the first over the number of examples, at most the second. Else
-few examples are learnt by heart, wrong labels too, see docs/results/decay.md."""
+DECAY, MOST_DECAY, WIDE = 100.0, 0.3, 1280
+"""Weight decay of a linear layer: the first over the number of examples, at most the second, and
+less in proportion for vectors that are shorter than the third. Else few examples are learnt by
+heart, wrong labels too, see docs/results/decay.md."""
 HELD_OUT = 0.1
 """Share of the training set, with its given labels, by which the loss's schedule is chosen."""
 DEADLINE = 20.0
@@ -97,6 +98,7 @@ def recommend(
     weights: Path | None = None,
     seed: int = 0,
     minutes: float = DEADLINE,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Recipe:
     """Choose what suits a dataset and this machine.
 
@@ -110,6 +112,7 @@ def recommend(
         weights: A local file of its weights; by default they are downloaded.
         seed: Seed of the runs.
         minutes: How long training a network from its first weights may take.
+        say: Tells the user how far computing features has come.
 
     Returns:
         The recipe.
@@ -125,14 +128,14 @@ def recommend(
     linear = {"model": "linear", "optimizer": {"name": "sgd", "lr": 0.01}}
     if facts.texts:
         base = common | linear | {"features": "tfidf", "optimizer": {"name": "sgd", "lr": 0.1}}
-        return _candidates(base, "texts: weights of their words, and a linear layer")
+        return _candidates(say, base, "texts: weights of their words, and a linear layer")
     if not facts.images:
         model = {"name": "mlp", "hidden": [256]}
         base = common | {"model": model, "optimizer": {"name": "sgd", "lr": 0.05}}
-        return _candidates(base, "numbers: a perceptron with one hidden layer")
+        return _candidates(say, base, "numbers: a perceptron with one hidden layer")
     if max(facts.shape[1:]) < TINY:
         base = common | {"model": "mlp", "optimizer": {"name": "sgd", "lr": 0.05}}
-        return _candidates(base, "tiny images: a perceptron")
+        return _candidates(say, base, "tiny images: a perceptron")
     features = {"name": "timm", "model": backbone, "size": SIZE}
     if weights is not None:
         features["weights"] = str(weights)
@@ -149,13 +152,24 @@ def recommend(
         return _from_scratch(common, facts, reason, minutes)
     where = f"weights of {weights}" if weights else "its published weights"
     return _candidates(
-        pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
+        say, pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
     )
 
 
-def _candidates(base: dict[str, Any], reason: str) -> Recipe:
-    count = len(load(plan(parse(base), trial=False)).train)
-    kept, linear = (1 - HELD_OUT) * count, base["model"] == "linear"
+def decay(count: int, width: int) -> float:
+    """Return the weight decay of a linear layer.
+
+    Args:
+        count: How many examples there are.
+        width: How long their vectors are.
+    """
+    return min(DECAY / count, MOST_DECAY) * min(width / WIDE, 1)
+
+
+def _candidates(say: Callable[[str], None], base: dict[str, Any], reason: str) -> Recipe:
+    train = label(plan(parse(base), trial=False), say)[0].train
+    count, linear = len(train), base["model"] == "linear"
+    kept = (1 - HELD_OUT) * count
     wanted = STEPS if linear else PERCEPTRON_STEPS
     batch = BATCH
     while batch > LEAST_BATCH and round(kept / batch) * MOST_EPOCHS < wanted:
@@ -164,8 +178,8 @@ def _candidates(base: dict[str, Any], reason: str) -> Recipe:
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, -(-wanted // steps)))
     base = base | {"epochs": epochs, "batch_size": batch, "validation": HELD_OUT}
     if linear:
-        decay = min(DECAY / count, MOST_DECAY)
-        base |= {"optimizer": base["optimizer"] | {"weight_decay": float(f"{decay:.2g}")}}
+        own = float(f"{decay(count, *train.shape):.2g}")
+        base |= {"optimizer": base["optimizer"] | {"weight_decay": own}}
     runs = [parse(base | {"loss": loss}) for loss in SCHEDULES]
     return Recipe(runs, [reason, f"{epochs} epochs of {steps} steps"])
 
@@ -323,6 +337,7 @@ def empanel(
     backbone: str = BACKBONE,
     weights: Path | None = None,
     minutes: float = DEADLINE,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Jury:
     """Choose the runs that judge the labels of a dataset.
 
@@ -333,6 +348,7 @@ def empanel(
         backbone: Network of timm for images.
         weights: A local file of its weights; by default they are downloaded.
         minutes: How long training networks from their first weights may take.
+        say: Tells the user how far computing features has come.
 
     Raises:
         ConfigError: The data cannot be used, or the file holds examples out already.
@@ -347,6 +363,10 @@ def empanel(
         what = f"model {made.model.name}, {made.epochs} epochs, loss {made.loss.name}"
         return Jury(Recipe([run], [f"as {data} says: {what}"]), folds)
     recipe = recommend(
-        spec.parse(data), backbone=backbone, weights=weights, minutes=minutes / max(1, folds)
+        spec.parse(data),
+        backbone=backbone,
+        weights=weights,
+        minutes=minutes / max(1, folds),
+        say=say,
     )
     return Jury(recipe, folds)

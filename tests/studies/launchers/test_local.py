@@ -84,7 +84,7 @@ def workers():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_commands_share_a_study_with_runs_that_fail_and_die(place):
     """Two commands, one worker each, on six runs: two kill their process and two raise."""
     (place / "moody.py").write_text(MOODY)
@@ -178,7 +178,7 @@ def test_each_worker_has_its_share(monkeypatch):
     assert local.environment(1, 1)["CUDA_VISIBLE_DEVICES"] == "5,7"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_that_were_started_ahead_make_the_runs_and_end(place, digits):
     """They are given jobs before they have imported anything."""
     prepared = sweep.prepare(study.grid({**digits, "epochs": 1}, seed=[0, 1]), Path("runs"))
