@@ -2,24 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check long oldest docs format clean
+.PHONY: demo test check lint long oldest docs format clean
 
 demo: .venv/.demo ## train on digits with 40 % label noise, show the table, write report.html
 	$(BIN)/noisylabels demo
 
-test: .venv/.dev docs ## lint, types, documentation, every test but the long ones
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
+test: .venv/.dev ## lint, types, documentation, every test but the long ones
+	$(MAKE) --jobs 2 lint docs
 	$(BIN)/pytest -n 3 --dist worksteal
 
-check: .venv/.dev ## lint, types, fast tests
+check: lint ## lint, types, fast tests
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+lint: .venv/.dev ## format, lint, layers, types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 long: .venv/.dev ## the tests that `make test` leaves out
 	$(BIN)/pytest -m long

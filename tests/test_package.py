@@ -101,7 +101,7 @@ names: tuple[str, ...] = classifier.classes
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_script_is_checked_against_its_types(installed, tmp_path):
     (tmp_path / "right.py").write_text(SCRIPT)
     (tmp_path / "wrong.py").write_text(SCRIPT + 'DynamicsAwareLoss(q_start="high")\n')

@@ -16,7 +16,7 @@ from noisylabels.studies.study import grid
 from noisylabels.studies.sweep import prepare
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_finishes_one_fails_one_is_stopped_and_one_has_not_begun(
     digits, own_module, tmp_path, monkeypatch
 ):
