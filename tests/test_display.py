@@ -32,7 +32,12 @@ def test_what_holds_for_all_runs_is_said_once():
         for run in ("runs/abc", "runs/xyz"):
             shown.on_message("3 images could not be read")
             shown.on_start(start("digits ce", run, 0, 1))
-    assert console.file.getvalue().count("3 images could not be read") == 1
+            shown.on_message("every example is predicted as class 7")
+            shown.on_end()
+    told = console.file.getvalue()
+    assert told.count("3 images could not be read") == 1
+    # What has happened to one run says nothing of the other.
+    assert told.count("every example is predicted as class 7") == 2
 
 
 def test_bar_on_a_terminal_shows_run_epochs_and_accuracy():

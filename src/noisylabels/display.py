@@ -67,6 +67,7 @@ class Display(Live, Callback):
         self._run = 0
         self._name = ""
         self._said: set[str] = set()
+        self._under_way = False
         self._epoch = 0
         self._epochs = 0
         self._trained = 0
@@ -86,6 +87,7 @@ class Display(Live, Callback):
     def on_start(self, start: Start) -> None:
         """Show which run it is and where it stands."""
         self._run += 1
+        self._under_way = True
         epoch, epochs = start.epoch, start.epochs
         self._name, self._epoch, self._epochs = start.name, epoch, epochs
         state = ""
@@ -99,8 +101,8 @@ class Display(Live, Callback):
         self._bar.update(self._task, description=self._title(""), total=self._trained + self._left)
 
     def on_message(self, sentence: str) -> None:
-        """Show a sentence, once for all runs."""
-        if sentence not in self._said:
+        """Show a sentence; what is said of the data before each run, once for all of them."""
+        if self._under_way or sentence not in self._said:
             self._said.add(sentence)
             self._print(f"  {sentence}")
 
@@ -121,6 +123,10 @@ class Display(Live, Callback):
             f"  epoch {self._epoch} of {self._epochs}: loss {metrics['loss']:.4f}, "
             f"{accuracy}, {left}"
         )
+
+    def on_end(self) -> None:
+        """Wait for the next run."""
+        self._under_way = False
 
     def _title(self, accuracy: str) -> str:
         run = f"{self._run}/{self._runs} " if self._runs > 1 else ""
