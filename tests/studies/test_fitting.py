@@ -70,6 +70,37 @@ def test_a_linear_layer_is_held_back_where_examples_are_few(count, width, wanted
     assert fitting.decay(count, width) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "chosen", "said"),
+    [
+        ((0.50, 0.55), 0.6, "no more than chance apart, so 0.6"),
+        ((0.50, 0.65), 0.0, "0.6: 50.0 %, 0.0: 65.0 %"),
+        ((0.55, 0.50), 0.6, "0.6: 55.0 %, 0.0: 50.0 %"),
+    ],
+)
+def test_the_robust_schedule_is_taken_unless_another_is_surely_better(
+    tmp_path, monkeypatch, accuracies, chosen, said
+):
+    """Of 100 held-out labels, whose difference has a standard error of about seven points."""
+    results = iter(accuracies)
+
+    def train(run, out, callbacks):
+        folder = out / str(run.loss.parameters["q_start"])
+        folder.mkdir(parents=True)
+        np.savez(folder / "labels.npz", validation=np.zeros(100, dtype=np.int64))
+        (folder / "result.json").write_text(json.dumps({"validation_accuracy": next(results)}))
+        return folder
+
+    monkeypatch.setattr(fitting, "train", train)
+    monkeypatch.setattr(RunFolder, "result", lambda self: self._read("result.json", ()))
+    sentences = []
+    best, accuracy = fitting.choose(recommend(spec.parse("digits")), tmp_path, say=sentences.append)
+    assert best.loss.parameters["q_start"] == chosen
+    assert accuracy == accuracies[(0.6, 0.0).index(chosen)]
+    assert said in sentences[0]
+    assert ("chance" in sentences[0]) is ("chance" in said)
+
+
 def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(photos, monkeypatch):
     # As if its weights could not be had, which with a real name takes the hub a minute to say.
     monkeypatch.setattr(fitting, "check_timm_model", lambda name: None)

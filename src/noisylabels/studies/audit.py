@@ -370,7 +370,8 @@ class Audit:
             said.append(
                 f"the network has learnt {100 * hits:.1f} % of the given labels by heart, wrong "
                 f"ones among them: the number above is too low, and the ranking by means over "
-                f"epochs still tells; audit DATA --folds 5 asks networks that have not seen a label"
+                f"epochs still tells; audit DATA --folds 5 judges each label by a network that has "
+                f"not seen it"
             )
         if evidence.evaluations < 5:
             said.append(
