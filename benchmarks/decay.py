@@ -19,6 +19,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for row in (*images(given.data, given.weights, given.out), *texts(given.data, given.out)):
+    for row in chain(images(given.data, given.weights, given.out), texts(given.data, given.out)):
         rows.append(row)
         print(row, flush=True)
     about = {

@@ -75,13 +75,12 @@ def main() -> None:
 
 def tuned_alike(key: str) -> tuple[dict[str, object], str]:
     """Return what is tuned by a key, as changes of a run's file, and the name of its space."""
-    for method in HOSTS.values():
-        for dal in (False, True):
-            if key == host_key(method, dal=dal):
-                told = {"forget_rate": CURVES.rate} if method in PAIRS else {}
-                loss = INSIDE if dal else own_loss(method)
-                return {"method": {"name": method, **told}, "loss": loss}, method
-    return {"loss": key}, key
+    method = key.removesuffix("+dal")
+    if method not in HOSTS.values():
+        return {"loss": key}, key
+    told = {"forget_rate": CURVES.rate} if method in PAIRS else {}
+    loss = INSIDE if key == host_key(method, dal=True) else own_loss(method)
+    return {"method": {"name": method, **told}, "loss": loss}, method
 
 
 def keep(scale: str, dataset: str, key: str, values: dict) -> None:

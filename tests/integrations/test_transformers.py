@@ -47,20 +47,21 @@ def digits(count=64, kind="classes"):
     return [{"input_ids": row, "labels": label} for row, label in zip(tokens, labels, strict=True)]
 
 
-def network(transformers, kind="classes"):
-    """Make a small BERT without a download, and without dropout."""
+def network(transformers, kind="classes", **options):
+    """Make a small BERT without a download; without dropout, unless the options say so."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=17,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        num_labels=CLASSES,
-    )
+    small = {
+        "vocab_size": 17,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "num_labels": CLASSES,
+    }
+    config = transformers.BertConfig(**small | options)
     if kind == "tokens":
         return transformers.BertForTokenClassification(config)
     return transformers.BertForSequenceClassification(config)
@@ -325,18 +326,18 @@ def test_a_bert_learns_the_consensus_from_one_rater(transformers, adapter, tmp_p
     train, test = snippets(shared, count=6000)
 
     def fit(loss):
-        torch.manual_seed(0)
-        config = transformers.BertConfig(
+        model = network(
+            transformers,
             vocab_size=2002,
             hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
             intermediate_size=64,
             max_position_embeddings=32,
+            hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
             num_labels=3,
         )
         trainer = transformers.Trainer(
-            transformers.BertForSequenceClassification(config),
+            model,
             transformers.TrainingArguments(
                 output_dir=str(tmp_path),
                 use_cpu=True,
