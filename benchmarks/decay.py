@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import re
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -128,6 +129,7 @@ def rows_of(
             "average_precision": audit.average_precision(wrong, found.score),
             "suspects": len(found.suspects),
             "precision": hits / max(1, len(found.suspects)),
+            "said": found.trust().partition(": ")[2],
             "recall": hits / int(wrong.sum()),
         }
 
@@ -142,8 +144,8 @@ def table(rows: list[Row]) -> str:
     """Return the rows as Markdown, the decay that is nearest to that of ``fit`` in bold."""
     lines = [
         "| data | noise | weight decay | test accuracy | average precision | suspects: precision "
-        "| recall | wrong, estimated |",
-        "|---|---|---|---|---|---|---|---|",
+        "| said | recall | wrong, estimated |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         decay = (
@@ -158,11 +160,19 @@ def table(rows: list[Row]) -> str:
             f"{100 * row['test_accuracy']:.1f} %",
             f"{row['average_precision']:.3f}",
             f"{100 * row['precision']:.0f} %",
+            short(row["said"]),
             f"{100 * row['recall']:.0f} %",
             f"{100 * low:.1f} to {100 * high:.1f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def short(said: str) -> str:
+    """Return what is said of the suspects' precision as a number, if it is one."""
+    found = re.search(r"(\d+) % of (the suspects|all)", said)
+    least = "at least " if said.startswith("at least") else ""
+    return f"{least}{found[1]} %" if found else "none"
 
 
 if __name__ == "__main__":

@@ -722,8 +722,6 @@ def _fit(command: Fit) -> None:
             minutes=command.minutes,
             say=say,
         )
-        for reason in recipe.reasons:
-            say(reason)
         runs = len(recipe.runs) + 1
         epochs = sum(run.epochs for run in recipe.runs) + recipe.runs[0].epochs
         with Display(runs=runs, epochs=epochs, console=Console(stderr=True)) as display:
@@ -937,8 +935,6 @@ def _train_for_audit(command: Audit) -> list["RunFolder"]:
             minutes=command.minutes,
             say=say,
         )
-        for reason in jury.recipe.reasons:
-            say(reason)
         runs, console = jury.runs, Console(stderr=True)
         say(f"training {'a run' if runs == 1 else f'{runs} runs'} first")
         with Display(runs=runs, epochs=jury.epochs, console=console) as display:

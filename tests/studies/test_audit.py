@@ -295,7 +295,18 @@ def test_labels_learnt_by_heart_are_said():
     p = np.full((60, 4), 0.01, dtype=np.float32)
     p[np.arange(60), labels] = 0.97
     made = audit.judge(evidence(labels=labels, last=p))
-    assert any("by heart" in sentence for sentence in made.sentences())
+    said = next(sentence for sentence in made.sentences() if "by heart" in sentence)
+    assert "trained on the network predicts 100.0 %, of others about" in said
+
+
+@pytest.mark.parametrize(("accuracy", "least"), [(0.7, False), (0.6, True)])
+def test_of_few_examples_there_are_at_least_so_many(accuracy, least):
+    """A fifth of the labels is not predicted though they were trained on, others' as often not."""
+    made = audit.judge(suspicious(accuracy=accuracy, against_given=True))
+    expected = "at least about" if least else "labels held out, and more of the true ones"
+    assert expected in made.trust()
+    assert ("at least" in made.trust()) == least
+    assert any("by heart" in sentence for sentence in made.sentences()) == least
 
 
 @pytest.fixture(scope="module")

@@ -44,12 +44,15 @@ def backbone(tmp_path):
 
 
 def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
-    images = recommend(spec.parse(str(photos)), **backbone)
+    said = []
+    images = recommend(spec.parse(str(photos)), **backbone, say=said.append)
     assert {run.features.name for run in images.runs} == {"timm"}
     assert {run.model.name for run in images.runs} == {"linear"}
     assert [run.loss.parameters["q_start"] for run in images.runs] == [0.6, 0.0]
     assert {run.validation for run in images.runs} == {0.1}
-    assert images.reasons[0].startswith("images: frozen features of test_resnet (weights of ")
+    # What is computed comes after why it is.
+    assert said[0].startswith("images: frozen features of test_resnet (weights of ")
+    assert said[1].startswith("features of 60 images computed")
     # 48 photos are trained on: so few are learnt by heart unless the layer is held back.
     (decay,) = {run.optimizer.parameters["weight_decay"] for run in images.runs}
     assert 1e-4 < decay < fitting.decay(60, 1280) == 0.3
@@ -112,9 +115,11 @@ def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(ph
     monkeypatch.setattr(fitting, "seconds_per_epoch", seconds)
 
     def chosen(minutes):
-        recipe = recommend(spec.parse(str(photos)), backbone="no-such-network", minutes=minutes)
-        assert recipe.reasons[0].startswith("no pretrained network (features: ")
-        (run,) = recipe.runs
+        said = []
+        (run,) = recommend(
+            spec.parse(str(photos)), backbone="no-such-network", minutes=minutes, say=said.append
+        ).runs
+        assert said[0].startswith("no pretrained network (features: ")
         return run.model.parameters["width"], run.epochs
 
     assert chosen(1000) == (64, 150)

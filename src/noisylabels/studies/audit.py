@@ -43,8 +43,9 @@ SHOWN_ESTIMATES = {
 """The estimates of an audit, and what is the matter with each."""
 DISAGREE = 0.02
 """Difference of two estimates of the share of wrong labels that is worth a sentence."""
-BY_HEART = 0.95
-"""Share of the given labels that a network must predict to have learnt the wrong ones too."""
+BY_HEART = 0.15
+"""By how much larger a share of the given labels that it was trained on a network must predict than
+of others to have learnt wrong ones too, see ``docs/results/decay.md``."""
 FIRST = 500
 """Suspects whose expected precision is said, besides that of all."""
 CONFIDENT = 0.12
@@ -364,14 +365,13 @@ class Audit:
             f"the score {self.score_name!r}"
         )
         said.append(self.trust())
-        train = evidence.parts == "train"
-        hits = (evidence.last[train].argmax(1) == evidence.labels[train]).mean()
-        if not evidence.out_of_fold and hits > max(BY_HEART, 1 - max(shares)):
+        trained, others = self._agreements
+        if trained - others > BY_HEART:
             said.append(
-                f"the network has learnt {100 * hits:.1f} % of the given labels by heart, wrong "
-                f"ones among them: the number above is too low, and the ranking by means over "
-                f"epochs still tells; audit DATA --folds 5 judges each label by a network that has "
-                f"not seen it"
+                f"of the labels that it was trained on the network predicts "
+                f"{100 * trained:.1f} %, of others about {100 * others:.1f} %: it has learnt some "
+                f"by heart, wrong ones too if there are any, so that there are more than is said "
+                f"here; audit DATA --folds 5 judges each label by a network that has not seen it"
             )
         if evidence.evaluations < 5:
             said.append(
@@ -383,6 +383,22 @@ class Audit:
         if known.any():
             said.append(self._against_truth(known))
         return said
+
+    @functools.cached_property
+    def _agreements(self) -> tuple[float, float]:
+        """The shares of given labels that are predicted: of those that were trained on, of others.
+
+        Both are NaN where no label was trained on by the network that judges it.
+        """
+        evidence = self.evidence
+        train = evidence.parts == "train"
+        if evidence.out_of_fold or not train.any():
+            return math.nan, math.nan
+        trained = float((evidence.last[train].argmax(1) == evidence.labels[train]).mean())
+        right = 1.0
+        if not evidence.against_given:
+            right -= max(estimate.share for estimate in self.estimates)
+        return trained, evidence.accuracy * right
 
     @property
     def alike(self) -> float:
@@ -468,7 +484,9 @@ class Audit:
             if self.skill >= MIDDLING
             else "; of a network as weak as this it can be half of that"
         )
-        return f"{share} are expected to be wrong labels{doubt}"
+        trained, others = self._agreements
+        least = "at least " if trained - others > BY_HEART else ""
+        return f"{least}{share} are expected to be wrong labels{doubt}"
 
     def _against_truth(self, known: Array) -> str:
         wrong = (self.evidence.labels != self.evidence.true)[known]

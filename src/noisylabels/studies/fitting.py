@@ -51,16 +51,14 @@ classes or few steps the first can underfit."""
 
 @dataclass(frozen=True)
 class Recipe:
-    """What will be trained on a dataset, and why.
+    """What will be trained on a dataset.
 
     Args:
         runs: A run for each candidate, with its hold-out; the best one's is made on all data. Where
             there is one only there is nothing to choose.
-        reasons: What was chosen and why, a sentence each.
     """
 
     runs: Sequence[RunConfig]
-    reasons: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def recommend(
         weights: A local file of its weights; by default they are downloaded.
         seed: Seed of the runs.
         minutes: How long training a network from its first weights may take.
-        say: Tells the user how far computing features has come.
+        say: Tells the user what is chosen and why, and how far computing features has come.
 
     Returns:
         The recipe.
@@ -149,7 +147,7 @@ def recommend(
         if weights is not None:
             raise
         reason = f"no pretrained network ({error}); --weights FILE takes a local one"
-        return _from_scratch(common, facts, reason, minutes)
+        return _from_scratch(say, common, facts, reason, minutes)
     where = f"weights of {weights}" if weights else "its published weights"
     return _candidates(
         say, pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
@@ -170,6 +168,7 @@ def decay(count: int, width: int) -> float:
 
 
 def _candidates(say: Callable[[str], None], base: dict[str, Any], reason: str) -> Recipe:
+    say(reason)
     train = label(plan(parse(base), trial=False), say)[0].train
     count, linear = len(train), base["model"] == "linear"
     kept = (1 - HELD_OUT) * count
@@ -184,16 +183,24 @@ def _candidates(say: Callable[[str], None], base: dict[str, Any], reason: str) -
         own = float(f"{decay(count, *train.shape):.2g}")
         base |= {"optimizer": base["optimizer"] | {"weight_decay": own}}
     runs = [parse(base | {"loss": loss}) for loss in SCHEDULES]
-    return Recipe(runs, [reason, f"{epochs} epochs of {steps} steps"])
+    say(f"{epochs} epochs of {steps} steps")
+    return Recipe(runs)
 
 
-def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes: float) -> Recipe:
+def _from_scratch(
+    say: Callable[[str], None],
+    common: dict[str, object],
+    facts: Facts,
+    reason: str,
+    minutes: float,
+) -> Recipe:
     """Return the largest network and longest training that are done in time on this machine."""
     side = max(facts.shape[1:])
     data = Component.parse(common["data"])
     if side > SMALL and isinstance(spec.source(data), ImageSource):
         common = common | {"data": {**data.table(), "size": SCRATCH_SIZE}}
         reason = f"{reason}; images are resized to {SCRATCH_SIZE} pixels"
+    say(reason)
     models = [{"name": "resnet18", "width": width} for width in WIDTHS]
     loss = SCHEDULES[0]
     for model in models:
@@ -206,8 +213,8 @@ def _from_scratch(common: dict[str, object], facts: Facts, reason: str, minutes:
             if pace * epochs <= 60 * minutes or last:
                 network = f"{model['name']} of width {model['width']}"
                 said = f"{network}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
-                chosen = run.replace(epochs=epochs, validation=HELD_OUT)
-                return Recipe([chosen], [reason, f"from its first weights instead: {said}"])
+                say(f"from its first weights instead: {said}")
+                return Recipe([run.replace(epochs=epochs, validation=HELD_OUT)])
     raise AssertionError("the last of each was taken")
 
 
@@ -351,7 +358,7 @@ def empanel(
         backbone: Network of timm for images.
         weights: A local file of its weights; by default they are downloaded.
         minutes: How long training networks from their first weights may take.
-        say: Tells the user how far computing features has come.
+        say: Tells the user what is trained and why, and how far computing features has come.
 
     Raises:
         ConfigError: The data cannot be used, or the file holds examples out already.
@@ -364,7 +371,8 @@ def empanel(
             raise ConfigError(f"{data}: --folds holds examples out: {held} must be left out")
         made = plan(run).config
         what = f"model {made.model.name}, {made.epochs} epochs, loss {made.loss.name}"
-        return Jury(Recipe([run], [f"as {data} says: {what}"]), folds)
+        say(f"as {data} says: {what}")
+        return Jury(Recipe([run]), folds)
     recipe = recommend(
         spec.parse(data),
         backbone=backbone,
