@@ -117,6 +117,18 @@ def test_images_are_not_even_read_where_their_vectors_are_kept(run, tmp_path, mo
             label(plan(parse(run | other)))
 
 
+def test_principal_components_keep_their_proportions(run):
+    """One scale for all; whitened, the last of them would be as large as the first."""
+    fewer = run | {"features": run["features"] | {"dimensions": 3}}
+    dataset, _ = label(plan(parse(fewer)))
+    spread = dataset.train.inputs.std(0, correction=0)
+    assert spread[0] > 1.2 * spread[2]
+    expected = spread.square().mean().sqrt().expand(3)
+    torch.testing.assert_close(dataset.std, expected)
+    whole, _ = label(plan(parse(run)))
+    assert len(whole.std.unique()) > 3
+
+
 def test_vectors_are_of_what_they_come_from(run, seen, backbone, tmp_path, monkeypatch):
     first = vectors(run)
     # Of fewer examples, of another size, in another precision, of other settings.

@@ -77,12 +77,16 @@ class Features(ABC):
         freeze: Whether vectors are computed once, and only what follows is trained.
         learns: Whether something is learnt from the training inputs, without which others cannot
             be turned into vectors: :meth:`learnt` returns it, and :meth:`restore` takes it.
+        common_scale: Whether all numbers of a vector are divided by one standard deviation, the
+            root mean square of their own, before anything is trained on them. Else each is by its
+            own, which makes the last principal components as large as the first.
         recipe: How inputs become vectors, in words, for who reads an exported file without this
             library; "" where :meth:`module` says it.
     """
 
     freeze: bool = True
     learns: bool = False
+    common_scale: bool = False
     recipe: str = ""
 
     @abstractmethod

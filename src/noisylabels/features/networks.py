@@ -210,7 +210,7 @@ class Preprocessed(nn.Module):
         """Resize and normalise uint8 images (N, 1 or 3, height, width), and run the network."""
         # A kernel that resizes plane by plane takes half the time of one that goes pixel by pixel.
         resized = resize(images.contiguous().float(), self.size)
-        # As Pillow has it: overshoots of the bicubic kernel are no colours. In place, as to allocate
+        # As Pillow has it: overshoots of the bicubic kernel are no colours. In place: to allocate
         # memory for each step takes longer than the arithmetic.
         normalised = resized.clamp(0, self.highest).sub_(self.mean).div_(self.std)
         return self.network(normalised)  # type: ignore[no-any-return]

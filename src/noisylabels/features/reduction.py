@@ -27,6 +27,7 @@ class Reduced(Features):
     """
 
     learns = True
+    common_scale = True
 
     def __init__(self, whole: Features, dimensions: int) -> None:
         if not whole.freeze:

@@ -59,6 +59,8 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         kept = dict(zip(("mean", "std"), feature_statistics(train), strict=True))
         keep(identity | {"part": "statistics"}, kept)
     mean, std = kept["mean"], kept["std"]
+    if features.common_scale:
+        std = torch.full_like(std, float((train - mean).square().mean().sqrt()) or 1.0)
     return dataclasses.replace(
         dataset, train=made_parts["train"], test=made_parts["test"], mean=mean, std=std
     )

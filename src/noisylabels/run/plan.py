@@ -181,6 +181,9 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
     if features is not None:
         digests = build(features.contents, "features", wanted.component)
         named = {f"features.{name}": digest for name, digest in digests.items()}
+        if features.common_scale:
+            # Runs from before it was common are others; their vectors are the same.
+            named["scale of features"] = "common"
         wanted = dataclasses.replace(wanted, contents={**wanted.contents, **named}, folders=digests)
     model = choose_model(facts) if features is None else "linear"
     frozen = features is not None and features.freeze
