@@ -94,6 +94,55 @@ CASES = {
     "djs": ("djs", {}, 0.3, lambda z, y, **_: naive.js(z, y, 0.3)),
     "djs at 0": ("djs", {}, 0.0, lambda z, y, **_: naive.ce(z, y)),
     "djs at 1": ("djs", {}, 1.0, lambda z, y, **_: naive.mae(z, y)),
+    "anl-ce": ("anl-ce", {"alpha": 2.0, "beta": 3.0}, 0.0, naive.anl_ce),
+    "anl-ce limited": (
+        "anl-ce",
+        {"alpha": 1.0, "beta": 5.0, "min_prob": 0.01},
+        0.0,
+        naive.anl_ce,
+    ),
+    "anl-fl": ("anl-fl", {"alpha": 2.0, "beta": 3.0, "gamma": 0.5}, 0.0, naive.anl_fl),
+    "anl-fl 2": ("anl-fl", {"alpha": 1.0, "beta": 1.0, "gamma": 2.0}, 0.0, naive.anl_fl),
+    "jal-ce": ("jal-ce", {"alpha": 2.0, "beta": 0.5, "a": 30.0}, 0.0, naive.jal_ce),
+    "jal-ce 1": ("jal-ce", {"alpha": 0.0, "beta": 1.0, "a": 1.0}, 0.0, naive.jal_ce),
+    "jal-fl": (
+        "jal-fl",
+        {"alpha": 2.0, "beta": 0.5, "a": 5.0, "gamma": 0.5},
+        0.0,
+        naive.jal_fl,
+    ),
+    "eps-softmax": (
+        "eps-softmax",
+        {"alpha": 0.5, "beta": 0.1, "m": 1e4},
+        0.0,
+        naive.eps_softmax,
+    ),
+    "eps-softmax little": (
+        "eps-softmax",
+        {"alpha": 1.0, "beta": 0.0, "m": 0.01},
+        0.0,
+        naive.eps_softmax,
+    ),
+    "truncated-gce before": (
+        "truncated-gce",
+        {"q": 0.7, "k": 0.5, "start": 0.5},
+        0.4,
+        functools.partial(naive.truncated_gce, progress=0.4),
+    ),
+    "truncated-gce": (
+        "truncated-gce",
+        {"q": 0.7, "k": 0.3, "start": 0.5},
+        0.5,
+        functools.partial(naive.truncated_gce, progress=0.5),
+    ),
+    "ldr-kl": ("ldr-kl", {"lamb": 10.0, "margin": 0.1}, 0.0, naive.ldr_kl),
+    "ldr-kl sharp": ("ldr-kl", {"lamb": 0.5, "margin": 2.0}, 0.0, naive.ldr_kl),
+    "ldr-kl of logits": (
+        "ldr-kl",
+        {"lamb": 2.0, "margin": 1.0, "normalize": False},
+        0.0,
+        naive.ldr_kl,
+    ),
 }
 # One of each kind, where it is not the formula that counts: fixed values, a schedule, two passes
 # over the logits, drawn labels.
@@ -271,6 +320,14 @@ class TestLimits:
             ("djs", {}, 0.0, "ce", 1e-12),
             ("djs", {}, 1.0, "mae", 1e-12),
             ("dal", {"q_start": 0.0, "q_end": 0.0}, 0.5, "ce", 1e-12),
+            ("anl-ce", {"alpha": 1.0, "beta": 0.0}, 0, "nce", 1e-12),
+            ("anl-fl", {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}, 0, "nce", 1e-12),
+            ("jal-ce", {"alpha": 1.0, "beta": 0.0}, 0, "nce", 1e-12),
+            ("jal-fl", {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}, 0, "nce", 1e-12),
+            ("eps-softmax", {"alpha": 1.0, "beta": 0.0, "m": 0.0}, 0, "ce", 1e-12),
+            ("eps-softmax", {"alpha": 0.0, "beta": 0.5}, 0, "mae", 1e-12),
+            ("truncated-gce", {"k": 0.0}, 1.0, "gce", 1e-12),
+            ("truncated-gce", {}, 0.0, "gce", 1e-12),
         ],
     )
     def test_limit(self, key, hyperparameters, progress, limit, tolerance):
@@ -293,7 +350,11 @@ class TestLimits:
             build("ce+sr", lamb=0.0)(logits, target), build("ce")(scaled, target)
         )
 
-    @pytest.mark.parametrize(("key", "total"), [("mae", 4.0), ("rce", None), ("nce", 1.0)])
+    @pytest.mark.parametrize(
+        ("key", "total"),
+        # The active parts add up to alpha, the negative ones to beta for each other class.
+        [("mae", 4.0), ("rce", None), ("nce", 1.0), ("anl-ce", 25.0), ("anl-fl", 25.0)],
+    )
     def test_symmetric_losses_have_a_constant_sum_over_labels(self, key, total):
         logits = 3 * torch.randn(40, 5, dtype=torch.float64)
         loss = build(key, reduction="none")
@@ -322,8 +383,95 @@ class TestLimits:
         uniform = (1 - 0.2**1.5) / 1.5 + 1 / 1.5
         torch.testing.assert_close(value, torch.tensor([uniform, 0.0, 1 / 1.5]))
 
+    def test_without_focus_the_focal_losses_are_those_of_cross_entropy(self, batch):
+        torch.testing.assert_close(build("anl-fl", gamma=0.0)(*batch), build("anl-ce")(*batch))
+        torch.testing.assert_close(build("jal-fl", gamma=0.0)(*batch), build("jal-ce")(*batch))
+
+    def test_ldr_between_cross_entropy_and_the_worst_class(self, batch):
+        logits, target = batch
+        flat = build("ldr-kl", lamb=1.0, margin=0.0, normalize=False)(logits, target)
+        torch.testing.assert_close(flat, build("ce")(logits, target) - math.log(5))
+        sharp = build("ldr-kl", lamb=1e-4, margin=1.0, normalize=False)(logits, target)
+        hinge = nn.functional.multi_margin_loss(logits, target, reduction="none")
+        own = logits.gather(1, target[:, None])
+        worst = (logits + 1 - own).scatter(1, target[:, None], 0).amax(1)
+        assert (worst >= hinge).all()
+        torch.testing.assert_close(sharp, worst.mean(), atol=1e-3, rtol=0)
+
+    def test_a_truncated_example_has_no_gradient(self):
+        p = torch.tensor([[0.3, 0.7], [0.7, 0.3]], dtype=torch.float64)
+        logits, target = p.log().requires_grad_(), torch.tensor([0, 0])
+        (gradient,) = torch.autograd.grad(at("truncated-gce", 1.0)(logits, target), logits)
+        assert gradient[0].eq(0).all()
+        (untruncated,) = torch.autograd.grad(build("gce")(logits, target), logits)
+        assert torch.equal(gradient[1], untruncated[1])
+
+    def test_an_epsilon_softmax_is_as_near_to_one_hot_as_it_says(self):
+        logits = torch.randn(40, 5, dtype=torch.float64)
+        for m in (1.0, 100.0):
+            loss = build("eps-softmax", alpha=1.0, beta=0.0, m=m, reduction="none")
+            each = torch.stack([loss(logits, torch.full((40,), k)) for k in range(5)], 1)
+            near = (-each).exp()
+            one_hot = nn.functional.one_hot(logits.argmax(1), 5)
+            torch.testing.assert_close(near.sum(1), torch.ones(40, dtype=torch.float64))
+            assert ((near - one_hot).abs().sum(1) < 2 / (m + 1)).all()
+
+
+class TestImbalance:
+    """What ANL asks of a batch, and not of an example."""
+
+    def test_equals_naive_computation(self, batch):
+        logits, _ = batch
+        wanted = naive.class_imbalance(logits.tolist())
+        assert functional.class_imbalance(logits).item() == pytest.approx(wanted, rel=1e-10)
+        assert torch.autograd.gradcheck(functional.class_imbalance, logits.requires_grad_())
+
+    @pytest.mark.parametrize("key", ["anl-ce", "anl-fl"])
+    @pytest.mark.parametrize("soft", [False, True])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_is_added_to_every_example(self, key, soft, reduction, batch):
+        logits, target = batch
+        if soft:
+            target = nn.functional.one_hot(target, 5).double()
+        without, whole = (
+            build(key, lamb=lamb, reduction=reduction)(logits, target) for lamb in (0.0, 2.0)
+        )
+        added = 2 * functional.class_imbalance(logits) * (6 if reduction == "sum" else 1)
+        torch.testing.assert_close(whole, without + added)
+
+    def test_ignored_examples_and_weights(self, batch):
+        logits, target = batch
+        weight = torch.rand(5, dtype=torch.float64)
+        marked, kept = target.clone(), [1, 2, 4, 5]
+        marked[[0, 3]] = -100
+        logits.requires_grad_()
+        for options in ({}, {"weight": weight}, {"reduction": "sum"}, {"label_smoothing": 0.1}):
+            loss = build("anl-ce", lamb=3.0, **options)
+            value = loss(logits, marked)
+            torch.testing.assert_close(value, loss(logits[kept], target[kept]))
+            (gradient,) = torch.autograd.grad(value, logits)
+            assert gradient[[0, 3]].eq(0).all()
+        loss = build("anl-ce", lamb=3.0, reduction="sum")
+        value = loss(logits, torch.full((6,), -100))
+        assert value == 0
+        assert torch.autograd.grad(value, logits)[0].eq(0).all()
+
+    def test_shapes_only_arrange_examples(self):
+        logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
+        rows = logits.movedim(1, -1).reshape(-1, 5)
+        loss = build("anl-ce", lamb=1.0)
+        torch.testing.assert_close(loss(logits, target), loss(rows, target.reshape(-1)))
+
 
 class TestNumbers:
+    def test_scores_of_low_logits_do_not_vanish(self):
+        logits = torch.tensor([[-200.0, -201.0, -300.0]], requires_grad=True)
+        loss = build("ldr-kl", lamb=1.0)(logits, torch.tensor([1]))
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
+        assert (logits.grad != 0).any()
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("scale", [1.0, 1e4])
     @pytest.mark.parametrize("key", LOSSES)
@@ -677,6 +825,13 @@ class TestHyperparameters:
             "ce+sr": ["tau", "lamb", "p"],
             "btl": ["t1", "t2"],
             "poly1": ["epsilon"],
+            "anl-ce": ["alpha", "beta", "lamb"],
+            "anl-fl": ["alpha", "beta", "gamma", "lamb"],
+            "jal-ce": ["alpha", "beta", "a"],
+            "jal-fl": ["alpha", "beta", "a", "gamma"],
+            "eps-softmax": ["alpha", "beta", "m"],
+            "truncated-gce": ["q", "k"],
+            "ldr-kl": ["lamb", "margin"],
         }
 
     @pytest.mark.parametrize(("key", "name"), SCHEDULABLE)
@@ -906,6 +1061,12 @@ SCHEDULED = {
     "gce": {"q": lambda progress: 0.5 + progress**2},
     "poly1": {"epsilon": {"schedule": "cosine", "start": 5.0, "end": 1.0}},
     "js": {"pi": Following()},
+    "anl-ce": {"alpha": linear(1.0, 5.0), "lamb": linear(1.0, 2.0)},
+    "anl-fl": {"beta": linear(1.0, 5.0), "gamma": linear(0.0, 2.0)},
+    "jal-fl": {"a": linear(1.0, 30.0), "gamma": linear(0.0, 2.0)},
+    "eps-softmax": {"alpha": linear(0.1, 0.01), "m": linear(0.0, 1e4)},
+    "truncated-gce": {"q": linear(0.5, 1.0), "k": linear(0.1, 0.5), "start": 0.0},
+    "ldr-kl": {"lamb": linear(1.0, 10.0), "margin": linear(0.1, 2.0)},
 }
 
 
@@ -1017,6 +1178,18 @@ class TestNegativeLearning:
         ("dal", {"lambda_end": -0.5}),
         ("dtce", {"order_end": 0.0}),
         ("djs", {"pi_end": 2.0}),
+        ("anl-ce", {"beta": -1.0}),
+        ("anl-ce", {"lamb": -1.0}),
+        ("anl-ce", {"min_prob": 0.0}),
+        ("anl-fl", {"gamma": -1.0}),
+        ("anl-fl", {"min_prob": 1.0}),
+        ("jal-ce", {"a": 0.5}),
+        ("jal-fl", {"gamma": -0.5}),
+        ("eps-softmax", {"m": -1.0}),
+        ("truncated-gce", {"k": 1.5}),
+        ("truncated-gce", {"start": 2.0}),
+        ("ldr-kl", {"lamb": 0.0}),
+        ("ldr-kl", {"margin": -1.0}),
         ("ce", {"reduction": "median"}),
     ],
 )

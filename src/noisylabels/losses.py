@@ -226,8 +226,13 @@ class Loss(nn.Module, ABC):
         return self._reduced(input, target)
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._reduce(self.per_example, input, target)
+
+    def _reduce(
+        self, function: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor
+    ) -> Tensor:
         return functional.reduce(
-            self.per_example,
+            function,
             input,
             target,
             weight=self.weight,
@@ -858,6 +863,304 @@ class DynamicsAwareLoss(Loss):
         return functional.dynamics_aware(input, target, q=self.q, lamb=self.lamb)
 
 
+class _Balanced(Loss):
+    """A loss that also asks for batches whose mean prediction is spread over the classes."""
+
+    lamb = Scheduled()
+
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        lamb = self.lamb
+        if lamb == 0:
+            return super()._reduced(input, target)
+        soft = target.is_floating_point()
+        counted = None if soft else target != self.ignore_index
+        imbalance = lamb * functional.class_imbalance(input, counted)
+
+        def both(input: Tensor, target: Tensor) -> Tensor:
+            # An example weighs as much as its probabilities say.
+            total = target.sum(0 if input.ndim == 1 else 1) if target.is_floating_point() else 1
+            return self.per_example(input, target) + total * imbalance
+
+        return self._reduce(both, input, target)
+
+
+@final
+class ActiveNegativeLoss(_Balanced):
+    """Normalized and normalized negative cross entropy (ANL-CE).
+
+    See :func:`noisylabels.functional.active_negative`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the negative term, at least 0.
+        lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
+        min_prob: Least probability that counts in the negative term, in (0, 1).
+    """
+
+    formula = "alpha NCE + beta (1 - (A + log p_y)/sum_k (A + log p_k)) + lamb (log K - H(mean p))"
+    alpha = Scheduled()
+    beta = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 5.0,
+        beta: Hyperparameter = 5.0,
+        lamb: Hyperparameter = 0.0,
+        min_prob: float = 1e-7,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.lamb = alpha, beta, lamb
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, without what is the batch's."""
+        return functional.active_negative(
+            input, target, alpha=self.alpha, beta=self.beta, min_prob=self.min_prob
+        )
+
+
+@final
+class ActiveNegativeFocalLoss(_Balanced):
+    """Normalized and normalized negative focal loss (ANL-FL).
+
+    See :func:`noisylabels.functional.active_negative_focal`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the negative term, at least 0.
+        gamma: Exponent of the focal loss, at least 0.
+        lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
+        min_prob: Least probability that counts in the negative term, in (0, 1).
+    """
+
+    formula = (
+        "alpha F_y/sum_k F_k + beta (1 - (A - F_y)/sum_k (A - F_k)) + lamb (log K - H(mean p))"
+    )
+    alpha = Scheduled()
+    beta = Scheduled()
+    gamma = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 5.0,
+        beta: Hyperparameter = 5.0,
+        gamma: Hyperparameter = 0.5,
+        lamb: Hyperparameter = 0.0,
+        min_prob: float = 1e-7,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.gamma, self.lamb = alpha, beta, gamma, lamb
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, without what is the batch's."""
+        return functional.active_negative_focal(
+            input,
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            min_prob=self.min_prob,
+        )
+
+
+@final
+class JointAsymmetricLoss(Loss):
+    """Normalized cross entropy and asymmetric mean square error (JAL-CE).
+
+    See :func:`noisylabels.functional.joint_asymmetric`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the passive term, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+    """
+
+    formula = "alpha NCE + beta/K sum_k (p_k - a 1[k = y])^2"
+    alpha = Scheduled()
+    beta = Scheduled()
+    a = Scheduled(low=1)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 1.0,
+        a: Hyperparameter = 30.0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.a = alpha, beta, a
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.joint_asymmetric(
+            input, target, alpha=self.alpha, beta=self.beta, a=self.a
+        )
+
+
+@final
+class JointAsymmetricFocalLoss(Loss):
+    """Normalized focal loss and asymmetric mean square error (JAL-FL).
+
+    See :func:`noisylabels.functional.joint_asymmetric_focal`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the passive term, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+        gamma: Exponent of the focal loss, at least 0.
+    """
+
+    formula = "alpha F_y/sum_k F_k + beta/K sum_k (p_k - a 1[k = y])^2, F = -(1 - p)^gamma log p"
+    alpha = Scheduled()
+    beta = Scheduled()
+    a = Scheduled(low=1)
+    gamma = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 1.0,
+        a: Hyperparameter = 30.0,
+        gamma: Hyperparameter = 0.5,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.a, self.gamma = alpha, beta, a, gamma
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.joint_asymmetric_focal(
+            input, target, alpha=self.alpha, beta=self.beta, a=self.a, gamma=self.gamma
+        )
+
+
+@final
+class EpsilonSoftmaxLoss(Loss):
+    """Cross entropy of an epsilon-softmax and mean absolute error (CE_eps + MAE).
+
+    See :func:`noisylabels.functional.epsilon_softmax`.
+
+    Args:
+        alpha: Weight of the cross entropy, at least 0.
+        beta: Weight of mean absolute error, at least 0.
+        m: What the likeliest class is given, at least 0; more is more robust.
+    """
+
+    formula = "-alpha log((p_y + m 1[y likeliest])/(m + 1)) + 2 beta (1 - p_y)"
+    alpha = Scheduled()
+    beta = Scheduled()
+    m = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 0.01,
+        beta: Hyperparameter = 5.0,
+        m: Hyperparameter = 1e5,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.m = alpha, beta, m
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.epsilon_softmax(input, target, alpha=self.alpha, beta=self.beta, m=self.m)
+
+
+@final
+class TruncatedGeneralizedCrossEntropyLoss(Loss):
+    """Truncated generalized cross entropy.
+
+    See :func:`noisylabels.functional.truncated_generalized_cross_entropy`.
+
+    Args:
+        q: Exponent, at least 0.
+        k: Probability up to which a label is taken for wrong, in [0, 1].
+        start: Progress at which that begins, in [0, 1]; before it is generalized cross entropy.
+    """
+
+    formula = "(1 - max(p_y, k)^q)/q, k = 0 before start"
+    q = Scheduled()
+    k = Scheduled(high=1)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        q: Hyperparameter = 0.7,
+        k: Hyperparameter = 0.5,
+        start: float = 1 / 3,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.q, self.k = q, k
+        self.start = check_range("start", start, high=1)
+
+    @property
+    def current_k(self) -> float:
+        """The threshold at the present progress."""
+        # Epoch 40 of 120 is a third.
+        return self.k if self.progress >= self.start - 1e-9 else 0.0
+
+    def dynamic(self) -> dict[str, float]:
+        """Return ``k`` as it is now, and the hyper-parameters that are schedules."""
+        return super().dynamic() | {"k": self.current_k}
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.truncated_generalized_cross_entropy(
+            input, target, q=self.q, k=self.current_k
+        )
+
+
+@final
+class LabelDistributionallyRobustLoss(Loss):
+    """Label-distributionally robust loss with KL regularization (LDR-KL).
+
+    See :func:`noisylabels.functional.label_distributionally_robust`.
+
+    Args:
+        lamb: Weight of the regularization, above 0; more is more robust.
+        margin: How far the label's score should be above the others, at least 0.
+        normalize: Whether scores are nonnegative and have mean 1; if not, they are the logits.
+    """
+
+    formula = "lamb log mean_k exp((s_k - s_y + margin 1[k != y])/lamb), s = K softplus(z)/sum"
+    lamb = Scheduled(open=True)
+    margin = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        lamb: Hyperparameter = 10.0,
+        margin: Hyperparameter = 0.1,
+        normalize: bool = True,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.lamb, self.margin = lamb, margin
+        self.normalize = normalize
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.label_distributionally_robust(
+            input, target, lamb=self.lamb, margin=self.margin, normalize=self.normalize
+        )
+
+
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
     weight: Tensor | None = None,
     *,
@@ -971,6 +1274,14 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "dal": DynamicsAwareLoss,
     "dtce": DynamicTaylorCrossEntropyLoss,
     "djs": DynamicJensenShannonLoss,
+    # What came after the paper.
+    "anl-ce": ActiveNegativeLoss,
+    "anl-fl": ActiveNegativeFocalLoss,
+    "jal-ce": JointAsymmetricLoss,
+    "jal-fl": JointAsymmetricFocalLoss,
+    "eps-softmax": EpsilonSoftmaxLoss,
+    "truncated-gce": TruncatedGeneralizedCrossEntropyLoss,
+    "ldr-kl": LabelDistributionallyRobustLoss,
 }
 
 
