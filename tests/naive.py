@@ -201,3 +201,16 @@ def ldr_kl(z, y, lamb, margin, normalize=True):
         s = [len(z) * x / sum(positive) for x in positive]
     terms = [math.exp((x - s[y] + margin * (k != y)) / lamb) for k, x in enumerate(s)]
     return lamb * math.log(sum(terms) / len(terms))
+
+
+def clipped(z, y, q, threshold):
+    """The loss as the integral of its clipped slope, from the label's probability to 1."""
+    p = softmax(z)[y]
+    tangent = max(threshold - p, 0.0) * threshold ** (q - 1)
+    kept = max(p, threshold)
+    return tangent + (-math.log(kept) if q == 0 else (1 - kept**q) / q)
+
+
+def logit_clip(z, y, delta, base):
+    norm = math.sqrt(sum(x * x for x in z))
+    return gce([x * min(1.0, delta / norm) for x in z], y, base["q"])

@@ -135,6 +135,18 @@ CASES = {
         0.5,
         functools.partial(naive.truncated_gce, progress=0.5),
     ),
+    "logit-clip": (
+        "logit-clip",
+        {"delta": 1.5, "base": {"name": "gce", "q": 0.5}},
+        0.0,
+        naive.logit_clip,
+    ),
+    "logit-clip of none": (
+        "logit-clip",
+        {"delta": 1e4, "base": {"name": "gce", "q": 0.0}},
+        0.0,
+        naive.logit_clip,
+    ),
     "ldr-kl": ("ldr-kl", {"lamb": 10.0, "margin": 0.1}, 0.0, naive.ldr_kl),
     "ldr-kl sharp": ("ldr-kl", {"lamb": 0.5, "margin": 2.0}, 0.0, naive.ldr_kl),
     "ldr-kl of logits": (
@@ -148,7 +160,8 @@ CASES = {
 # over the logits, drawn labels.
 KINDS = ("gce", "dgce", "dal", "nlnl")
 # Losses that class probabilities define.
-SOFT = sorted(set(LOSSES) - {"nlnl"})
+INDICES = {"nlnl", "ogc"}
+SOFT = sorted(set(LOSSES) - INDICES)
 # Every hyper-parameter that may be a schedule.
 SCHEDULABLE = [
     (key, name)
@@ -219,7 +232,7 @@ def batch():
 
 
 def test_every_loss_has_a_naive_twin():
-    assert {key for key, *_ in CASES.values()} | {"nlnl"} == set(LOSSES)
+    assert {key for key, *_ in CASES.values()} | INDICES == set(LOSSES)
 
 
 class TestFormulas:
@@ -328,6 +341,9 @@ class TestLimits:
             ("eps-softmax", {"alpha": 0.0, "beta": 0.5}, 0, "mae", 1e-12),
             ("truncated-gce", {"k": 0.0}, 1.0, "gce", 1e-12),
             ("truncated-gce", {}, 0.0, "gce", 1e-12),
+            ("logit-clip", {"delta": 1e3}, 0, "ce", 1e-12),
+            ("ogc", {}, 0, "ce", 1e-12),
+            ("ogc", {"q": 0.7}, 0, "gce", 1e-12),
         ],
     )
     def test_limit(self, key, hyperparameters, progress, limit, tolerance):
@@ -634,11 +650,12 @@ class TestContract:
 
         theirs = error(nn.CrossEntropyLoss())
         ours = error(at(key))
-        assert ours is (TypeError if key == "nlnl" and target.is_floating_point() else theirs)
+        assert ours is (TypeError if key in INDICES and target.is_floating_point() else theirs)
 
     def test_losses_that_probabilities_do_not_define(self):
         for loss, shape in (
             (build("nlnl"), (6, 5)),
+            (build("ogc"), (6, 5)),
             (GeneralizedJensenShannonLoss(), (2, 6, 5)),
         ):
             logits = torch.randn(shape)
@@ -799,7 +816,7 @@ class TestLabelSmoothing:
         with pytest.raises(IndexError, match="Target 5 is out of bounds"):
             loss(torch.randn(2, 5), torch.tensor([0, 5]))
 
-    @pytest.mark.parametrize("made", [LOSSES["nlnl"], GeneralizedJensenShannonLoss])
+    @pytest.mark.parametrize("made", [LOSSES["nlnl"], LOSSES["ogc"], GeneralizedJensenShannonLoss])
     def test_is_refused_where_probabilities_do_not_define_the_loss(self, made):
         with pytest.raises(ConfigError, match=r"label_smoothing must be 0, got 0\.1"):
             made(label_smoothing=0.1)
@@ -832,12 +849,15 @@ class TestHyperparameters:
             "eps-softmax": ["alpha", "beta", "m"],
             "truncated-gce": ["q", "k"],
             "ldr-kl": ["lamb", "margin"],
+            "logit-clip": ["delta"],
+            "ogc": ["q", "epsilon"],
         }
 
     @pytest.mark.parametrize(("key", "name"), SCHEDULABLE)
     def test_a_schedule_gives_what_its_values_give(self, key, name, batch):
         default = hyperparameters(LOSSES[key])[name]
-        end = (default + {"A": -4.0, "pi": 0.2, "t1": 0.2}.get(name, default + 1)) / 2
+        other = default / 2 + 0.3 if key == "ogc" else default + 1
+        end = (default + {"A": -4.0, "pi": 0.2, "t1": 0.2, "k": 0.2}.get(name, other)) / 2
         table = {"schedule": "linear", "start": default, "end": end}
         for schedule in (linear(default, end), table):
             loss = build(key, **{name: schedule})
@@ -1067,6 +1087,7 @@ SCHEDULED = {
     "eps-softmax": {"alpha": linear(0.1, 0.01), "m": linear(0.0, 1e4)},
     "truncated-gce": {"q": linear(0.5, 1.0), "k": linear(0.1, 0.5), "start": 0.0},
     "ldr-kl": {"lamb": linear(1.0, 10.0), "margin": linear(0.1, 2.0)},
+    "logit-clip": {"delta": linear(0.5, 2.0), "base": {"name": "gce", "q": linear(0.5, 1.5)}},
 }
 
 
@@ -1152,6 +1173,129 @@ class TestNegativeLearning:
             build("nlnl")(torch.zeros(2, 1), torch.zeros(2).long())
 
 
+class TestLogitClip:
+    def test_no_norm_is_greater_and_none_is_raised(self):
+        logits = torch.randn(50, 5, 3) * torch.rand(50, 1, 3) * 3
+        clipped = functional.clip_logits(logits, delta=2.0)
+        norms = logits.norm(dim=1)
+        torch.testing.assert_close(clipped.norm(dim=1), norms.clamp(max=2.0))
+        short = norms.lt(2.0).unsqueeze(1).expand_as(logits)
+        assert torch.equal(clipped[short], logits[short])
+        assert 0 < short.double().mean() < 1
+
+    def test_no_logits_at_all_have_a_gradient(self):
+        logits = torch.zeros(1, 3, requires_grad=True)
+        build("logit-clip")(logits, torch.tensor([0])).backward()
+        torch.testing.assert_close(logits.grad, torch.tensor([[-2 / 3, 1 / 3, 1 / 3]]))
+
+    def test_the_base_follows_the_progress_and_what_is_measured(self, batch):
+        base = {"name": "sce", "alpha": linear(1.0, 3.0), "beta": Following()}
+        loss = at("logit-clip", 0.5, delta=100.0, base=base)
+        loss.update({"accuracy": 0.25})
+        assert loss.dynamic() == {"alpha": 2.0, "beta": 0.25}
+        torch.testing.assert_close(loss(*batch), build("sce", alpha=2.0, beta=0.25)(*batch))
+        restored = build("logit-clip", delta=100.0, base={**base, "beta": Following()})
+        restored.load_state_dict(loss.state_dict())
+        assert restored.dynamic() == loss.dynamic()
+        dal = at("logit-clip", 0.9, delta=100.0, base="dal")
+        torch.testing.assert_close(dal(*batch), at("dal", 0.9)(*batch))
+
+    def test_a_base_in_a_runs_file(self):
+        loss = {"name": "logit-clip", "delta": 2.0, "base": {"name": "gce", "q": 0.5}}
+        run = config.parse({"data": "digits", "loss": loss})
+        bound = config.bind(run.loss, LOSSES["logit-clip"], "loss")
+        assert json.loads(json.dumps(bound)) == {key: loss[key] for key in ("delta", "base")}
+        assert build("logit-clip", **bound).loss.q == 0.5
+
+
+class TestOptimizedGradientClipping:
+    @staticmethod
+    def train(loss, batches):
+        """Return what each batch costs."""
+        values = []
+        for logits, target in batches:
+            values.append(loss(logits.clone().requires_grad_(), target).item())
+        return values
+
+    @staticmethod
+    def batches(count=20, seed=0):
+        """Batches of which three labels in ten are not predicted."""
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            target = torch.randint(5, (20,), generator=generator)
+            logits = torch.randn(20, 5, generator=generator)
+            predicted = torch.where(torch.arange(20) < 6, (target + 1) % 5, target)
+            yield logits + 4 * nn.functional.one_hot(predicted, 5), target
+
+    @pytest.mark.parametrize("q", [0.0, 0.6])
+    @pytest.mark.parametrize("threshold", [1e-7, 0.2, 0.9])
+    def test_equals_naive_computation(self, q, threshold, batch):
+        logits, target = batch
+        loss = build("ogc", q=q, reduction="none")
+        loss.threshold = threshold
+        pairs = zip(logits.tolist(), target.tolist(), strict=True)
+        wanted = [naive.clipped(z, y, q, threshold) for z, y in pairs]
+        np.testing.assert_allclose(loss(*batch).numpy(), wanted, rtol=1e-10)
+        assert torch.autograd.gradcheck(loss.eval(), (logits.requires_grad_(), target))
+        p = logits.detach().softmax(1).gather(1, target[:, None]).squeeze(1).requires_grad_()
+        own = torch.stack([p, 1 - p], 1).log()
+        (slope,) = torch.autograd.grad(loss(own, torch.zeros(6).long()).sum(), p)
+        torch.testing.assert_close(-slope, p.detach().clamp(min=threshold) ** (q - 1))
+
+    def test_the_threshold_is_set_anew_and_lowers_what_wrong_labels_pull(self):
+        loss = build("ogc", interval=5, queue=100)
+        batches = list(self.batches())
+        self.train(loss, batches[:4])
+        assert loss.threshold == 1e-7
+        assert loss.dynamic() == {"threshold": 1e-7}
+        self.train(loss, batches[4:])
+        assert 0.01 < loss.threshold < 0.9
+        assert len(loss._seen) == 100
+
+    def test_goes_on_exactly_where_it_was(self):
+        batches = list(self.batches())
+        whole = build("ogc", interval=4, queue=100)
+        wanted = self.train(whole, batches)
+        cut = build("ogc", interval=4, queue=100)
+        begun = self.train(cut, batches[:11])
+        file = io.BytesIO()
+        torch.save(cut.state_dict(), file)
+        file.seek(0)
+        resumed = build("ogc", interval=4, queue=100)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert begun + self.train(resumed, batches[11:]) == wanted
+        assert resumed.threshold == whole.threshold
+        without = self.train(build("ogc", interval=4, queue=100), batches[11:])
+        assert begun + without != wanted
+        assert copy.deepcopy(whole).threshold == whole.threshold
+
+    def test_only_training_counts(self):
+        loss = build("ogc", interval=1, queue=20)
+        (logits, target), (_, _) = self.batches(2)
+        loss(logits, target)
+        with torch.no_grad():
+            loss(logits.clone().requires_grad_(), target)
+        loss.eval()(logits.clone().requires_grad_(), target)
+        assert len(loss._seen) == 0
+        target[:5] = -100
+        self.train(loss.train(), [(logits, target)])
+        assert len(loss._seen) == 15
+
+    def test_never_complains_of_the_progress(self, monkeypatch):
+        monkeypatch.setattr(losses, "UNTOLD_CALLS", 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.train(build("ogc"), self.batches(5))
+
+    def test_compiled(self):
+        torch._dynamo.reset()
+        loss, twin = (build("ogc", interval=2, queue=40) for _ in range(2))
+        compiled = torch.compile(loss, backend="eager")
+        batches = list(self.batches(8))
+        assert self.train(compiled, batches) == pytest.approx(self.train(twin, batches))
+        assert loss.threshold == twin.threshold
+
+
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
@@ -1190,6 +1334,15 @@ class TestNegativeLearning:
         ("truncated-gce", {"start": 2.0}),
         ("ldr-kl", {"lamb": 0.0}),
         ("ldr-kl", {"margin": -1.0}),
+        ("logit-clip", {"delta": 0.0}),
+        ("logit-clip", {"base": "nlnl"}),
+        ("logit-clip", {"base": "gec"}),
+        ("logit-clip", {"base": {"q": 0.7}}),
+        ("logit-clip", {"base": {"name": "gce", "p": 0.7}}),
+        ("ogc", {"q": 1.0}),
+        ("ogc", {"epsilon": 0.0}),
+        ("ogc", {"interval": 0}),
+        ("ogc", {"queue": 1}),
         ("ce", {"reduction": "median"}),
     ],
 )

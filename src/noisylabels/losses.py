@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, fin
 import torch
 from torch import Tensor, nn
 
-from noisylabels import _fused, functional, schedules
+from noisylabels import _fused, clipping, functional, schedules
 from noisylabels.errors import (
     CheckpointError,
     ConfigError,
@@ -67,12 +67,20 @@ class Scheduled(property):
         low: Least valid value.
         high: Greatest valid value.
         open: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
 
     Raises:
         ConfigError: A value is no number or out of its range.
     """
 
-    def __init__(self, *, low: float = 0.0, high: float = math.inf, open: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        low: float = 0.0,
+        high: float = math.inf,
+        open: bool = False,
+        below: bool = False,
+    ) -> None:
         # Functions, and a property: that is what every version of torch's compiler looks into.
         def read(loss: "Loss") -> float:
             held = loss.held[self._name]
@@ -82,7 +90,7 @@ class Scheduled(property):
             loss.held[self._name] = self._parsed(value)
 
         super().__init__(read, assign)
-        self._range: dict[str, Any] = {"low": low, "high": high, "open": open}
+        self._range: dict[str, Any] = {"low": low, "high": high, "open": open, "below": below}
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Take the attribute's name."""
@@ -1161,6 +1169,173 @@ class LabelDistributionallyRobustLoss(Loss):
         )
 
 
+@final
+class LogitClippedLoss(Loss):
+    """A loss of logits whose norm is clipped (LogitClip).
+
+    See :func:`noisylabels.functional.clip_logits`.
+
+    Args:
+        delta: The greatest norm, above 0; less is more robust.
+        base: The loss: a key of ``LOSSES``, or a table with that as ``"name"`` and its
+            hyper-parameters.
+
+    Raises:
+        ConfigError: There is no such loss, or class probabilities do not define it.
+
+    Example:
+        >>> loss = LogitClippedLoss(delta=1.5, base={"name": "gce", "q": 0.5})
+        >>> loss.base
+        {'name': 'gce', 'q': 0.5}
+    """
+
+    formula = "base(z min(1, delta/||z||))"
+    delta = Scheduled(open=True)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        delta: Hyperparameter = 1.0,
+        base: str | Mapping[str, Any] = "ce",
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.delta = delta
+        self.base = base
+        self.loss = _build_base(base)
+
+    def dynamic(self) -> dict[str, float]:
+        """Return the hyper-parameters that are schedules, those of the base loss among them."""
+        return super().dynamic() | self._base().dynamic()
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured."""
+        super().update(metrics)
+        self.loss.update(metrics)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        clipped = functional.clip_logits(input, delta=self.delta)
+        return self._base().per_example(clipped, target)
+
+    def _base(self) -> Loss:
+        """Return the base loss as it is at the present progress."""
+        self.loss._progress = self._progress
+        return self.loss
+
+
+def _build_base(base: str | Mapping[str, Any]) -> Loss:
+    table = {"name": base} if isinstance(base, str) else dict(base)
+    key = table.pop("name", None)
+    if not isinstance(key, str):
+        raise ConfigError(f'base: expected a table such as {{name = "gce", q = 0.7}}, got {base!r}')
+    if key not in LOSSES:
+        raise ConfigError(f"base: {unknown('loss', key, LOSSES)}")
+    known = hyperparameters(LOSSES[key])
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"base: {unknown(f'parameter of {key!r}', name, known)}")
+    loss = build(key, **table)
+    if loss.needs_indices:
+        raise ConfigError(f"base: expected a loss that class probabilities define, got {key!r}")
+    return loss
+
+
+@final
+class OptimizedGradientClippingLoss(Loss):
+    r"""Generalized cross entropy whose gradient is clipped by how losses are spread (OGC).
+
+    See :func:`noisylabels.functional.clipped_gradient`. In training it remembers the losses of the
+    last examples, and now and then finds the threshold anew, see
+    :func:`noisylabels.clipping.clipping_threshold`. What it remembers is part of its state. Only
+    calls count whose logits want a gradient, and only of the loss itself, not of ``per_example``.
+
+    Args:
+        q: Exponent, in [0, 1); at 0 it is cross entropy.
+        epsilon: How much more of the gradient wrong labels may have than right ones, above 0.
+        interval: Calls between two thresholds, at least 1.
+        queue: Examples that are remembered, at least 2; before there are as many, nothing is
+            clipped.
+
+    Attributes:
+        threshold: The probability of a label below which the gradient is clipped at present.
+    """
+
+    formula = "(1 - p_y^q)/q, below p_y = t its tangent at t; t from a mixture of -log p_y"
+    needs_indices = True
+    q = Scheduled(high=1, below=True)
+    epsilon = Scheduled(open=True)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        q: Hyperparameter = 0.0,
+        epsilon: Hyperparameter = 2.0,
+        interval: int = 32,
+        queue: int = 4096,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.q, self.epsilon = q, epsilon
+        self.interval = check_count("interval", interval, low=1)
+        self.queue = check_count("queue", queue, low=2)
+        self.threshold = clipping.LEAST_PROBABILITY
+        self._seen = torch.zeros(0)
+        self._since = 0
+        # The threshold moves without the progress.
+        self._told = not super().dynamic()
+
+    def dynamic(self) -> dict[str, float]:
+        """Return ``threshold``, and the hyper-parameters that are schedules."""
+        return super().dynamic() | {"threshold": self.threshold}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in training remember the losses in it."""
+        if self.training and input.requires_grad and torch.is_grad_enabled():
+            self._remember(input.detach(), target)
+        return super().forward(input, target)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        functional.require_indices("optimized_gradient_clipping", target)
+        return functional.clipped_gradient(input, target, q=self.q, threshold=self.threshold)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and what is remembered."""
+        return super().get_extra_state() | {
+            "threshold": self.threshold,
+            "seen": self._seen.cpu(),
+            "since": self._since,
+        }
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if isinstance(state, Mapping):
+            self.threshold = state.get("threshold", self.threshold)
+            self._seen = state.get("seen", self._seen)
+            self._since = state.get("since", self._since)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _remember(self, input: Tensor, target: Tensor) -> None:
+        if torch._C._are_functorch_transforms_active() or target.is_floating_point():
+            return
+        counted = target != self.ignore_index
+        each = functional.cross_entropy(input, target.masked_fill(~counted, 0))
+        # As far as the least probability that counts.
+        new = each[counted].float().clamp(max=-math.log(clipping.LEAST_PROBABILITY))
+        self._seen = torch.cat([self._seen.to(new.device), new])[-self.queue :]
+        self._since += 1
+        if self._since >= self.interval:
+            self._since = 0
+            if len(self._seen) == self.queue:
+                self.threshold = clipping.clipping_threshold(
+                    self._seen, q=self.q, epsilon=self.epsilon
+                )
+
+
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
     weight: Tensor | None = None,
     *,
@@ -1282,6 +1457,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "eps-softmax": EpsilonSoftmaxLoss,
     "truncated-gce": TruncatedGeneralizedCrossEntropyLoss,
     "ldr-kl": LabelDistributionallyRobustLoss,
+    "logit-clip": LogitClippedLoss,
+    "ogc": OptimizedGradientClippingLoss,
 }
 
 
