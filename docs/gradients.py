@@ -10,6 +10,8 @@ from torch import Tensor
 from noisylabels.losses import OptimizedGradientClippingLoss, build
 from noisylabels.paper.gradients import slope_of
 
+# Of 40 % of labels another is given.
+SYMMETRIC = [[0.6 if k == j else 0.4 / 9 for j in range(10)] for k in range(10)]
 # page: (key, hyper-parameters, progress) of each curve
 CURVES: dict[str, list[tuple[str, dict[str, Any], float]]] = {
     "ce": [("ce", {}, 0), ("poly1", {"epsilon": 2.0}, 0), ("poly1", {"epsilon": 10.0}, 0)],
@@ -37,6 +39,7 @@ CURVES: dict[str, list[tuple[str, dict[str, Any], float]]] = {
     "epsilon": [("eps-softmax", {"alpha": 0.3, "beta": 0.5, "m": m}, 0) for m in (0, 10, 1e4)],
     "ldr": [("ldr-kl", {"lamb": lamb}, 0) for lamb in (0.5, 1, 10)],
     "logitclip": [("logit-clip", {"delta": delta}, 0) for delta in (0.5, 1, 2.5)],
+    "corrections": [(key, {"matrix": SYMMETRIC}, 0) for key in ("forward", "backward")],
     # Its threshold is no hyper-parameter, but what it has found.
     "ogc": [("ogc", {"threshold": t}, 0) for t in (0.02, 0.1, 0.3)],
     "dal": [("dal", {}, progress) for progress in (0.0, 0.4, 0.7, 1.0)],
@@ -55,7 +58,8 @@ def draw_all(folder: Path) -> None:
             figure = Figure(figsize=(5.2, 3.2), layout="constrained")
             axes = figure.subplots()
             for key, hyperparameters, progress in curves:
-                settings = ", ".join(f"{k} {v:g}" for k, v in hyperparameters.items())
+                numbers = {k: v for k, v in hyperparameters.items() if not isinstance(v, list)}
+                settings = ", ".join(f"{k} {v:g}" for k, v in numbers.items())
                 when = f"t = {progress:g}" if key == "dal" else settings
                 axes.plot(*_slope(key, hyperparameters, progress), label=f"{key} {when}".strip())
             axes.set(xlabel="$p_y$", ylabel=r"$\partial \ell / \partial p_y$")

@@ -214,3 +214,32 @@ def clipped(z, y, q, threshold):
 def logit_clip(z, y, delta, base):
     norm = math.sqrt(sum(x * x for x in z))
     return gce([x * min(1.0, delta / norm) for x in z], y, base["q"])
+
+
+def forward(z, y, matrix):
+    return -math.log(sum(x * row[y] for x, row in zip(softmax(z), matrix, strict=True)))
+
+
+def backward(z, y, matrix):
+    """Row y of the inverse is what the transposed matrix makes unit vector y of."""
+    size = len(matrix)
+    rows = [[matrix[k][j] for k in range(size)] + [float(j == y)] for j in range(size)]
+    for column in range(size):
+        pivot = max(range(column, size), key=lambda r: abs(rows[r][column]))
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        rows[column] = [x / rows[column][column] for x in rows[column]]
+        for r in range(size):
+            if r != column:
+                factor = rows[r][column]
+                rows[r] = [x - factor * p for x, p in zip(rows[r], rows[column], strict=True)]
+    return sum(row[-1] * ce(z, k) for k, row in enumerate(rows))
+
+
+def peer(rows, labels, pairs, alpha, q):
+    def each(z, y):
+        return gce(z, y, q)
+
+    return [
+        each(z, y) - alpha * each(rows[i], labels[j])
+        for z, y, i, j in zip(rows, labels, *pairs, strict=True)
+    ]

@@ -16,7 +16,7 @@ from torch import nn
 
 import naive
 from noisylabels import functional, losses, schedules
-from noisylabels.errors import CheckpointError, ConfigError
+from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.losses import (
     LOSSES,
     GeneralizedJensenShannonLoss,
@@ -31,6 +31,14 @@ DAL = {"q_start": 0.6, "q_end": 1.5, "lambda_end": 1.0}
 SR = {"tau": 0.5, "lamb": 1.5, "p": 0.1, "rho": 1.02, "r": 2, "epochs": 150}
 APL = {"alpha": 10.0, "beta": 0.1}
 ASYMMETRIC = {"alpha": 1.0, "beta": 0.4, "a": 6.0, "q": 1.5}
+# Of three classes wrong labels go to the next, of two nowhere.
+MATRIX = [
+    [0.7, 0.3, 0.0, 0.0, 0.0],
+    [0.0, 0.6, 0.4, 0.0, 0.0],
+    [0.1, 0.1, 0.5, 0.2, 0.1],
+    [0.0, 0.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0],
+]
 
 # name: (key, hyper-parameters, progress, the naive loss of one example)
 CASES = {
@@ -147,6 +155,8 @@ CASES = {
         0.0,
         naive.logit_clip,
     ),
+    "forward": ("forward", {"matrix": MATRIX}, 0.0, naive.forward),
+    "backward": ("backward", {"matrix": MATRIX}, 0.0, naive.backward),
     "ldr-kl": ("ldr-kl", {"lamb": 10.0, "margin": 0.1}, 0.0, naive.ldr_kl),
     "ldr-kl sharp": ("ldr-kl", {"lamb": 0.5, "margin": 2.0}, 0.0, naive.ldr_kl),
     "ldr-kl of logits": (
@@ -160,7 +170,7 @@ CASES = {
 # over the logits, drawn labels.
 KINDS = ("gce", "dgce", "dal", "nlnl")
 # Losses that class probabilities define.
-INDICES = {"nlnl", "ogc"}
+INDICES = {"nlnl", "ogc", "peer"}
 SOFT = sorted(set(LOSSES) - INDICES)
 # Every hyper-parameter that may be a schedule.
 SCHEDULABLE = [
@@ -344,6 +354,11 @@ class TestLimits:
             ("logit-clip", {"delta": 1e3}, 0, "ce", 1e-12),
             ("ogc", {}, 0, "ce", 1e-12),
             ("ogc", {"q": 0.7}, 0, "gce", 1e-12),
+            ("forward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
+            ("backward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
+            ("peer", {"alpha": 0.0}, 0, "ce", 1e-12),
+            ("forward", {}, 0, "ce", 1e-12),
+            ("backward", {}, 1, "ce", 1e-12),
         ],
     )
     def test_limit(self, key, hyperparameters, progress, limit, tolerance):
@@ -514,10 +529,11 @@ class TestNumbers:
     @pytest.mark.parametrize("case", CASES)
     def test_vanishing_probability_keeps_the_gradient_of_the_formula(self, case):
         target = torch.tensor([0])
-        logits = torch.tensor([[-30.0, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+        logits = torch.tensor([[-30.0, 0.0, 1.0, 0.5, -1.0]]).double().requires_grad_()
         (gradient,) = torch.autograd.grad(make(case)(logits, target), logits)
         step = 1e-5
-        ends = torch.tensor([[-30 + step, 0, 1], [-30 - step, 0, 1]], dtype=torch.float64)
+        ends = logits.detach().repeat(2, 1)
+        ends[:, 0] += torch.tensor([step, -step])
         up, down = expected(case, ends, torch.tensor([0, 0]))
         assert gradient[0, 0].item() == pytest.approx((up - down) / (2 * step), abs=2e-9, rel=1e-5)
 
@@ -656,6 +672,7 @@ class TestContract:
         for loss, shape in (
             (build("nlnl"), (6, 5)),
             (build("ogc"), (6, 5)),
+            (build("peer"), (6, 5)),
             (GeneralizedJensenShannonLoss(), (2, 6, 5)),
         ):
             logits = torch.randn(shape)
@@ -816,7 +833,9 @@ class TestLabelSmoothing:
         with pytest.raises(IndexError, match="Target 5 is out of bounds"):
             loss(torch.randn(2, 5), torch.tensor([0, 5]))
 
-    @pytest.mark.parametrize("made", [LOSSES["nlnl"], LOSSES["ogc"], GeneralizedJensenShannonLoss])
+    @pytest.mark.parametrize(
+        "made", [LOSSES["nlnl"], LOSSES["ogc"], LOSSES["peer"], GeneralizedJensenShannonLoss]
+    )
     def test_is_refused_where_probabilities_do_not_define_the_loss(self, made):
         with pytest.raises(ConfigError, match=r"label_smoothing must be 0, got 0\.1"):
             made(label_smoothing=0.1)
@@ -851,6 +870,7 @@ class TestHyperparameters:
             "ldr-kl": ["lamb", "margin"],
             "logit-clip": ["delta"],
             "ogc": ["q", "epsilon"],
+            "peer": ["alpha"],
         }
 
     @pytest.mark.parametrize(("key", "name"), SCHEDULABLE)
@@ -1087,6 +1107,8 @@ SCHEDULED = {
     "eps-softmax": {"alpha": linear(0.1, 0.01), "m": linear(0.0, 1e4)},
     "truncated-gce": {"q": linear(0.5, 1.0), "k": linear(0.1, 0.5), "start": 0.0},
     "ldr-kl": {"lamb": linear(1.0, 10.0), "margin": linear(0.1, 2.0)},
+    "forward": {"matrix": MATRIX},
+    "backward": {"matrix": MATRIX},
     "logit-clip": {"delta": linear(0.5, 2.0), "base": {"name": "gce", "q": linear(0.5, 1.5)}},
 }
 
@@ -1206,6 +1228,163 @@ class TestLogitClip:
         bound = config.bind(run.loss, LOSSES["logit-clip"], "loss")
         assert json.loads(json.dumps(bound)) == {key: loss[key] for key in ("delta", "base")}
         assert build("logit-clip", **bound).loss.q == 0.5
+
+
+class TestCorrection:
+    def test_backward_has_the_mean_of_the_true_labels(self, batch):
+        logits, target = batch
+        given = torch.tensor(MATRIX, dtype=torch.float64)[target]
+        loss = build("backward", matrix=MATRIX)
+        torch.testing.assert_close(loss(logits, given), build("ce")(logits, target))
+
+    def test_forward_is_least_where_the_true_labels_are_predicted(self):
+        """With labels that follow the matrix, and with cross entropy somewhere else."""
+        matrix = torch.tensor(MATRIX, dtype=torch.float64)
+        truth = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1], dtype=torch.float64)
+        given = (truth @ matrix)[None]
+        for key, least in (("forward", True), ("ce", False)):
+            logits = truth.log()[None].requires_grad_()
+            loss = build(key, **({"matrix": MATRIX} if least else {}))
+            (gradient,) = torch.autograd.grad(loss(logits, given), logits)
+            assert gradient.abs().max().lt(1e-12) == least
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_a_matrix_in_a_runs_file(self, key, tmp_path, batch):
+        np.save(tmp_path / "t.npy", np.array(MATRIX))
+        wanted = build(key, matrix=MATRIX)(*batch)
+        for matrix in (MATRIX, str(tmp_path / "t.npy")):
+            run = config.parse({"data": "digits", "loss": {"name": key, "matrix": matrix}})
+            bound = config.bind(run.loss, LOSSES[key], "loss")
+            torch.testing.assert_close(build(key, **bound)(*batch), wanted)
+        with pytest.raises(DataError, match="no.npy"):
+            build(key, matrix=tmp_path / "no.npy")
+
+    def test_a_matrix_of_other_classes(self, batch):
+        with pytest.raises(ConfigError, match="matrix: expected 5 x 5 numbers.*got 2 x 2"):
+            build("forward", matrix=[[0.9, 0.1], [0.0, 1.0]])(*batch)
+
+    @staticmethod
+    def train(loss, steps):
+        """Train on labels of which class 0 has a third of the next class's."""
+        values = []
+        for step in steps:
+            loss.progress = step / 20
+            generator = torch.Generator().manual_seed(step)
+            true = torch.randint(3, (60,), generator=generator)
+            wrong = (true == 0) & (torch.rand(60, generator=generator) < 1 / 3)
+            logits = 5 * nn.functional.one_hot(true, 3).float()
+            logits = (logits + torch.randn(60, 3, generator=generator)).requires_grad_()
+            values.append(loss(logits, torch.where(wrong, 1, true)).item())
+        return values
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_is_estimated_after_the_warm_up(self, key):
+        loss = build(key, warmup=0.5, queue=300)
+        plain = self.train(build("ce"), range(20))
+        assert self.train(loss, range(10)) == plain[:10]
+        assert loss.dynamic() == {"corrected": 0.0}
+        assert len(loss._seen[0]) == len(loss._seen[1]) == 300
+        after = self.train(loss, range(10, 20))
+        assert loss.dynamic() == {"corrected": 1.0}
+        wanted = torch.tensor([[2 / 3, 1 / 3, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+        torch.testing.assert_close(loss.transition, wanted, atol=0.1, rtol=0)
+        given = build(key, matrix=loss.transition)
+        assert after == pytest.approx(self.train(given, range(10, 20)))
+        assert given.dynamic() == {}
+
+    @pytest.mark.parametrize("cut", [4, 10, 15])
+    def test_goes_on_exactly_where_it_was(self, cut):
+        whole, begun, resumed = (build("backward", warmup=0.5, queue=300) for _ in range(3))
+        wanted = self.train(whole, range(20))
+        values = self.train(begun, range(cut))
+        file = io.BytesIO()
+        torch.save(begun.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert values + self.train(resumed, range(cut, 20)) == wanted
+
+    def test_ignored_examples_are_not_remembered(self, batch):
+        logits, target = batch
+        target[:2] = -100
+        loss = build("forward")
+        loss(logits.requires_grad_(), target)
+        assert loss._seen[1].tolist() == target[2:].tolist()
+        loss(torch.randn(4, 5, 3, requires_grad=True), torch.randint(5, (4, 3)))
+        assert loss._seen[0].shape == (16, 5)
+
+
+class TestPeer:
+    def test_equals_naive_computation(self, batch):
+        logits, target = batch
+        loss = build("peer", alpha=0.7, base={"name": "gce", "q": 0.5}, reduction="none")
+        loss.eval()
+        pairs = loss._draw(torch.ones(6, dtype=torch.bool))
+        wanted = naive.peer(logits.tolist(), target.tolist(), pairs.tolist(), 0.7, 0.5)
+        np.testing.assert_allclose(loss(logits, target).numpy(), wanted, rtol=1e-10)
+        assert torch.autograd.gradcheck(loss, (logits.requires_grad_(), target))
+
+    def test_pairs_are_uniform_and_of_what_is_kept(self):
+        loss = build("peer")
+        kept = torch.arange(6) != 2
+        drawn = []
+        for loss.drawn in range(2000):
+            drawn.append(loss._draw(kept))
+        pairs = torch.stack(drawn, 1).reshape(2, -1)
+        for each in pairs:
+            share = torch.bincount(each, minlength=6) / len(each)
+            wanted = torch.tensor([0.2, 0.2, 0, 0.2, 0.2, 0.2])
+            torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
+        # An example and a label of its own no more often than by chance.
+        assert abs((pairs[0] == pairs[1]).double().mean() - 0.2) < 0.02
+        assert build("peer", seed=1)._draw(kept).tolist() != build("peer")._draw(kept).tolist()
+
+    def test_ignored_examples_count_for_nothing(self, batch):
+        logits, target = batch
+        target[[0, 3]] = -100
+        loss, without = build("peer", alpha=0.5), build("peer")
+        (gradient,) = torch.autograd.grad(loss(logits.requires_grad_(), target), logits)
+        assert gradient[[0, 3]].eq(0).all()
+        assert gradient[[1, 2, 4, 5]].ne(0).any(1).all()
+        ignored = torch.full((6,), -100)
+        assert without(logits, ignored).isnan()
+        assert build("peer", reduction="sum")(logits, ignored) == 0
+
+    def test_weights_scale_examples_and_the_mean(self, batch):
+        logits, target = batch
+        weight = torch.rand(5, dtype=torch.float64)
+        each = build("peer", reduction="none")(logits, target)
+        scaled = build("peer", weight=weight)(logits, target)
+        torch.testing.assert_close(scaled, (weight[target] * each).sum() / weight[target].sum())
+
+    def test_goes_on_exactly_where_it_was_whatever_torch_draws(self, batch):
+        logits, target = batch
+        logits.requires_grad_()
+
+        def values(loss, count):
+            torch.rand(3)
+            return [loss(logits, target).item() for _ in range(count)]
+
+        whole, begun, resumed = (build("peer") for _ in range(3))
+        wanted = values(whole, 8)
+        assert len(set(wanted)) > 1
+        first = values(begun, 3)
+        begun.eval()(logits, target)
+        with torch.no_grad():
+            begun.train()(logits, target)
+        file = io.BytesIO()
+        torch.save(begun.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert first + values(resumed, 5) == wanted
+        assert values(pickle.loads(pickle.dumps(resumed)), 2) == values(whole, 2)
+
+    def test_arranged_examples(self):
+        logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
+        rows = logits.movedim(1, -1).reshape(-1, 5)
+        each = build("peer", reduction="none")(logits, target)
+        torch.testing.assert_close(
+            each.reshape(-1), build("peer", reduction="none")(rows, target.reshape(-1))
+        )
 
 
 class TestOptimizedGradientClipping:
@@ -1339,6 +1518,14 @@ class TestOptimizedGradientClipping:
         ("logit-clip", {"base": "gec"}),
         ("logit-clip", {"base": {"q": 0.7}}),
         ("logit-clip", {"base": {"name": "gce", "p": 0.7}}),
+        ("forward", {"matrix": [[0.5, 0.5]]}),
+        ("forward", {"matrix": [[0.5, 0.4], [0.0, 1.0]]}),
+        ("forward", {"warmup": 0.0}),
+        ("backward", {"matrix": [[0.5, 0.5], [0.5, 0.5]]}),
+        ("backward", {"queue": 0}),
+        ("peer", {"alpha": -1.0}),
+        ("peer", {"base": "ogc"}),
+        ("peer", {"seed": -1}),
         ("ogc", {"q": 1.0}),
         ("ogc", {"epsilon": 0.0}),
         ("ogc", {"interval": 0}),

@@ -1139,6 +1139,144 @@ def clipped_gradient(input: Tensor, target: Tensor, *, q: float, threshold: floa
     return _expectation(clipped, input, target)
 
 
+def forward_corrected(input: Tensor, target: Tensor, *, matrix: Tensor) -> Tensor:
+    r"""Cross entropy of the labels that a prediction lets expect, per example.
+
+    .. math:: \ell = -\log \sum_k T_{ky} \, p_k
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities; with these it takes C times the
+            memory.
+        matrix: Probabilities :math:`T` of each given label (columns) for each true one (rows).
+
+    Returns:
+        The loss of each example, in [0, inf).
+
+    Shape:
+        As for :func:`cross_entropy`; ``matrix``: (C, C).
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> matrix = torch.tensor([[0.7, 0.3], [0.3, 0.7]])
+        >>> forward_corrected(torch.tensor([[0.0, 99.0]]), torch.tensor([0]), matrix=matrix)
+        tensor([1.2040])
+
+    References:
+        Patrini, Rozza, Menon, Nock, Qu, "Making Deep Neural Networks Robust to Label Noise: a Loss
+        Correction Approach", 2017.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    given = matrix.to(log_p).log()
+    if target.is_floating_point():
+        expected = (log_p.movedim(dim, -1).unsqueeze(-1) + given).logsumexp(-2).movedim(-1, dim)
+        return _expectation_of(lambda log_q: -log_q, expected, target)
+    F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
+    return -(log_p.movedim(dim, -1) + given.T[target.long()]).logsumexp(-1)
+
+
+def backward_corrected(input: Tensor, target: Tensor, *, inverse: Tensor) -> Tensor:
+    r"""Cross entropy of the true labels as it is to be expected from the given ones, per example.
+
+    .. math:: \ell = -\sum_k (T^{-1})_{yk} \log p_k
+
+    Its mean over given labels that follow the matrix is cross entropy's mean over the true ones.
+
+    Args:
+        input: Logits; classes of -inf logits count for nothing.
+        target: Class indices in [0, C), or class probabilities.
+        inverse: The inverse of the probabilities :math:`T` of each given label (columns) for each
+            true one (rows).
+
+    Returns:
+        The loss of each example; it can be negative without bound.
+
+    Shape:
+        As for :func:`cross_entropy`; ``inverse``: (C, C).
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> inverse = torch.tensor([[0.7, 0.3], [0.3, 0.7]]).inverse()
+        >>> backward_corrected(torch.zeros(1, 2), torch.tensor([0]), inverse=inverse)
+        tensor([0.6931])
+
+    References:
+        Patrini, Rozza, Menon, Nock, Qu, "Making Deep Neural Networks Robust to Label Noise: a Loss
+        Correction Approach", 2017.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    log_p = log_p.masked_fill(log_p == -math.inf, 0)
+    weights = inverse.to(log_p)
+    if target.is_floating_point():
+        if target.shape != log_p.shape:
+            F.cross_entropy(log_p, target)  # raises what torch raises
+        share = target.to(log_p.dtype).movedim(dim, -1) @ weights
+    else:
+        F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
+        share = weights[target.long()]
+    return -(share * log_p.movedim(dim, -1)).sum(-1)
+
+
+def peer(
+    function: Callable[[Tensor, Tensor], Tensor],
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float,
+    pairs: Tensor,
+) -> Tensor:
+    r"""Peer loss per example: a loss less that of examples with the labels of others.
+
+    .. math:: \ell_n = \ell(z_n, y_n) - \alpha \, \ell(z_{i_n}, y_{j_n})
+
+    What a network says of any example, whatever its label is, is taken off. A pair of which the
+    loss is infinite, for a -inf logit, counts for nothing.
+
+    Args:
+        function: ``(input, target) -> per-example loss``, the loss on the right.
+        input: Logits.
+        target: Class indices in [0, C).
+        alpha: Weight of the pairs, at least 0.
+        pairs: For each example the indices i and j of the two that make its pair.
+
+    Returns:
+        The loss of each example; without bound below if the loss has none above.
+
+    Shape:
+        ``input`` and ``target`` as for :func:`cross_entropy`; ``pairs``: (2, N d1 ...), indices
+        into the places of ``target`` in order; output: as ``target``.
+
+    Raises:
+        TypeError: ``target`` holds class probabilities.
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0, 9.0], [9.0, 0.0]]), torch.tensor([1, 0])
+        >>> pairs = torch.tensor([[0, 1], [1, 1]])
+        >>> peer(mean_absolute_error, x, y, alpha=1.0, pairs=pairs)
+        tensor([-0.9998,  0.0000])
+
+    References:
+        Liu, Guo, "Peer Loss Functions: Learning from Noisy Labels without Knowing Noise Rates",
+        2020; both of a pair are of the batch.
+    """
+    require_indices("peer", target)
+    own = function(input, target)
+    if target.numel() == 0:
+        return own
+    rows = input.movedim(_class_dim(input), -1).reshape(-1, input.shape[_class_dim(input)])
+    first, second = pairs
+    others = function(rows[first], target.reshape(-1)[second])
+    others = others.masked_fill(others.isinf(), 0)
+    return own - alpha * others.reshape(own.shape)
+
+
 def clip_logits(input: Tensor, *, delta: float) -> Tensor:
     r"""Scale logits down to a greatest norm.
 

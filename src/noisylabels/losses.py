@@ -18,17 +18,19 @@ which a training loop sets.
 """
 
 import functools
+import hashlib
 import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, final, overload
 
 import torch
 from torch import Tensor, nn
 
-from noisylabels import _fused, clipping, functional, schedules
+from noisylabels import _fused, clipping, estimation, functional, noise, schedules
 from noisylabels.errors import (
     CheckpointError,
     ConfigError,
@@ -1207,7 +1209,7 @@ class LogitClippedLoss(Loss):
 
     def dynamic(self) -> dict[str, float]:
         """Return the hyper-parameters that are schedules, those of the base loss among them."""
-        return super().dynamic() | self._base().dynamic()
+        return super().dynamic() | _following(self.loss, self).dynamic()
 
     def update(self, metrics: Mapping[str, float]) -> None:
         """Tell the stateful schedules what has been measured."""
@@ -1217,12 +1219,7 @@ class LogitClippedLoss(Loss):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         clipped = functional.clip_logits(input, delta=self.delta)
-        return self._base().per_example(clipped, target)
-
-    def _base(self) -> Loss:
-        """Return the base loss as it is at the present progress."""
-        self.loss._progress = self._progress
-        return self.loss
+        return _following(self.loss, self).per_example(clipped, target)
 
 
 def _build_base(base: str | Mapping[str, Any]) -> Loss:
@@ -1334,6 +1331,289 @@ class OptimizedGradientClippingLoss(Loss):
                 self.threshold = clipping.clipping_threshold(
                     self._seen, q=self.q, epsilon=self.epsilon
                 )
+
+
+class _Corrected(Loss):
+    """A loss corrected by a matrix of which label is given for which true one.
+
+    The matrix is given; or it is estimated, once, from the predictions of the last examples of the
+    warm-up, before which there is no correction.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None,
+        matrix: Path | Sequence[Sequence[float]] | None,
+        warmup: float,
+        queue: int,
+        options: LossOptions,
+    ) -> None:
+        super().__init__(weight, **options)
+        self.matrix = matrix
+        self.warmup = check_range("warmup", warmup, high=1, open=True)
+        self.queue = check_count("queue", queue, low=1)
+        self._use(None if matrix is None else noise.read_matrix(matrix))
+        self._seen = torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)
+
+    @abstractmethod
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, by what :meth:`correction` has made."""
+
+    def correction(self, transition: Tensor) -> Tensor:
+        """Make of the matrix, once, what corrects with."""
+        return transition
+
+    def dynamic(self) -> dict[str, float]:
+        """Return whether an estimated matrix is there yet, as ``corrected``."""
+        if self.matrix is not None:
+            return super().dynamic()
+        return super().dynamic() | {"corrected": float(self.transition is not None)}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
+        waits = self.transition is None and self.training
+        if waits and input.requires_grad and torch.is_grad_enabled():
+            self._remember(input.detach(), target)
+        return super().forward(input, target)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        if self._correction is None:
+            return functional.cross_entropy(input, target)
+        classes, rows = input.shape[0 if input.ndim == 1 else 1], len(self._correction)
+        if rows != classes:
+            raise ConfigError(
+                f"matrix: expected {classes} x {classes} numbers, one row per class, "
+                f"got {rows} x {rows}"
+            )
+        return self.corrected(input, target, self._correction)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and what is remembered."""
+        state = super().get_extra_state()
+        if self.matrix is None:
+            predicted, given = self._seen
+            state |= {
+                "transition": self.transition,
+                "predicted": predicted.cpu(),
+                "given": given.cpu(),
+            }
+        return state
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if self.matrix is None and isinstance(state, Mapping) and "predicted" in state:
+            self._use(state["transition"])
+            self._seen = state["predicted"], state["given"]
+
+    def _use(self, transition: Tensor | None) -> None:
+        self.transition = transition
+        self._correction = None if transition is None else self.correction(transition)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _remember(self, input: Tensor, target: Tensor) -> None:
+        if torch._C._are_functorch_transforms_active() or target.is_floating_point():
+            return
+        if self.progress >= self.warmup and len(self._seen[0]):
+            predicted, given = (each.cpu() for each in self._seen)
+            joint = estimation.confident_joint(predicted, given)
+            self._use(estimation.transition_matrix(joint))
+            self._seen = predicted[:0], given[:0]
+            return
+        functional.cross_entropy(input, target.masked_fill(target == self.ignore_index, 0))
+        dim = 0 if input.ndim == 1 else 1
+        rows = input.float().softmax(dim).movedim(dim, -1).reshape(-1, input.shape[dim])
+        labels = target.reshape(-1).long()
+        kept = labels != self.ignore_index
+        predicted, given = (each.to(input.device) for each in self._seen)
+        predicted = torch.cat([predicted.reshape(-1, rows.shape[1]), rows[kept]])
+        self._seen = predicted[-self.queue :], torch.cat([given, labels[kept]])[-self.queue :]
+
+
+@final
+class ForwardCorrectedLoss(_Corrected):
+    """Cross entropy of the labels that a prediction lets expect (forward correction).
+
+    See :func:`noisylabels.functional.forward_corrected`. An estimated matrix is that of
+    :func:`noisylabels.estimation.confident_joint`, for predictions in training; it is part of the
+    state, and so is what has been seen of the warm-up.
+
+    Args:
+        matrix: Probability of each given label (columns) for each true one (rows), or a ``.npy`` or
+            ``.csv`` file of them; estimated by default.
+        warmup: Progress at which it is estimated, in (0, 1]; before it is cross entropy.
+        queue: Last examples of the warm-up that it is estimated from, at least 1.
+
+    Raises:
+        ConfigError: The matrix is not square, or a row of it is no distribution.
+        DataError: The matrix's file cannot be read.
+    """
+
+    formula = "-log sum_k T_ky p_k, T given, or estimated after a warm-up"
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        matrix: Path | Sequence[Sequence[float]] | None = None,
+        warmup: float = 0.2,
+        queue: int = 8192,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, matrix, warmup, queue, options)
+
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, corrected."""
+        return functional.forward_corrected(input, target, matrix=correction)
+
+
+@final
+class BackwardCorrectedLoss(_Corrected):
+    """Cross entropy of the true labels, as expected from the given ones (backward correction).
+
+    See :func:`noisylabels.functional.backward_corrected`, and :class:`ForwardCorrectedLoss` for how
+    the matrix is estimated.
+
+    Args:
+        matrix: Probability of each given label (columns) for each true one (rows), or a ``.npy`` or
+            ``.csv`` file of them; estimated by default.
+        warmup: Progress at which it is estimated, in (0, 1]; before it is cross entropy.
+        queue: Last examples of the warm-up that it is estimated from, at least 1.
+
+    Raises:
+        ConfigError: The matrix is not square, a row of it is no distribution, or it has no inverse.
+        DataError: The matrix's file cannot be read.
+    """
+
+    formula = "-sum_k (T^-1)_yk log p_k, T given, or estimated after a warm-up"
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        matrix: Path | Sequence[Sequence[float]] | None = None,
+        warmup: float = 0.2,
+        queue: int = 8192,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, matrix, warmup, queue, options)
+        if self.transition is not None:
+            rank = int(torch.linalg.matrix_rank(self.transition))
+            if rank < len(self.transition):
+                raise ConfigError(
+                    f"matrix: expected one that has an inverse, got {len(self.transition)} rows "
+                    f"of rank {rank}"
+                )
+
+    def correction(self, transition: Tensor) -> Tensor:
+        """Invert the matrix."""
+        # An estimated one need not have an inverse.
+        inverse: Tensor = torch.linalg.pinv(transition)
+        return inverse
+
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, corrected."""
+        return functional.backward_corrected(input, target, inverse=correction)
+
+
+@final
+class PeerLoss(Loss):
+    r"""A loss less that of examples with the labels of others (peer loss).
+
+    See :func:`noisylabels.functional.peer`. Which examples and labels make the pairs of a batch is
+    drawn from the number of training calls and ``seed`` alone, not from torch's generator: the
+    number is the state. Ignored examples are in no pair. A call counts as one in training if its
+    logits want a gradient.
+
+    Args:
+        alpha: Weight of the pairs, at least 0.
+        base: The loss: a key of ``LOSSES``, or a table with that as ``"name"`` and its
+            hyper-parameters.
+        seed: What the draws start from, at least 0.
+
+    Raises:
+        ConfigError: There is no such loss, or class probabilities do not define it.
+    """
+
+    formula = "base(z_n, y_n) - alpha base(z_i, y_j), i and j drawn from the batch"
+    needs_indices = True
+    alpha = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        base: str | Mapping[str, Any] = "ce",
+        seed: int = 0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha = alpha
+        self.base = base
+        self.loss = _build_base(base)
+        self.seed = check_count("seed", seed)
+        self.drawn = 0
+
+    def dynamic(self) -> dict[str, float]:
+        """Return the hyper-parameters that are schedules, those of the base loss among them."""
+        return super().dynamic() | _following(self.loss, self).dynamic()
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured."""
+        super().update(metrics)
+        self.loss.update(metrics)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in training count it."""
+        value = super().forward(input, target)
+        if self.training and input.requires_grad and torch.is_grad_enabled():
+            self.drawn += 1
+        return value
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, with pairs of all of them."""
+        return self._each(input, target, torch.ones_like(target, dtype=torch.bool))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and how often it drew."""
+        return super().get_extra_state() | {"drawn": self.drawn}
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if isinstance(state, Mapping):
+            self.drawn = state.get("drawn", self.drawn)
+
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        functional.require_indices("peer", target)
+        kept = target != self.ignore_index
+        return self._reduce(lambda z, y: self._each(z, y, kept), input, target)
+
+    def _each(self, input: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+        functional.require_indices("peer", target)
+        each = _following(self.loss, self).per_example
+        pairs = self._draw(kept.reshape(-1))
+        return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _draw(self, kept: Tensor) -> Tensor:
+        """Draw an example and a label for each place: indices into what is kept."""
+        # Of a seed torch's generator takes no more than four bytes.
+        digest = hashlib.sha256(f"{self.seed} {self.drawn}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        chances = torch.rand(2, len(kept), generator=generator, dtype=torch.float64)
+        places = kept.nonzero().flatten()
+        if len(places) == 0:
+            return torch.zeros(2, len(kept), dtype=torch.int64, device=kept.device)
+        return places[(chances.to(kept.device) * len(places)).long()]
+
+
+def _following(loss: Loss, leader: Loss) -> Loss:
+    """Return a base loss as it is at the progress of the loss that it is part of."""
+    loss._progress = leader._progress
+    return loss
 
 
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
@@ -1459,6 +1739,9 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "ldr-kl": LabelDistributionallyRobustLoss,
     "logit-clip": LogitClippedLoss,
     "ogc": OptimizedGradientClippingLoss,
+    "forward": ForwardCorrectedLoss,
+    "backward": BackwardCorrectedLoss,
+    "peer": PeerLoss,
 }
 
 
