@@ -1466,13 +1466,19 @@ class TestOptimizedGradientClipping:
             warnings.simplefilter("error")
             self.train(build("ogc"), self.batches(5))
 
-    def test_compiled(self):
+    @pytest.mark.parametrize(
+        ("key", "hyperparameters"),
+        [("ogc", {"interval": 2, "queue": 40}), ("forward", {"warmup": 0.5}), ("peer", {})],
+    )
+    def test_what_remembers_may_be_compiled_in_pieces(self, key, hyperparameters):
         torch._dynamo.reset()
-        loss, twin = (build("ogc", interval=2, queue=40) for _ in range(2))
+        loss, twin = (build(key, **hyperparameters) for _ in range(2))
         compiled = torch.compile(loss, backend="eager")
         batches = list(self.batches(8))
-        assert self.train(compiled, batches) == pytest.approx(self.train(twin, batches))
-        assert loss.threshold == twin.threshold
+        for half in (batches[:4], batches[4:]):
+            assert self.train(compiled, half) == pytest.approx(self.train(twin, half))
+            loss.progress = twin.progress = 0.5
+        assert loss.dynamic() == twin.dynamic()
 
 
 @pytest.mark.parametrize(

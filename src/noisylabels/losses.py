@@ -1315,7 +1315,6 @@ class OptimizedGradientClippingLoss(Loss):
             self._seen = state.get("seen", self._seen)
             self._since = state.get("since", self._since)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _remember(self, input: Tensor, target: Tensor) -> None:
         if torch._C._are_functorch_transforms_active() or target.is_floating_point():
             return
@@ -1411,7 +1410,6 @@ class _Corrected(Loss):
         self.transition = transition
         self._correction = None if transition is None else self.correction(transition)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _remember(self, input: Tensor, target: Tensor) -> None:
         if torch._C._are_functorch_transforms_active() or target.is_floating_point():
             return
@@ -1457,7 +1455,7 @@ class ForwardCorrectedLoss(_Corrected):
         weight: Tensor | None = None,
         *,
         matrix: Path | Sequence[Sequence[float]] | None = None,
-        warmup: float = 0.2,
+        warmup: float = 0.3,
         queue: int = 8192,
         **options: Unpack[LossOptions],
     ) -> None:
@@ -1493,7 +1491,7 @@ class BackwardCorrectedLoss(_Corrected):
         weight: Tensor | None = None,
         *,
         matrix: Path | Sequence[Sequence[float]] | None = None,
-        warmup: float = 0.2,
+        warmup: float = 0.3,
         queue: int = 8192,
         **options: Unpack[LossOptions],
     ) -> None:
@@ -1597,7 +1595,6 @@ class PeerLoss(Loss):
         pairs = self._draw(kept.reshape(-1))
         return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _draw(self, kept: Tensor) -> Tensor:
         """Draw an example and a label for each place: indices into what is kept."""
         # Of a seed torch's generator takes no more than four bytes.
