@@ -18,7 +18,6 @@ which a training loop sets.
 """
 
 import functools
-import hashlib
 import inspect
 import math
 import warnings
@@ -1572,7 +1571,9 @@ class PeerLoss(Loss):
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, with pairs of all of them."""
-        return self._each(input, target, torch.ones_like(target, dtype=torch.bool))
+        functional.require_indices("peer", target)
+        pairs = self._draw(torch.ones_like(target, dtype=torch.bool).reshape(-1))
+        return self._each(input, target, pairs)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress, the states of the stateful schedules and how often it drew."""
@@ -1586,20 +1587,18 @@ class PeerLoss(Loss):
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         functional.require_indices("peer", target)
-        kept = target != self.ignore_index
-        return self._reduce(lambda z, y: self._each(z, y, kept), input, target)
+        pairs = self._draw((target != self.ignore_index).reshape(-1))
+        return self._reduce(lambda z, y: self._each(z, y, pairs), input, target)
 
-    def _each(self, input: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-        functional.require_indices("peer", target)
+    def _each(self, input: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
         each = _following(self.loss, self).per_example
-        pairs = self._draw(kept.reshape(-1))
         return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
 
     def _draw(self, kept: Tensor) -> Tensor:
         """Draw an example and a label for each place: indices into what is kept."""
-        # Of a seed torch's generator takes no more than four bytes.
-        digest = hashlib.sha256(f"{self.seed} {self.drawn}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        # Torch's generator takes no more than 32 bits of a seed; an odd factor keeps seeds apart.
+        seed = (self.seed * 0x9E3779B1 + self.drawn) % 2**32
+        generator = torch.Generator().manual_seed(seed)
         chances = torch.rand(2, len(kept), generator=generator, dtype=torch.float64)
         places = kept.nonzero().flatten()
         if len(places) == 0:
