@@ -136,3 +136,110 @@ def dal(z, y, q_start, q_end, lambda_end, progress):
         lamb = lambda_end * (q - first) / (q_end - first)
     bootstrapping = lamb * entropy(softmax(z)) / (q * math.log(len(z))) if lamb else 0.0
     return gce(z, y, q) + bootstrapping
+
+
+def focal(z, y, gamma):
+    p = softmax(z)[y]
+    return -((1 - p) ** gamma) * math.log(p)
+
+
+def nfl(z, y, gamma):
+    return focal(z, y, gamma) / sum(focal(z, k, gamma) for k in range(len(z)))
+
+
+def anl_fl(z, y, alpha, beta, gamma, min_prob=1e-7, lamb=0.0):
+    def below(p):
+        return greatest + (1 - max(p, min_prob)) ** gamma * math.log(max(p, min_prob))
+
+    greatest = -((1 - min_prob) ** gamma) * math.log(min_prob)
+    p = softmax(z)
+    negative = 1 - below(p[y]) / sum(below(x) for x in p)
+    return alpha * nfl(z, y, gamma) + beta * negative
+
+
+def anl_ce(z, y, alpha, beta, min_prob=1e-7, lamb=0.0):
+    return anl_fl(z, y, alpha, beta, 0, min_prob)
+
+
+def class_imbalance(rows):
+    predictions = [softmax(z) for z in rows]
+    means = [sum(column) / len(rows) for column in zip(*predictions, strict=True)]
+    return math.log(len(means)) - entropy(means)
+
+
+def amse(z, y, a):
+    p = softmax(z)
+    return sum((x - a * label) ** 2 for x, label in zip(p, one_hot(len(p), y), strict=True)) / len(
+        p
+    )
+
+
+def jal_ce(z, y, alpha, beta, a):
+    return alpha * nce(z, y) + beta * amse(z, y, a)
+
+
+def jal_fl(z, y, alpha, beta, a, gamma):
+    return alpha * nfl(z, y, gamma) + beta * amse(z, y, a)
+
+
+def eps_softmax(z, y, alpha, beta, m):
+    p = softmax(z)
+    q = [(x + m * (x == max(p))) / (m + 1) for x in p]
+    # The whole distance between prediction and label.
+    return -alpha * math.log(q[y]) + beta * 2 * mae(z, y)
+
+
+def truncated_gce(z, y, q, k, start, progress):
+    p = softmax(z)[y]
+    return gce(z, y, q) if progress < start or p > k else (1 - k**q) / q
+
+
+def ldr_kl(z, y, lamb, margin, normalize=True):
+    s = z
+    if normalize:
+        positive = [math.log1p(math.exp(x)) for x in z]
+        s = [len(z) * x / sum(positive) for x in positive]
+    terms = [math.exp((x - s[y] + margin * (k != y)) / lamb) for k, x in enumerate(s)]
+    return lamb * math.log(sum(terms) / len(terms))
+
+
+def clipped(z, y, q, threshold):
+    """The loss as the integral of its clipped slope, from the label's probability to 1."""
+    p = softmax(z)[y]
+    tangent = max(threshold - p, 0.0) * threshold ** (q - 1)
+    kept = max(p, threshold)
+    return tangent + (-math.log(kept) if q == 0 else (1 - kept**q) / q)
+
+
+def logit_clip(z, y, delta, base):
+    norm = math.sqrt(sum(x * x for x in z))
+    return gce([x * min(1.0, delta / norm) for x in z], y, base["q"])
+
+
+def forward(z, y, matrix):
+    return -math.log(sum(x * row[y] for x, row in zip(softmax(z), matrix, strict=True)))
+
+
+def backward(z, y, matrix):
+    """Row y of the inverse is what the transposed matrix makes unit vector y of."""
+    size = len(matrix)
+    rows = [[matrix[k][j] for k in range(size)] + [float(j == y)] for j in range(size)]
+    for column in range(size):
+        pivot = max(range(column, size), key=lambda r: abs(rows[r][column]))
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        rows[column] = [x / rows[column][column] for x in rows[column]]
+        for r in range(size):
+            if r != column:
+                factor = rows[r][column]
+                rows[r] = [x - factor * p for x, p in zip(rows[r], rows[column], strict=True)]
+    return sum(row[-1] * ce(z, k) for k, row in enumerate(rows))
+
+
+def peer(rows, labels, pairs, alpha, q):
+    def each(z, y):
+        return gce(z, y, q)
+
+    return [
+        each(z, y) - alpha * each(rows[i], labels[j])
+        for z, y, i, j in zip(rows, labels, *pairs, strict=True)
+    ]

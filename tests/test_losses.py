@@ -16,7 +16,7 @@ from torch import nn
 
 import naive
 from noisylabels import functional, losses, schedules
-from noisylabels.errors import CheckpointError, ConfigError
+from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.losses import (
     LOSSES,
     GeneralizedJensenShannonLoss,
@@ -31,6 +31,14 @@ DAL = {"q_start": 0.6, "q_end": 1.5, "lambda_end": 1.0}
 SR = {"tau": 0.5, "lamb": 1.5, "p": 0.1, "rho": 1.02, "r": 2, "epochs": 150}
 APL = {"alpha": 10.0, "beta": 0.1}
 ASYMMETRIC = {"alpha": 1.0, "beta": 0.4, "a": 6.0, "q": 1.5}
+# Of three classes wrong labels go to the next, of two nowhere.
+MATRIX = [
+    [0.7, 0.3, 0.0, 0.0, 0.0],
+    [0.0, 0.6, 0.4, 0.0, 0.0],
+    [0.1, 0.1, 0.5, 0.2, 0.1],
+    [0.0, 0.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0],
+]
 
 # name: (key, hyper-parameters, progress, the naive loss of one example)
 CASES = {
@@ -94,12 +102,76 @@ CASES = {
     "djs": ("djs", {}, 0.3, lambda z, y, **_: naive.js(z, y, 0.3)),
     "djs at 0": ("djs", {}, 0.0, lambda z, y, **_: naive.ce(z, y)),
     "djs at 1": ("djs", {}, 1.0, lambda z, y, **_: naive.mae(z, y)),
+    "anl-ce": ("anl-ce", {"alpha": 2.0, "beta": 3.0}, 0.0, naive.anl_ce),
+    "anl-ce limited": (
+        "anl-ce",
+        {"alpha": 1.0, "beta": 5.0, "min_prob": 0.01},
+        0.0,
+        naive.anl_ce,
+    ),
+    "anl-fl": ("anl-fl", {"alpha": 2.0, "beta": 3.0, "gamma": 0.5}, 0.0, naive.anl_fl),
+    "anl-fl 2": ("anl-fl", {"alpha": 1.0, "beta": 1.0, "gamma": 2.0}, 0.0, naive.anl_fl),
+    "jal-ce": ("jal-ce", {"alpha": 2.0, "beta": 0.5, "a": 30.0}, 0.0, naive.jal_ce),
+    "jal-ce 1": ("jal-ce", {"alpha": 0.0, "beta": 1.0, "a": 1.0}, 0.0, naive.jal_ce),
+    "jal-fl": (
+        "jal-fl",
+        {"alpha": 2.0, "beta": 0.5, "a": 5.0, "gamma": 0.5},
+        0.0,
+        naive.jal_fl,
+    ),
+    "eps-softmax": (
+        "eps-softmax",
+        {"alpha": 0.5, "beta": 0.1, "m": 1e4},
+        0.0,
+        naive.eps_softmax,
+    ),
+    "eps-softmax little": (
+        "eps-softmax",
+        {"alpha": 1.0, "beta": 0.0, "m": 0.01},
+        0.0,
+        naive.eps_softmax,
+    ),
+    "truncated-gce before": (
+        "truncated-gce",
+        {"q": 0.7, "k": 0.5, "start": 0.5},
+        0.4,
+        functools.partial(naive.truncated_gce, progress=0.4),
+    ),
+    "truncated-gce": (
+        "truncated-gce",
+        {"q": 0.7, "k": 0.3, "start": 0.5},
+        0.5,
+        functools.partial(naive.truncated_gce, progress=0.5),
+    ),
+    "logit-clip": (
+        "logit-clip",
+        {"delta": 1.5, "base": {"name": "gce", "q": 0.5}},
+        0.0,
+        naive.logit_clip,
+    ),
+    "logit-clip of none": (
+        "logit-clip",
+        {"delta": 1e4, "base": {"name": "gce", "q": 0.0}},
+        0.0,
+        naive.logit_clip,
+    ),
+    "forward": ("forward", {"matrix": MATRIX}, 0.0, naive.forward),
+    "backward": ("backward", {"matrix": MATRIX}, 0.0, naive.backward),
+    "ldr-kl": ("ldr-kl", {"lamb": 10.0, "margin": 0.1}, 0.0, naive.ldr_kl),
+    "ldr-kl sharp": ("ldr-kl", {"lamb": 0.5, "margin": 2.0}, 0.0, naive.ldr_kl),
+    "ldr-kl of logits": (
+        "ldr-kl",
+        {"lamb": 2.0, "margin": 1.0, "normalize": False},
+        0.0,
+        naive.ldr_kl,
+    ),
 }
 # One of each kind, where it is not the formula that counts: fixed values, a schedule, two passes
 # over the logits, drawn labels.
 KINDS = ("gce", "dgce", "dal", "nlnl")
 # Losses that class probabilities define.
-SOFT = sorted(set(LOSSES) - {"nlnl"})
+INDICES = {"nlnl", "ogc", "peer"}
+SOFT = sorted(set(LOSSES) - INDICES)
 # Every hyper-parameter that may be a schedule.
 SCHEDULABLE = [
     (key, name)
@@ -170,7 +242,7 @@ def batch():
 
 
 def test_every_loss_has_a_naive_twin():
-    assert {key for key, *_ in CASES.values()} | {"nlnl"} == set(LOSSES)
+    assert {key for key, *_ in CASES.values()} | INDICES == set(LOSSES)
 
 
 class TestFormulas:
@@ -271,6 +343,22 @@ class TestLimits:
             ("djs", {}, 0.0, "ce", 1e-12),
             ("djs", {}, 1.0, "mae", 1e-12),
             ("dal", {"q_start": 0.0, "q_end": 0.0}, 0.5, "ce", 1e-12),
+            ("anl-ce", {"alpha": 1.0, "beta": 0.0}, 0, "nce", 1e-12),
+            ("anl-fl", {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}, 0, "nce", 1e-12),
+            ("jal-ce", {"alpha": 1.0, "beta": 0.0}, 0, "nce", 1e-12),
+            ("jal-fl", {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}, 0, "nce", 1e-12),
+            ("eps-softmax", {"alpha": 1.0, "beta": 0.0, "m": 0.0}, 0, "ce", 1e-12),
+            ("eps-softmax", {"alpha": 0.0, "beta": 0.5}, 0, "mae", 1e-12),
+            ("truncated-gce", {"k": 0.0}, 1.0, "gce", 1e-12),
+            ("truncated-gce", {}, 0.0, "gce", 1e-12),
+            ("logit-clip", {"delta": 1e3}, 0, "ce", 1e-12),
+            ("ogc", {}, 0, "ce", 1e-12),
+            ("ogc", {"q": 0.7}, 0, "gce", 1e-12),
+            ("forward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
+            ("backward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
+            ("peer", {"alpha": 0.0}, 0, "ce", 1e-12),
+            ("forward", {}, 0, "ce", 1e-12),
+            ("backward", {}, 1, "ce", 1e-12),
         ],
     )
     def test_limit(self, key, hyperparameters, progress, limit, tolerance):
@@ -293,7 +381,11 @@ class TestLimits:
             build("ce+sr", lamb=0.0)(logits, target), build("ce")(scaled, target)
         )
 
-    @pytest.mark.parametrize(("key", "total"), [("mae", 4.0), ("rce", None), ("nce", 1.0)])
+    @pytest.mark.parametrize(
+        ("key", "total"),
+        # The active parts add up to alpha, the negative ones to beta for each other class.
+        [("mae", 4.0), ("rce", None), ("nce", 1.0), ("anl-ce", 25.0), ("anl-fl", 25.0)],
+    )
     def test_symmetric_losses_have_a_constant_sum_over_labels(self, key, total):
         logits = 3 * torch.randn(40, 5, dtype=torch.float64)
         loss = build(key, reduction="none")
@@ -322,8 +414,95 @@ class TestLimits:
         uniform = (1 - 0.2**1.5) / 1.5 + 1 / 1.5
         torch.testing.assert_close(value, torch.tensor([uniform, 0.0, 1 / 1.5]))
 
+    def test_without_focus_the_focal_losses_are_those_of_cross_entropy(self, batch):
+        torch.testing.assert_close(build("anl-fl", gamma=0.0)(*batch), build("anl-ce")(*batch))
+        torch.testing.assert_close(build("jal-fl", gamma=0.0)(*batch), build("jal-ce")(*batch))
+
+    def test_ldr_between_cross_entropy_and_the_worst_class(self, batch):
+        logits, target = batch
+        flat = build("ldr-kl", lamb=1.0, margin=0.0, normalize=False)(logits, target)
+        torch.testing.assert_close(flat, build("ce")(logits, target) - math.log(5))
+        sharp = build("ldr-kl", lamb=1e-4, margin=1.0, normalize=False)(logits, target)
+        hinge = nn.functional.multi_margin_loss(logits, target, reduction="none")
+        own = logits.gather(1, target[:, None])
+        worst = (logits + 1 - own).scatter(1, target[:, None], 0).amax(1)
+        assert (worst >= hinge).all()
+        torch.testing.assert_close(sharp, worst.mean(), atol=1e-3, rtol=0)
+
+    def test_a_truncated_example_has_no_gradient(self):
+        p = torch.tensor([[0.3, 0.7], [0.7, 0.3]], dtype=torch.float64)
+        logits, target = p.log().requires_grad_(), torch.tensor([0, 0])
+        (gradient,) = torch.autograd.grad(at("truncated-gce", 1.0)(logits, target), logits)
+        assert gradient[0].eq(0).all()
+        (untruncated,) = torch.autograd.grad(build("gce")(logits, target), logits)
+        assert torch.equal(gradient[1], untruncated[1])
+
+    def test_an_epsilon_softmax_is_as_near_to_one_hot_as_it_says(self):
+        logits = torch.randn(40, 5, dtype=torch.float64)
+        for m in (1.0, 100.0):
+            loss = build("eps-softmax", alpha=1.0, beta=0.0, m=m, reduction="none")
+            each = torch.stack([loss(logits, torch.full((40,), k)) for k in range(5)], 1)
+            near = (-each).exp()
+            one_hot = nn.functional.one_hot(logits.argmax(1), 5)
+            torch.testing.assert_close(near.sum(1), torch.ones(40, dtype=torch.float64))
+            assert ((near - one_hot).abs().sum(1) < 2 / (m + 1)).all()
+
+
+class TestImbalance:
+    """What ANL asks of a batch, and not of an example."""
+
+    def test_equals_naive_computation(self, batch):
+        logits, _ = batch
+        wanted = naive.class_imbalance(logits.tolist())
+        assert functional.class_imbalance(logits).item() == pytest.approx(wanted, rel=1e-10)
+        assert torch.autograd.gradcheck(functional.class_imbalance, logits.requires_grad_())
+
+    @pytest.mark.parametrize("key", ["anl-ce", "anl-fl"])
+    @pytest.mark.parametrize("soft", [False, True])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_is_added_to_every_example(self, key, soft, reduction, batch):
+        logits, target = batch
+        if soft:
+            target = nn.functional.one_hot(target, 5).double()
+        without, whole = (
+            build(key, lamb=lamb, reduction=reduction)(logits, target) for lamb in (0.0, 2.0)
+        )
+        added = 2 * functional.class_imbalance(logits) * (6 if reduction == "sum" else 1)
+        torch.testing.assert_close(whole, without + added)
+
+    def test_ignored_examples_and_weights(self, batch):
+        logits, target = batch
+        weight = torch.rand(5, dtype=torch.float64)
+        marked, kept = target.clone(), [1, 2, 4, 5]
+        marked[[0, 3]] = -100
+        logits.requires_grad_()
+        for options in ({}, {"weight": weight}, {"reduction": "sum"}, {"label_smoothing": 0.1}):
+            loss = build("anl-ce", lamb=3.0, **options)
+            value = loss(logits, marked)
+            torch.testing.assert_close(value, loss(logits[kept], target[kept]))
+            (gradient,) = torch.autograd.grad(value, logits)
+            assert gradient[[0, 3]].eq(0).all()
+        loss = build("anl-ce", lamb=3.0, reduction="sum")
+        value = loss(logits, torch.full((6,), -100))
+        assert value == 0
+        assert torch.autograd.grad(value, logits)[0].eq(0).all()
+
+    def test_shapes_only_arrange_examples(self):
+        logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
+        rows = logits.movedim(1, -1).reshape(-1, 5)
+        loss = build("anl-ce", lamb=1.0)
+        torch.testing.assert_close(loss(logits, target), loss(rows, target.reshape(-1)))
+
 
 class TestNumbers:
+    def test_scores_of_low_logits_do_not_vanish(self):
+        logits = torch.tensor([[-200.0, -201.0, -300.0]], requires_grad=True)
+        loss = build("ldr-kl", lamb=1.0)(logits, torch.tensor([1]))
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
+        assert (logits.grad != 0).any()
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("scale", [1.0, 1e4])
     @pytest.mark.parametrize("key", LOSSES)
@@ -350,10 +529,11 @@ class TestNumbers:
     @pytest.mark.parametrize("case", CASES)
     def test_vanishing_probability_keeps_the_gradient_of_the_formula(self, case):
         target = torch.tensor([0])
-        logits = torch.tensor([[-30.0, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+        logits = torch.tensor([[-30.0, 0.0, 1.0, 0.5, -1.0]]).double().requires_grad_()
         (gradient,) = torch.autograd.grad(make(case)(logits, target), logits)
         step = 1e-5
-        ends = torch.tensor([[-30 + step, 0, 1], [-30 - step, 0, 1]], dtype=torch.float64)
+        ends = logits.detach().repeat(2, 1)
+        ends[:, 0] += torch.tensor([step, -step])
         up, down = expected(case, ends, torch.tensor([0, 0]))
         assert gradient[0, 0].item() == pytest.approx((up - down) / (2 * step), abs=2e-9, rel=1e-5)
 
@@ -486,11 +666,13 @@ class TestContract:
 
         theirs = error(nn.CrossEntropyLoss())
         ours = error(at(key))
-        assert ours is (TypeError if key == "nlnl" and target.is_floating_point() else theirs)
+        assert ours is (TypeError if key in INDICES and target.is_floating_point() else theirs)
 
     def test_losses_that_probabilities_do_not_define(self):
         for loss, shape in (
             (build("nlnl"), (6, 5)),
+            (build("ogc"), (6, 5)),
+            (build("peer"), (6, 5)),
             (GeneralizedJensenShannonLoss(), (2, 6, 5)),
         ):
             logits = torch.randn(shape)
@@ -651,7 +833,9 @@ class TestLabelSmoothing:
         with pytest.raises(IndexError, match="Target 5 is out of bounds"):
             loss(torch.randn(2, 5), torch.tensor([0, 5]))
 
-    @pytest.mark.parametrize("made", [LOSSES["nlnl"], GeneralizedJensenShannonLoss])
+    @pytest.mark.parametrize(
+        "made", [LOSSES["nlnl"], LOSSES["ogc"], LOSSES["peer"], GeneralizedJensenShannonLoss]
+    )
     def test_is_refused_where_probabilities_do_not_define_the_loss(self, made):
         with pytest.raises(ConfigError, match=r"label_smoothing must be 0, got 0\.1"):
             made(label_smoothing=0.1)
@@ -677,12 +861,23 @@ class TestHyperparameters:
             "ce+sr": ["tau", "lamb", "p"],
             "btl": ["t1", "t2"],
             "poly1": ["epsilon"],
+            "anl-ce": ["alpha", "beta", "lamb"],
+            "anl-fl": ["alpha", "beta", "gamma", "lamb"],
+            "jal-ce": ["alpha", "beta", "a"],
+            "jal-fl": ["alpha", "beta", "a", "gamma"],
+            "eps-softmax": ["alpha", "beta", "m"],
+            "truncated-gce": ["q", "k"],
+            "ldr-kl": ["lamb", "margin"],
+            "logit-clip": ["delta"],
+            "ogc": ["q", "epsilon"],
+            "peer": ["alpha"],
         }
 
     @pytest.mark.parametrize(("key", "name"), SCHEDULABLE)
     def test_a_schedule_gives_what_its_values_give(self, key, name, batch):
         default = hyperparameters(LOSSES[key])[name]
-        end = (default + {"A": -4.0, "pi": 0.2, "t1": 0.2}.get(name, default + 1)) / 2
+        other = default / 2 + 0.3 if key == "ogc" else default + 1
+        end = (default + {"A": -4.0, "pi": 0.2, "t1": 0.2, "k": 0.2}.get(name, other)) / 2
         table = {"schedule": "linear", "start": default, "end": end}
         for schedule in (linear(default, end), table):
             loss = build(key, **{name: schedule})
@@ -906,6 +1101,15 @@ SCHEDULED = {
     "gce": {"q": lambda progress: 0.5 + progress**2},
     "poly1": {"epsilon": {"schedule": "cosine", "start": 5.0, "end": 1.0}},
     "js": {"pi": Following()},
+    "anl-ce": {"alpha": linear(1.0, 5.0), "lamb": linear(1.0, 2.0)},
+    "anl-fl": {"beta": linear(1.0, 5.0), "gamma": linear(0.0, 2.0)},
+    "jal-fl": {"a": linear(1.0, 30.0), "gamma": linear(0.0, 2.0)},
+    "eps-softmax": {"alpha": linear(0.1, 0.01), "m": linear(0.0, 1e4)},
+    "truncated-gce": {"q": linear(0.5, 1.0), "k": linear(0.1, 0.5), "start": 0.0},
+    "ldr-kl": {"lamb": linear(1.0, 10.0), "margin": linear(0.1, 2.0)},
+    "forward": {"matrix": MATRIX},
+    "backward": {"matrix": MATRIX},
+    "logit-clip": {"delta": linear(0.5, 2.0), "base": {"name": "gce", "q": linear(0.5, 1.5)}},
 }
 
 
@@ -991,6 +1195,294 @@ class TestNegativeLearning:
             build("nlnl")(torch.zeros(2, 1), torch.zeros(2).long())
 
 
+class TestLogitClip:
+    def test_no_norm_is_greater_and_none_is_raised(self):
+        logits = torch.randn(50, 5, 3) * torch.rand(50, 1, 3) * 3
+        clipped = functional.clip_logits(logits, delta=2.0)
+        norms = logits.norm(dim=1)
+        torch.testing.assert_close(clipped.norm(dim=1), norms.clamp(max=2.0))
+        short = norms.lt(2.0).unsqueeze(1).expand_as(logits)
+        assert torch.equal(clipped[short], logits[short])
+        assert 0 < short.double().mean() < 1
+
+    def test_no_logits_at_all_have_a_gradient(self):
+        logits = torch.zeros(1, 3, requires_grad=True)
+        build("logit-clip")(logits, torch.tensor([0])).backward()
+        torch.testing.assert_close(logits.grad, torch.tensor([[-2 / 3, 1 / 3, 1 / 3]]))
+
+    def test_the_base_follows_the_progress_and_what_is_measured(self, batch):
+        base = {"name": "sce", "alpha": linear(1.0, 3.0), "beta": Following()}
+        loss = at("logit-clip", 0.5, delta=100.0, base=base)
+        loss.update({"accuracy": 0.25})
+        assert loss.dynamic() == {"alpha": 2.0, "beta": 0.25}
+        torch.testing.assert_close(loss(*batch), build("sce", alpha=2.0, beta=0.25)(*batch))
+        restored = build("logit-clip", delta=100.0, base={**base, "beta": Following()})
+        restored.load_state_dict(loss.state_dict())
+        assert restored.dynamic() == loss.dynamic()
+        dal = at("logit-clip", 0.9, delta=100.0, base="dal")
+        torch.testing.assert_close(dal(*batch), at("dal", 0.9)(*batch))
+
+    def test_a_base_in_a_runs_file(self):
+        loss = {"name": "logit-clip", "delta": 2.0, "base": {"name": "gce", "q": 0.5}}
+        run = config.parse({"data": "digits", "loss": loss})
+        bound = config.bind(run.loss, LOSSES["logit-clip"], "loss")
+        assert json.loads(json.dumps(bound)) == {key: loss[key] for key in ("delta", "base")}
+        assert build("logit-clip", **bound).loss.q == 0.5
+
+
+class TestCorrection:
+    def test_backward_has_the_mean_of_the_true_labels(self, batch):
+        logits, target = batch
+        given = torch.tensor(MATRIX, dtype=torch.float64)[target]
+        loss = build("backward", matrix=MATRIX)
+        torch.testing.assert_close(loss(logits, given), build("ce")(logits, target))
+
+    def test_forward_is_least_where_the_true_labels_are_predicted(self):
+        """With labels that follow the matrix, and with cross entropy somewhere else."""
+        matrix = torch.tensor(MATRIX, dtype=torch.float64)
+        truth = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1], dtype=torch.float64)
+        given = (truth @ matrix)[None]
+        for key, least in (("forward", True), ("ce", False)):
+            logits = truth.log()[None].requires_grad_()
+            loss = build(key, **({"matrix": MATRIX} if least else {}))
+            (gradient,) = torch.autograd.grad(loss(logits, given), logits)
+            assert gradient.abs().max().lt(1e-12) == least
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_a_matrix_in_a_runs_file(self, key, tmp_path, batch):
+        np.save(tmp_path / "t.npy", np.array(MATRIX))
+        wanted = build(key, matrix=MATRIX)(*batch)
+        for matrix in (MATRIX, str(tmp_path / "t.npy")):
+            run = config.parse({"data": "digits", "loss": {"name": key, "matrix": matrix}})
+            bound = config.bind(run.loss, LOSSES[key], "loss")
+            torch.testing.assert_close(build(key, **bound)(*batch), wanted)
+        with pytest.raises(DataError, match="no.npy"):
+            build(key, matrix=tmp_path / "no.npy")
+
+    def test_a_matrix_of_other_classes(self, batch):
+        with pytest.raises(ConfigError, match="matrix: expected 5 x 5 numbers.*got 2 x 2"):
+            build("forward", matrix=[[0.9, 0.1], [0.0, 1.0]])(*batch)
+
+    @staticmethod
+    def train(loss, steps):
+        """Train on labels of which class 0 has a third of the next class's."""
+        values = []
+        for step in steps:
+            loss.progress = step / 20
+            generator = torch.Generator().manual_seed(step)
+            true = torch.randint(3, (60,), generator=generator)
+            wrong = (true == 0) & (torch.rand(60, generator=generator) < 1 / 3)
+            logits = 5 * nn.functional.one_hot(true, 3).float()
+            logits = (logits + torch.randn(60, 3, generator=generator)).requires_grad_()
+            values.append(loss(logits, torch.where(wrong, 1, true)).item())
+        return values
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_is_estimated_after_the_warm_up(self, key):
+        loss = build(key, warmup=0.5, queue=300)
+        plain = self.train(build("ce"), range(20))
+        assert self.train(loss, range(10)) == plain[:10]
+        assert loss.dynamic() == {"corrected": 0.0}
+        assert len(loss._seen[0]) == len(loss._seen[1]) == 300
+        after = self.train(loss, range(10, 20))
+        assert loss.dynamic() == {"corrected": 1.0}
+        wanted = torch.tensor([[2 / 3, 1 / 3, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+        torch.testing.assert_close(loss.transition, wanted, atol=0.1, rtol=0)
+        given = build(key, matrix=loss.transition)
+        assert after == pytest.approx(self.train(given, range(10, 20)))
+        assert given.dynamic() == {}
+
+    @pytest.mark.parametrize("cut", [4, 10, 15])
+    def test_goes_on_exactly_where_it_was(self, cut):
+        whole, begun, resumed = (build("backward", warmup=0.5, queue=300) for _ in range(3))
+        wanted = self.train(whole, range(20))
+        values = self.train(begun, range(cut))
+        file = io.BytesIO()
+        torch.save(begun.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert values + self.train(resumed, range(cut, 20)) == wanted
+
+    def test_ignored_examples_are_not_remembered(self, batch):
+        logits, target = batch
+        target[:2] = -100
+        loss = build("forward")
+        loss(logits.requires_grad_(), target)
+        assert loss._seen[1].tolist() == target[2:].tolist()
+        loss(torch.randn(4, 5, 3, requires_grad=True), torch.randint(5, (4, 3)))
+        assert loss._seen[0].shape == (16, 5)
+
+
+class TestPeer:
+    def test_equals_naive_computation(self, batch):
+        logits, target = batch
+        loss = build("peer", alpha=0.7, base={"name": "gce", "q": 0.5}, reduction="none")
+        loss.eval()
+        pairs = loss._draw(torch.ones(6, dtype=torch.bool))
+        wanted = naive.peer(logits.tolist(), target.tolist(), pairs.tolist(), 0.7, 0.5)
+        np.testing.assert_allclose(loss(logits, target).numpy(), wanted, rtol=1e-10)
+        assert torch.autograd.gradcheck(loss, (logits.requires_grad_(), target))
+
+    def test_pairs_are_uniform_and_of_what_is_kept(self):
+        loss = build("peer")
+        kept = torch.arange(6) != 2
+        drawn = []
+        for loss.drawn in range(2000):
+            drawn.append(loss._draw(kept))
+        pairs = torch.stack(drawn, 1).reshape(2, -1)
+        for each in pairs:
+            share = torch.bincount(each, minlength=6) / len(each)
+            wanted = torch.tensor([0.2, 0.2, 0, 0.2, 0.2, 0.2])
+            torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
+        # An example and a label of its own no more often than by chance.
+        assert abs((pairs[0] == pairs[1]).double().mean() - 0.2) < 0.02
+        assert build("peer", seed=1)._draw(kept).tolist() != build("peer")._draw(kept).tolist()
+
+    def test_ignored_examples_count_for_nothing(self, batch):
+        logits, target = batch
+        target[[0, 3]] = -100
+        loss, without = build("peer", alpha=0.5), build("peer")
+        (gradient,) = torch.autograd.grad(loss(logits.requires_grad_(), target), logits)
+        assert gradient[[0, 3]].eq(0).all()
+        assert gradient[[1, 2, 4, 5]].ne(0).any(1).all()
+        ignored = torch.full((6,), -100)
+        assert without(logits, ignored).isnan()
+        assert build("peer", reduction="sum")(logits, ignored) == 0
+
+    def test_weights_scale_examples_and_the_mean(self, batch):
+        logits, target = batch
+        weight = torch.rand(5, dtype=torch.float64)
+        each = build("peer", reduction="none")(logits, target)
+        scaled = build("peer", weight=weight)(logits, target)
+        torch.testing.assert_close(scaled, (weight[target] * each).sum() / weight[target].sum())
+
+    def test_goes_on_exactly_where_it_was_whatever_torch_draws(self, batch):
+        logits, target = batch
+        logits.requires_grad_()
+
+        def values(loss, count):
+            torch.rand(3)
+            return [loss(logits, target).item() for _ in range(count)]
+
+        whole, begun, resumed = (build("peer") for _ in range(3))
+        wanted = values(whole, 8)
+        assert len(set(wanted)) > 1
+        first = values(begun, 3)
+        begun.eval()(logits, target)
+        with torch.no_grad():
+            begun.train()(logits, target)
+        file = io.BytesIO()
+        torch.save(begun.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert first + values(resumed, 5) == wanted
+        assert values(pickle.loads(pickle.dumps(resumed)), 2) == values(whole, 2)
+
+    def test_arranged_examples(self):
+        logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
+        rows = logits.movedim(1, -1).reshape(-1, 5)
+        each = build("peer", reduction="none")(logits, target)
+        torch.testing.assert_close(
+            each.reshape(-1), build("peer", reduction="none")(rows, target.reshape(-1))
+        )
+
+
+class TestOptimizedGradientClipping:
+    @staticmethod
+    def train(loss, batches):
+        """Return what each batch costs."""
+        values = []
+        for logits, target in batches:
+            values.append(loss(logits.clone().requires_grad_(), target).item())
+        return values
+
+    @staticmethod
+    def batches(count=20, seed=0):
+        """Batches of which three labels in ten are not predicted."""
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            target = torch.randint(5, (20,), generator=generator)
+            logits = torch.randn(20, 5, generator=generator)
+            predicted = torch.where(torch.arange(20) < 6, (target + 1) % 5, target)
+            yield logits + 4 * nn.functional.one_hot(predicted, 5), target
+
+    @pytest.mark.parametrize("q", [0.0, 0.6])
+    @pytest.mark.parametrize("threshold", [1e-7, 0.2, 0.9])
+    def test_equals_naive_computation(self, q, threshold, batch):
+        logits, target = batch
+        loss = build("ogc", q=q, reduction="none")
+        loss.threshold = threshold
+        pairs = zip(logits.tolist(), target.tolist(), strict=True)
+        wanted = [naive.clipped(z, y, q, threshold) for z, y in pairs]
+        np.testing.assert_allclose(loss(*batch).numpy(), wanted, rtol=1e-10)
+        assert torch.autograd.gradcheck(loss.eval(), (logits.requires_grad_(), target))
+        p = logits.detach().softmax(1).gather(1, target[:, None]).squeeze(1).requires_grad_()
+        own = torch.stack([p, 1 - p], 1).log()
+        (slope,) = torch.autograd.grad(loss(own, torch.zeros(6).long()).sum(), p)
+        torch.testing.assert_close(-slope, p.detach().clamp(min=threshold) ** (q - 1))
+
+    def test_the_threshold_is_set_anew_and_lowers_what_wrong_labels_pull(self):
+        loss = build("ogc", interval=5, queue=100)
+        batches = list(self.batches())
+        self.train(loss, batches[:4])
+        assert loss.threshold == 1e-7
+        assert loss.dynamic() == {"threshold": 1e-7}
+        self.train(loss, batches[4:])
+        assert 0.01 < loss.threshold < 0.9
+        assert len(loss._seen) == 100
+
+    def test_goes_on_exactly_where_it_was(self):
+        batches = list(self.batches())
+        whole = build("ogc", interval=4, queue=100)
+        wanted = self.train(whole, batches)
+        cut = build("ogc", interval=4, queue=100)
+        begun = self.train(cut, batches[:11])
+        file = io.BytesIO()
+        torch.save(cut.state_dict(), file)
+        file.seek(0)
+        resumed = build("ogc", interval=4, queue=100)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert begun + self.train(resumed, batches[11:]) == wanted
+        assert resumed.threshold == whole.threshold
+        without = self.train(build("ogc", interval=4, queue=100), batches[11:])
+        assert begun + without != wanted
+        assert copy.deepcopy(whole).threshold == whole.threshold
+
+    def test_only_training_counts(self):
+        loss = build("ogc", interval=1, queue=20)
+        (logits, target), (_, _) = self.batches(2)
+        loss(logits, target)
+        with torch.no_grad():
+            loss(logits.clone().requires_grad_(), target)
+        loss.eval()(logits.clone().requires_grad_(), target)
+        assert len(loss._seen) == 0
+        target[:5] = -100
+        self.train(loss.train(), [(logits, target)])
+        assert len(loss._seen) == 15
+
+    def test_never_complains_of_the_progress(self, monkeypatch):
+        monkeypatch.setattr(losses, "UNTOLD_CALLS", 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.train(build("ogc"), self.batches(5))
+
+    # The compiler's own, where it leaves a graph.
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+    @pytest.mark.parametrize(
+        ("key", "hyperparameters"),
+        [("ogc", {"interval": 2, "queue": 40}), ("forward", {"warmup": 0.5}), ("peer", {})],
+    )
+    def test_what_remembers_may_be_compiled_in_pieces(self, key, hyperparameters):
+        torch._dynamo.reset()
+        loss, twin = (build(key, **hyperparameters) for _ in range(2))
+        compiled = torch.compile(loss, backend="eager")
+        batches = list(self.batches(8))
+        for half in (batches[:4], batches[4:]):
+            assert self.train(compiled, half) == pytest.approx(self.train(twin, half))
+            loss.progress = twin.progress = 0.5
+        assert loss.dynamic() == twin.dynamic()
+
+
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
@@ -1017,6 +1509,35 @@ class TestNegativeLearning:
         ("dal", {"lambda_end": -0.5}),
         ("dtce", {"order_end": 0.0}),
         ("djs", {"pi_end": 2.0}),
+        ("anl-ce", {"beta": -1.0}),
+        ("anl-ce", {"lamb": -1.0}),
+        ("anl-ce", {"min_prob": 0.0}),
+        ("anl-fl", {"gamma": -1.0}),
+        ("anl-fl", {"min_prob": 1.0}),
+        ("jal-ce", {"a": 0.5}),
+        ("jal-fl", {"gamma": -0.5}),
+        ("eps-softmax", {"m": -1.0}),
+        ("truncated-gce", {"k": 1.5}),
+        ("truncated-gce", {"start": 2.0}),
+        ("ldr-kl", {"lamb": 0.0}),
+        ("ldr-kl", {"margin": -1.0}),
+        ("logit-clip", {"delta": 0.0}),
+        ("logit-clip", {"base": "nlnl"}),
+        ("logit-clip", {"base": "gec"}),
+        ("logit-clip", {"base": {"q": 0.7}}),
+        ("logit-clip", {"base": {"name": "gce", "p": 0.7}}),
+        ("forward", {"matrix": [[0.5, 0.5]]}),
+        ("forward", {"matrix": [[0.5, 0.4], [0.0, 1.0]]}),
+        ("forward", {"warmup": 0.0}),
+        ("backward", {"matrix": [[0.5, 0.5], [0.5, 0.5]]}),
+        ("backward", {"queue": 0}),
+        ("peer", {"alpha": -1.0}),
+        ("peer", {"base": "ogc"}),
+        ("peer", {"seed": -1}),
+        ("ogc", {"q": 1.0}),
+        ("ogc", {"epsilon": 0.0}),
+        ("ogc", {"interval": 0}),
+        ("ogc", {"queue": 1}),
         ("ce", {"reduction": "median"}),
     ],
 )

@@ -835,7 +835,7 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
 
 def _tune(command: Tune, overrides: Sequence[str]) -> None:
     from noisylabels.display import TuneDisplay
-    from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER
     from noisylabels.run import config
     from noisylabels.studies import pages, space, tune, tune_page
     from noisylabels.studies.launchers import launcher
@@ -853,7 +853,7 @@ def _tune(command: Tune, overrides: Sequence[str]) -> None:
         prune=command.prune,
         storage=command.storage,
         name=command.config.stem,
-        suggestions=HYPERPARAMETERS,
+        suggestions=HYPERPARAMETERS | LATER,
     )
     made = launcher(command.launcher, command.jobs)
     trials = tune.open_trials(tuning)
@@ -1000,17 +1000,19 @@ def _losses(key: str | None) -> None:
     import inspect
 
     from noisylabels.losses import LOSSES, hyperparameters
-    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, describe
+    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER, describe
 
     if key is not None and key not in LOSSES:
         raise ConfigError(unknown("loss", key, LOSSES))
     chosen = LOSSES if key is None else {key: LOSSES[key]}
+    width = max(map(len, LOSSES))
+    published = HYPERPARAMETERS | LATER
     for key, loss in chosen.items():
-        print(f"{key:9} {loss().formula}")
+        print(f"{key:{width}} {loss().formula}")
         defaults = describe(hyperparameters(loss))
-        print(f"          {loss.__name__}({defaults})")
-        for dataset, values in HYPERPARAMETERS.get(key, {}).items():
-            print(f"          {dataset}: {describe(values)}")
+        print(f"{'':{width}} {loss.__name__}({defaults})")
+        for dataset, values in published.get(key, {}).items():
+            print(f"{'':{width}} {dataset}: {describe(values)}")
     if len(chosen) == 1:
         # As in the reference, but for the marks that only Sphinx reads.
         text = re.sub(r":[a-z]+:`~?([^`]*)`", r"\1", inspect.getdoc(loss) or "")

@@ -70,7 +70,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
         "unknown loss 'gec': did you mean 'gce'? (known: ce, gce, mae)"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given, names, cutoff=0.5)
+    # Letters that have changed places are likelier than another letter.
+    near.sort(key=lambda name: sorted(name) != sorted(given))
     hint = f": did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names[:MOST_NAMES]) or "none"
     more = f", and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""

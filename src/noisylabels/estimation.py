@@ -306,6 +306,27 @@ ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Estimates of the joint distribution of given and true labels, by name."""
 
 
+def transition_matrix(joint: Tensor) -> Tensor:
+    """Return how probable each given label is for each true one.
+
+    Args:
+        joint: Counts of given labels (rows) and true ones (columns), of shape (K, K).
+
+    Returns:
+        Probabilities of given labels (columns) for true ones (rows), float64, of shape (K, K). A
+        class that no example is of is taken to be always given its own label.
+
+    Example:
+        >>> transition_matrix(torch.tensor([[3.0, 0.0], [1.0, 0.0]]))
+        tensor([[0.7500, 0.2500],
+                [0.0000, 1.0000]], dtype=torch.float64)
+    """
+    rows = joint.double().T
+    total = rows.sum(1, keepdim=True)
+    own = torch.eye(len(rows), dtype=torch.float64, device=rows.device)
+    return torch.where(total > 0, rows / total.clamp(min=1e-300), own)
+
+
 def wrong_share(joint: Tensor) -> float:
     """Return the share of a joint distribution that is off its diagonal; 0 where it is empty.
 

@@ -627,10 +627,7 @@ def negative_learning(
     dim = _class_dim(input)
     log_p = _log_softmax(input)
     F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
-    # log(1 - p) of the likeliest class would lose all digits: it is the others' logsumexp.
-    top = log_p.argmax(dim, keepdim=True)
-    others = log_p.scatter(dim, top, -math.inf).logsumexp(dim, keepdim=True)
-    log_rest = torch.log1p(-log_p.scatter(dim, top, -math.inf).exp()).scatter(dim, top, others)
+    log_rest = _log_rest(log_p, dim)
     drawn = log_rest.movedim(dim, -1).gather(-1, complement)
     if class_weight is not None:
         drawn = drawn * class_weight.to(drawn.dtype)[complement]
@@ -742,6 +739,576 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
     if target.is_floating_point():
         scaled = scaled * target.sum(_class_dim(input))
     return loss + scaled
+
+
+def active_negative(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, min_prob: float = 1e-7
+) -> Tensor:
+    r"""Active negative loss per example: normalized and normalized negative cross entropy.
+
+    .. math::
+        \ell = \alpha \frac{\log p_y}{\sum_k \log p_k}
+        + \beta \Bigl(1 - \frac{A + \log p_y}{\sum_k (A + \log p_k)}\Bigr), \qquad
+        A = -\log p_{\min}
+
+    The second part turns cross entropy upside down: it asks for a high loss of the other classes,
+    and its gradient grows with :math:`p_y`. In it, and nowhere else, no :math:`p_k` counts for
+    less than :math:`p_{\min}`, at which a class has the whole of what it can be asked for.
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized cross entropy, at least 0.
+        beta: Weight of normalized negative cross entropy, at least 0.
+        min_prob: The probability :math:`p_{\min}`, in (0, 1/C).
+
+    Returns:
+        The loss of each example, in [0, alpha + beta].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> active_negative(torch.zeros(1, 4), torch.tensor([0]), alpha=1.0, beta=1.0)
+        tensor([1.])
+
+    References:
+        Ye, Li, Dai, Liu, Sun, Tong, "Active Negative Loss Functions for Learning with Noisy
+        Labels", 2023, as ANL-CE.
+    """
+    return _active_negative(lambda log_p: -log_p, input, target, alpha, beta, min_prob)
+
+
+def active_negative_focal(
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    min_prob: float = 1e-7,
+) -> Tensor:
+    r"""Active negative loss per example: normalized and normalized negative focal loss.
+
+    .. math::
+        \ell = \alpha \frac{F(p_y)}{\sum_k F(p_k)}
+        + \beta \Bigl(1 - \frac{A - F(p_y)}{\sum_k (A - F(p_k))}\Bigr), \qquad
+        F(p) = -(1 - p)^\gamma \log p, \quad A = F(p_{\min})
+
+    At gamma = 0 it is :func:`active_negative`.
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized focal loss, at least 0.
+        beta: Weight of normalized negative focal loss, at least 0.
+        gamma: Exponent of the focal loss, at least 0.
+        min_prob: Least probability that counts in the second part, in (0, 1/C).
+
+    Returns:
+        The loss of each example, in [0, alpha + beta].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 4), torch.tensor([0])
+        >>> active_negative_focal(x, y, alpha=1.0, beta=1.0, gamma=0.5)
+        tensor([1.])
+
+    References:
+        Ye, Li, Dai, Liu, Sun, Tong, "Active Negative Loss Functions for Learning with Noisy
+        Labels", 2023, as ANL-FL. The released code takes :math:`(1 - p)^\gamma` for a constant
+        where it differentiates; here the gradient is the formula's.
+    """
+    return _active_negative(_focal(gamma), input, target, alpha, beta, min_prob)
+
+
+def class_imbalance(input: Tensor, counts: Tensor | None = None) -> Tensor:
+    r"""How unevenly a batch is predicted to be spread over the classes.
+
+    .. math::
+        R = \log C + \sum_k \bar p_k \log \bar p_k, \qquad
+        \bar p = \frac{1}{N} \sum_n p^{(n)}
+
+    Args:
+        input: Logits.
+        counts: Which examples count; all by default.
+
+    Returns:
+        A scalar in [0, log C]: 0 where the mean prediction is uniform. Of no examples it is log C.
+
+    Shape:
+        ``input``: (C), (N, C) or (N, C, d1, ...); ``counts``: bool, the same without C.
+
+    Example:
+        >>> class_imbalance(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]))
+        tensor(0.)
+
+    References:
+        Ye, Wu, Xu, Li, Zhang, Chen, "Active Negative Loss: A Robust Framework for Learning with
+        Noisy Labels", 2024, as the entropy regularization of ANL.
+    """
+    dim = _class_dim(input)
+    p = _log_softmax(input).exp().movedim(dim, -1)
+    if counts is None:
+        mean = p.reshape(-1, p.shape[-1]).mean(0)
+    else:
+        kept = p * counts.unsqueeze(-1)
+        mean = kept.reshape(-1, p.shape[-1]).sum(0) / counts.sum().clamp(min=1)
+    log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+    return math.log(p.shape[-1]) + (mean * log_mean).sum()
+
+
+def joint_asymmetric(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, a: float
+) -> Tensor:
+    r"""Joint asymmetric loss per example: normalized cross entropy and asymmetric square error.
+
+    .. math::
+        \ell = \alpha \frac{\log p_y}{\sum_k \log p_k}
+        + \frac{\beta}{C} \sum_k (p_k - a \, 1[k = y])^2
+
+    At a = 1 the second part is the mean square error.
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized cross entropy, at least 0.
+        beta: Weight of the asymmetric mean square error, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> joint_asymmetric(torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, beta=1.0, a=2.0)
+        tensor([1.2500])
+
+    References:
+        Wang, Liu, Zhou, Hu, Zhai, Jiang, Ji, "Joint Asymmetric Loss for Learning with Noisy
+        Labels", 2025, as JAL-CE.
+    """
+    active = normalized_cross_entropy(input, target)
+    return alpha * active + beta * _asymmetric_square_error(input, target, a)
+
+
+def joint_asymmetric_focal(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, a: float, gamma: float
+) -> Tensor:
+    r"""Joint asymmetric loss per example: normalized focal loss and asymmetric square error.
+
+    .. math::
+        \ell = \alpha \frac{F(p_y)}{\sum_k F(p_k)}
+        + \frac{\beta}{C} \sum_k (p_k - a \, 1[k = y])^2, \qquad
+        F(p) = -(1 - p)^\gamma \log p
+
+    At gamma = 0 it is :func:`joint_asymmetric`.
+
+    Args:
+        input: Logits of at least two classes.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of normalized focal loss, at least 0.
+        beta: Weight of the asymmetric mean square error, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+        gamma: Exponent of the focal loss, at least 0.
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> joint_asymmetric_focal(x, y, alpha=1.0, beta=0.0, a=2.0, gamma=0.5)
+        tensor([0.5000])
+
+    References:
+        Wang, Liu, Zhou, Hu, Zhai, Jiang, Ji, "Joint Asymmetric Loss for Learning with Noisy
+        Labels", 2025, as JAL-FL.
+    """
+    each = _focal(gamma)(_log_softmax(input).clamp(min=LEAST_LOG_P))
+    active = _picked(each, target) / each.sum(_class_dim(input))
+    return alpha * active + beta * _asymmetric_square_error(input, target, a)
+
+
+def epsilon_softmax(
+    input: Tensor, target: Tensor, *, alpha: float, beta: float, m: float
+) -> Tensor:
+    r"""Cross entropy of an epsilon-softmax and mean absolute error, per example.
+
+    .. math::
+        \ell = -\alpha \log \frac{p_y + m \, 1[y = \arg\max_k p_k]}{m + 1} + 2 \beta (1 - p_y)
+
+    The likeliest class is given m more, so that predictions are nearly one-hot: the absolute
+    differences add up to less than 2/(m + 1). At m = 0 the first part is cross entropy.
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        alpha: Weight of the cross entropy, at least 0.
+        beta: Weight of mean absolute error, at least 0.
+        m: What the likeliest class is given, at least 0.
+
+    Returns:
+        The loss of each example, in [0, inf).
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0, 1.0]]), torch.tensor([1])
+        >>> epsilon_softmax(x, y, alpha=1.0, beta=0.0, m=1e4)
+        tensor([2.6892e-05])
+
+    References:
+        Wang, Zhou, Zhai, Jiang, Ji, Liu, "epsilon-Softmax: Approximating One-Hot Vectors for
+        Mitigating Label Noise", 2024, as CE_eps + MAE; its mean absolute error is twice ours.
+        The released code takes no probability for less than 1e-8, we all as they are.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    likeliest = log_p.argmax(dim, keepdim=True)
+    own, added = log_p.gather(dim, likeliest), _scalar(m, log_p)
+    rest = _rest(own)
+    # log((p + m)/(1 + m)): either form loses digits where the other keeps them.
+    raised = torch.where(
+        rest < 0.5 * (1 + added),
+        torch.log1p(-rest / (1 + added)),
+        torch.log(own.exp() + added) - torch.log1p(added),
+    )
+    near_one_hot = (log_p - torch.log1p(added)).scatter(dim, likeliest, raised)
+    passive = 2 * beta * mean_absolute_error(input, target)
+    return passive - alpha * _picked(near_one_hot, target)
+
+
+def truncated_generalized_cross_entropy(
+    input: Tensor, target: Tensor, *, q: float, k: float
+) -> Tensor:
+    r"""Truncated generalized cross entropy per example.
+
+    .. math:: \ell = \frac{1 - \max(p_y, k)^q}{q}
+
+    An example whose label is no likelier than k is taken for a wrong one: it has no gradient. At
+    k = 0 it is :func:`generalized_cross_entropy`.
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        q: Exponent, at least 0.
+        k: Probability up to which the loss stays the same, in [0, 1).
+
+    Returns:
+        The loss of each example, in [0, (1 - k^q)/q].
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 4), torch.tensor([0])
+        >>> truncated_generalized_cross_entropy(x, y, q=1.0, k=0.5)
+        tensor([0.5000])
+
+    References:
+        Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with
+        Noisy Labels", 2018. They leave examples out for ten epochs by what the best network so far
+        predicts; here the prediction that the gradient is taken of decides.
+    """
+
+    def truncated(log_p: Tensor) -> Tensor:
+        kept = torch.maximum(log_p, torch.log(_scalar(k, log_p)))
+        return -kept if q < LEAST_Q else _rest(q * kept) / q
+
+    return _expectation(truncated, input, target)
+
+
+def label_distributionally_robust(
+    input: Tensor, target: Tensor, *, lamb: float, margin: float, normalize: bool = True
+) -> Tensor:
+    r"""Label-distributionally robust loss with KL regularization (LDR-KL), per example.
+
+    .. math::
+        \ell = \lambda \log \frac{1}{C} \sum_k
+        \exp \frac{s_k - s_y + c \, 1[k \ne y]}{\lambda}, \qquad
+        s = C \, \frac{\operatorname{softplus}(z)}{\sum_k \operatorname{softplus}(z_k)}
+
+    A small :math:`\lambda` counts the worst class alone, as a support vector machine does, a large
+    one all alike. At :math:`\lambda = 1` with c = 0 and s = z it is cross entropy less log C.
+
+    Args:
+        input: Logits; -inf logits stand for excluded classes.
+        target: Class indices in [0, C), or class probabilities.
+        lamb: Weight of the regularization :math:`\lambda`, above 0.
+        margin: How far the label's score should be above the others :math:`c`, at least 0.
+        normalize: Whether scores are nonnegative and have mean 1, as in the formula; if not, they
+            are the logits.
+
+    Returns:
+        The loss of each example, at least :math:`-\lambda \log C`.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([0])
+        >>> label_distributionally_robust(x, y, lamb=1.0, margin=0.0)
+        tensor([0.])
+
+    References:
+        Zhu, Ying, Yang, "Label Distributionally Robust Losses for Multi-class Classification:
+        Consistency, Robustness and Adaptivity", 2023; without its adaptive ALDR-KL.
+    """
+    scores = _normalized_scores(input) if normalize else _at_least_float32(input)
+    dim = _class_dim(input)
+    temperature, above = _scalar(lamb, scores), _scalar(margin, scores)
+    # The weights of the worst case, as if no class had a margin: the label loses its own.
+    log_p = F.log_softmax(scores / temperature, dim=dim)
+    worst = torch.logaddexp(_log_rest(log_p, dim), log_p - above / temperature) - log_p
+    return _picked(above + temperature * (worst - math.log(input.shape[dim])), target)
+
+
+def clipped_gradient(input: Tensor, target: Tensor, *, q: float, threshold: float) -> Tensor:
+    r"""Generalized cross entropy with a clipped gradient, per example.
+
+    .. math::
+        \ell = \begin{cases}
+        (1 - p_y^q)/q & p_y > t \\
+        (1 - t^q)/q + t^{q - 1} (t - p_y) & p_y \le t
+        \end{cases}
+
+    Below the threshold t it goes on as a line: there, no gradient by :math:`p_y` is greater. At
+    q = 0 it is that of cross entropy, whose limit at a threshold of 0 it is.
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities.
+        q: Exponent, in [0, 1).
+        threshold: The probability t, in (0, 1].
+
+    Returns:
+        The loss of each example, at least 0.
+
+    Shape:
+        As for :func:`cross_entropy`.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> clipped_gradient(torch.zeros(1, 4), torch.tensor([0]), q=0.0, threshold=0.5)
+        tensor([1.1931])
+
+    References:
+        Ye, Wu, Zhang, Li, Chen, Jin, "Optimized Gradient Clipping for Noisy Label Learning", 2025,
+        of whose OGC it is one step; Menon, Rawat, Reddi, Kumar, "Can Gradient Clipping Mitigate
+        Label Noise?", 2020, for a threshold that stays. The released code has 1 in place of
+        :math:`t^q`, which is the same for cross entropy.
+    """
+
+    def clipped(log_p: Tensor) -> Tensor:
+        limit = _scalar(threshold, log_p)
+        kept = torch.maximum(log_p, limit.log())
+        steep = torch.exp((q - 1) * limit.log()) * (limit - log_p.exp()).clamp(min=0)
+        return steep + (-kept if q < LEAST_Q else _rest(q * kept) / q)
+
+    return _expectation(clipped, input, target)
+
+
+def forward_corrected(input: Tensor, target: Tensor, *, matrix: Tensor) -> Tensor:
+    r"""Cross entropy of the labels that a prediction lets expect, per example.
+
+    .. math:: \ell = -\log \sum_k T_{ky} \, p_k
+
+    Args:
+        input: Logits.
+        target: Class indices in [0, C), or class probabilities; with these it takes C times the
+            memory.
+        matrix: Probabilities :math:`T` of each given label (columns) for each true one (rows).
+
+    Returns:
+        The loss of each example, in [0, inf).
+
+    Shape:
+        As for :func:`cross_entropy`; ``matrix``: (C, C).
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> matrix = torch.tensor([[0.7, 0.3], [0.3, 0.7]])
+        >>> forward_corrected(torch.tensor([[0.0, 99.0]]), torch.tensor([0]), matrix=matrix)
+        tensor([1.2040])
+
+    References:
+        Patrini, Rozza, Menon, Nock, Qu, "Making Deep Neural Networks Robust to Label Noise: a Loss
+        Correction Approach", 2017.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    given = matrix.to(log_p).log()
+    if target.is_floating_point():
+        expected = (log_p.movedim(dim, -1).unsqueeze(-1) + given).logsumexp(-2).movedim(-1, dim)
+        return _expectation_of(lambda log_q: -log_q, expected, target)
+    F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
+    return -(log_p.movedim(dim, -1) + given.T[target.long()]).logsumexp(-1)
+
+
+def backward_corrected(input: Tensor, target: Tensor, *, inverse: Tensor) -> Tensor:
+    r"""Cross entropy of the true labels as it is to be expected from the given ones, per example.
+
+    .. math:: \ell = -\sum_k (T^{-1})_{yk} \log p_k
+
+    Its mean over given labels that follow the matrix is cross entropy's mean over the true ones.
+
+    Args:
+        input: Logits; classes of -inf logits count for nothing.
+        target: Class indices in [0, C), or class probabilities.
+        inverse: The inverse of the probabilities :math:`T` of each given label (columns) for each
+            true one (rows).
+
+    Returns:
+        The loss of each example; it can be negative without bound.
+
+    Shape:
+        As for :func:`cross_entropy`; ``inverse``: (C, C).
+
+    Raises:
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> inverse = torch.tensor([[0.7, 0.3], [0.3, 0.7]]).inverse()
+        >>> backward_corrected(torch.zeros(1, 2), torch.tensor([0]), inverse=inverse)
+        tensor([0.6931])
+
+    References:
+        Patrini, Rozza, Menon, Nock, Qu, "Making Deep Neural Networks Robust to Label Noise: a Loss
+        Correction Approach", 2017.
+    """
+    dim = _class_dim(input)
+    log_p = _log_softmax(input)
+    log_p = log_p.masked_fill(log_p == -math.inf, 0)
+    weights = inverse.to(log_p)
+    if target.is_floating_point():
+        if target.shape != log_p.shape:
+            F.cross_entropy(log_p, target)  # raises what torch raises
+        share = target.to(log_p.dtype).movedim(dim, -1) @ weights
+    else:
+        F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
+        share = weights[target.long()]
+    return -(share * log_p.movedim(dim, -1)).sum(-1)
+
+
+def peer(
+    function: Callable[[Tensor, Tensor], Tensor],
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float,
+    pairs: Tensor,
+) -> Tensor:
+    r"""Peer loss per example: a loss less that of examples with the labels of others.
+
+    .. math:: \ell_n = \ell(z_n, y_n) - \alpha \, \ell(z_{i_n}, y_{j_n})
+
+    What a network says of any example, whatever its label is, is taken off. A pair of which the
+    loss is infinite, for a -inf logit, counts for nothing.
+
+    Args:
+        function: ``(input, target) -> per-example loss``, the loss on the right.
+        input: Logits.
+        target: Class indices in [0, C).
+        alpha: Weight of the pairs, at least 0.
+        pairs: For each example the indices i and j of the two that make its pair.
+
+    Returns:
+        The loss of each example; without bound below if the loss has none above.
+
+    Shape:
+        ``input`` and ``target`` as for :func:`cross_entropy`; ``pairs``: (2, N d1 ...), indices
+        into the places of ``target`` in order; output: as ``target``.
+
+    Raises:
+        TypeError: ``target`` holds class probabilities.
+        RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0, 9.0], [9.0, 0.0]]), torch.tensor([1, 0])
+        >>> pairs = torch.tensor([[0, 1], [1, 1]])
+        >>> peer(mean_absolute_error, x, y, alpha=1.0, pairs=pairs)
+        tensor([-0.9998,  0.0000])
+
+    References:
+        Liu, Guo, "Peer Loss Functions: Learning from Noisy Labels without Knowing Noise Rates",
+        2020; both of a pair are of the batch.
+    """
+    require_indices("peer", target)
+    own = function(input, target)
+    if target.numel() == 0:
+        return own
+    rows = input.movedim(_class_dim(input), -1).reshape(-1, input.shape[_class_dim(input)])
+    first, second = pairs
+    others = function(rows[first], target.reshape(-1)[second])
+    others = others.masked_fill(others.isinf(), 0)
+    return own - alpha * others.reshape(own.shape)
+
+
+def clip_logits(input: Tensor, *, delta: float) -> Tensor:
+    r"""Scale logits down to a greatest norm.
+
+    .. math:: z \mapsto z \min\Bigl(1, \frac{\delta}{\|z\|_2}\Bigr)
+
+    Args:
+        input: Logits; -inf logits stand for excluded classes and count for no norm.
+        delta: The greatest norm :math:`\delta`, above 0.
+
+    Returns:
+        Logits, in float32 for half precision.
+
+    Shape:
+        ``input``: (C), (N, C) or (N, C, d1, ...); output: the same.
+
+    Example:
+        >>> clip_logits(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), delta=1.0)
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+
+    References:
+        Wei, Zhuang, Xie, Feng, Niu, An, Li, "Mitigating Memorization of Noisy Labels by Clipping
+        the Model Prediction", 2023, as LogitClip.
+    """
+    input, dim = _at_least_float32(input), _class_dim(input)
+    excluded = input == -math.inf
+    finite = input.masked_fill(excluded, 0)
+    norm = torch.linalg.vector_norm(finite, dim=dim, keepdim=True)
+    # Where nothing is clipped the norm must have no gradient, which it has not at 0.
+    longer = norm > delta
+    scale = torch.where(longer, delta / norm.masked_fill(~longer, 1), 1)
+    return (finite * scale).masked_fill(excluded, -math.inf)
 
 
 def reduce(
@@ -898,10 +1465,71 @@ def _rest(log_x: Tensor) -> Tensor:
     return torch.where(log_x < -1, 1 - log_x.exp(), -torch.expm1(log_x))
 
 
+def _log_rest(log_p: Tensor, dim: int) -> Tensor:
+    """Compute log(1 - p) of every class."""
+    # That of the likeliest class would lose all digits: it is the others' logsumexp.
+    top = log_p.argmax(dim, keepdim=True)
+    others = log_p.scatter(dim, top, -math.inf).logsumexp(dim, keepdim=True)
+    return torch.log1p(-log_p.scatter(dim, top, -math.inf).exp()).scatter(dim, top, others)
+
+
 def _scalar(value: float, like: Tensor) -> Tensor:
     """Make a tensor of a hyper-parameter, so that its infinities follow IEEE, not Python."""
     # Not torch.full, for which torch.compile would make a graph of every value.
     return like.new_zeros(()) + value
+
+
+def _focal(gamma: float) -> Callable[[Tensor], Tensor]:
+    """Return the focal loss of log p, which must be finite."""
+
+    def focal(log_p: Tensor) -> Tensor:
+        # A power of 0 has no gradient to multiply a log of 1 with.
+        rest = _rest(log_p).clamp(min=torch.finfo(log_p.dtype).tiny)
+        return -log_p * torch.exp(gamma * torch.log(rest))
+
+    return focal
+
+
+def _active_negative(
+    cost: Callable[[Tensor], Tensor],
+    input: Tensor,
+    target: Tensor,
+    alpha: float,
+    beta: float,
+    min_prob: float,
+) -> Tensor:
+    """Join a normalized loss with its normalized negative, from the loss of log p."""
+    dim = _class_dim(input)
+    log_p = _log_softmax(input).clamp(min=LEAST_LOG_P)
+    least = math.log(min_prob)
+    each, limited = cost(log_p), cost(log_p.clamp(min=least))
+    flipped = cost(_scalar(least, log_p)) - limited
+    active = _picked(each, target) / each.sum(dim)
+    negative = _picked(flipped, target) / flipped.sum(dim)
+    total = target.sum(dim) if target.is_floating_point() else 1
+    return alpha * active + beta * (total - negative)
+
+
+def _asymmetric_square_error(input: Tensor, target: Tensor, a: float) -> Tensor:
+    dim = _class_dim(input)
+    p = _log_softmax(input).exp()
+    squares = (p * p).sum(dim, keepdim=True)
+    drawn = _scalar(a, p)
+    # (a - p_y)^2 in place of p_y^2.
+    each = (squares + drawn * (drawn - 2 * p)) / input.shape[dim]
+    return _picked(each, target)
+
+
+def _normalized_scores(input: Tensor) -> Tensor:
+    """Divide softplus of logits by its mean, in log space so that it never vanishes."""
+    input, dim = _at_least_float32(input), _class_dim(input)
+    low = input < -15
+    # log(softplus(z)) is z - exp(z)/2 there.
+    log_softplus = torch.where(
+        low, input - input.clamp(max=-15).exp() / 2, F.softplus(input.clamp(min=-15)).log()
+    )
+    scores = input.shape[dim] * log_softplus.softmax(dim)
+    return scores.masked_fill(input == -math.inf, -math.inf)
 
 
 def _jensen_shannon_of(log_p: Tensor, pi: float) -> Tensor:

@@ -23,12 +23,13 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, final, overload
 
 import torch
 from torch import Tensor, nn
 
-from noisylabels import _fused, functional, schedules
+from noisylabels import _fused, clipping, estimation, functional, noise, schedules
 from noisylabels.errors import (
     CheckpointError,
     ConfigError,
@@ -67,12 +68,20 @@ class Scheduled(property):
         low: Least valid value.
         high: Greatest valid value.
         open: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
 
     Raises:
         ConfigError: A value is no number or out of its range.
     """
 
-    def __init__(self, *, low: float = 0.0, high: float = math.inf, open: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        low: float = 0.0,
+        high: float = math.inf,
+        open: bool = False,
+        below: bool = False,
+    ) -> None:
         # Functions, and a property: that is what every version of torch's compiler looks into.
         def read(loss: "Loss") -> float:
             held = loss.held[self._name]
@@ -82,7 +91,7 @@ class Scheduled(property):
             loss.held[self._name] = self._parsed(value)
 
         super().__init__(read, assign)
-        self._range: dict[str, Any] = {"low": low, "high": high, "open": open}
+        self._range: dict[str, Any] = {"low": low, "high": high, "open": open, "below": below}
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Take the attribute's name."""
@@ -226,8 +235,13 @@ class Loss(nn.Module, ABC):
         return self._reduced(input, target)
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._reduce(self.per_example, input, target)
+
+    def _reduce(
+        self, function: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor
+    ) -> Tensor:
         return functional.reduce(
-            self.per_example,
+            function,
             input,
             target,
             weight=self.weight,
@@ -858,6 +872,746 @@ class DynamicsAwareLoss(Loss):
         return functional.dynamics_aware(input, target, q=self.q, lamb=self.lamb)
 
 
+class _Balanced(Loss):
+    """A loss that also asks for batches whose mean prediction is spread over the classes."""
+
+    lamb = Scheduled()
+
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        lamb = self.lamb
+        if lamb == 0:
+            return super()._reduced(input, target)
+        soft = target.is_floating_point()
+        counted = None if soft else target != self.ignore_index
+        imbalance = lamb * functional.class_imbalance(input, counted)
+
+        def both(input: Tensor, target: Tensor) -> Tensor:
+            # An example weighs as much as its probabilities say.
+            total = target.sum(0 if input.ndim == 1 else 1) if target.is_floating_point() else 1
+            return self.per_example(input, target) + total * imbalance
+
+        return self._reduce(both, input, target)
+
+
+@final
+class ActiveNegativeLoss(_Balanced):
+    """Normalized and normalized negative cross entropy (ANL-CE).
+
+    See :func:`noisylabels.functional.active_negative`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the negative term, at least 0.
+        lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
+        min_prob: Least probability that counts in the negative term, in (0, 1).
+    """
+
+    formula = "alpha NCE + beta (1 - (A + log p_y)/sum_k (A + log p_k)) + lamb (log K - H(mean p))"
+    alpha = Scheduled()
+    beta = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 5.0,
+        beta: Hyperparameter = 5.0,
+        lamb: Hyperparameter = 0.0,
+        min_prob: float = 1e-7,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.lamb = alpha, beta, lamb
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, without what is the batch's."""
+        return functional.active_negative(
+            input, target, alpha=self.alpha, beta=self.beta, min_prob=self.min_prob
+        )
+
+
+@final
+class ActiveNegativeFocalLoss(_Balanced):
+    """Normalized and normalized negative focal loss (ANL-FL).
+
+    See :func:`noisylabels.functional.active_negative_focal`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the negative term, at least 0.
+        gamma: Exponent of the focal loss, at least 0.
+        lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
+        min_prob: Least probability that counts in the negative term, in (0, 1).
+    """
+
+    formula = (
+        "alpha F_y/sum_k F_k + beta (1 - (A - F_y)/sum_k (A - F_k)) + lamb (log K - H(mean p))"
+    )
+    alpha = Scheduled()
+    beta = Scheduled()
+    gamma = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 5.0,
+        beta: Hyperparameter = 5.0,
+        gamma: Hyperparameter = 0.5,
+        lamb: Hyperparameter = 0.0,
+        min_prob: float = 1e-7,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.gamma, self.lamb = alpha, beta, gamma, lamb
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, without what is the batch's."""
+        return functional.active_negative_focal(
+            input,
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            min_prob=self.min_prob,
+        )
+
+
+@final
+class JointAsymmetricLoss(Loss):
+    """Normalized cross entropy and asymmetric mean square error (JAL-CE).
+
+    See :func:`noisylabels.functional.joint_asymmetric`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the passive term, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+    """
+
+    formula = "alpha NCE + beta/K sum_k (p_k - a 1[k = y])^2"
+    alpha = Scheduled()
+    beta = Scheduled()
+    a = Scheduled(low=1)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 1.0,
+        a: Hyperparameter = 30.0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.a = alpha, beta, a
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.joint_asymmetric(
+            input, target, alpha=self.alpha, beta=self.beta, a=self.a
+        )
+
+
+@final
+class JointAsymmetricFocalLoss(Loss):
+    """Normalized focal loss and asymmetric mean square error (JAL-FL).
+
+    See :func:`noisylabels.functional.joint_asymmetric_focal`.
+
+    Args:
+        alpha: Weight of the active term, at least 0.
+        beta: Weight of the passive term, at least 0.
+        a: Where the probability of the label is drawn to, at least 1.
+        gamma: Exponent of the focal loss, at least 0.
+    """
+
+    formula = "alpha F_y/sum_k F_k + beta/K sum_k (p_k - a 1[k = y])^2, F = -(1 - p)^gamma log p"
+    alpha = Scheduled()
+    beta = Scheduled()
+    a = Scheduled(low=1)
+    gamma = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        beta: Hyperparameter = 1.0,
+        a: Hyperparameter = 30.0,
+        gamma: Hyperparameter = 0.5,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.a, self.gamma = alpha, beta, a, gamma
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.joint_asymmetric_focal(
+            input, target, alpha=self.alpha, beta=self.beta, a=self.a, gamma=self.gamma
+        )
+
+
+@final
+class EpsilonSoftmaxLoss(Loss):
+    """Cross entropy of an epsilon-softmax and mean absolute error (CE_eps + MAE).
+
+    See :func:`noisylabels.functional.epsilon_softmax`.
+
+    Args:
+        alpha: Weight of the cross entropy, at least 0.
+        beta: Weight of mean absolute error, at least 0.
+        m: What the likeliest class is given, at least 0; more is more robust.
+    """
+
+    formula = "-alpha log((p_y + m 1[y likeliest])/(m + 1)) + 2 beta (1 - p_y)"
+    alpha = Scheduled()
+    beta = Scheduled()
+    m = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 0.01,
+        beta: Hyperparameter = 5.0,
+        m: Hyperparameter = 1e5,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha, self.beta, self.m = alpha, beta, m
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.epsilon_softmax(input, target, alpha=self.alpha, beta=self.beta, m=self.m)
+
+
+@final
+class TruncatedGeneralizedCrossEntropyLoss(Loss):
+    """Truncated generalized cross entropy.
+
+    See :func:`noisylabels.functional.truncated_generalized_cross_entropy`.
+
+    Args:
+        q: Exponent, at least 0.
+        k: Probability up to which a label is taken for wrong, in [0, 1].
+        start: Progress at which that begins, in [0, 1]; before it is generalized cross entropy.
+    """
+
+    formula = "(1 - max(p_y, k)^q)/q, k = 0 before start"
+    q = Scheduled()
+    k = Scheduled(high=1)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        q: Hyperparameter = 0.7,
+        k: Hyperparameter = 0.5,
+        start: float = 1 / 3,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.q, self.k = q, k
+        self.start = check_range("start", start, high=1)
+
+    @property
+    def current_k(self) -> float:
+        """The threshold at the present progress."""
+        # Epoch 40 of 120 is a third.
+        return self.k if self.progress >= self.start - 1e-9 else 0.0
+
+    def dynamic(self) -> dict[str, float]:
+        """Return ``k`` as it is now, and the hyper-parameters that are schedules."""
+        return super().dynamic() | {"k": self.current_k}
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.truncated_generalized_cross_entropy(
+            input, target, q=self.q, k=self.current_k
+        )
+
+
+@final
+class LabelDistributionallyRobustLoss(Loss):
+    """Label-distributionally robust loss with KL regularization (LDR-KL).
+
+    See :func:`noisylabels.functional.label_distributionally_robust`.
+
+    Args:
+        lamb: Weight of the regularization, above 0; more is more robust.
+        margin: How far the label's score should be above the others, at least 0.
+        normalize: Whether scores are nonnegative and have mean 1; if not, they are the logits.
+    """
+
+    formula = "lamb log mean_k exp((s_k - s_y + margin 1[k != y])/lamb), s = K softplus(z)/sum"
+    lamb = Scheduled(open=True)
+    margin = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        lamb: Hyperparameter = 10.0,
+        margin: Hyperparameter = 0.1,
+        normalize: bool = True,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.lamb, self.margin = lamb, margin
+        self.normalize = normalize
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        return functional.label_distributionally_robust(
+            input, target, lamb=self.lamb, margin=self.margin, normalize=self.normalize
+        )
+
+
+@final
+class LogitClippedLoss(Loss):
+    """A loss of logits whose norm is clipped (LogitClip).
+
+    See :func:`noisylabels.functional.clip_logits`.
+
+    Args:
+        delta: The greatest norm, above 0; less is more robust.
+        base: The loss: a key of ``LOSSES``, or a table with that as ``"name"`` and its
+            hyper-parameters.
+
+    Raises:
+        ConfigError: There is no such loss, or class probabilities do not define it.
+
+    Example:
+        >>> loss = LogitClippedLoss(delta=1.5, base={"name": "gce", "q": 0.5})
+        >>> loss.base
+        {'name': 'gce', 'q': 0.5}
+    """
+
+    formula = "base(z min(1, delta/||z||))"
+    delta = Scheduled(open=True)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        delta: Hyperparameter = 1.0,
+        base: str | Mapping[str, Any] = "ce",
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.delta = delta
+        self.base = base
+        self.loss = _build_base(base)
+
+    def dynamic(self) -> dict[str, float]:
+        """Return the hyper-parameters that are schedules, those of the base loss among them."""
+        return super().dynamic() | _following(self.loss, self).dynamic()
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured."""
+        super().update(metrics)
+        self.loss.update(metrics)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        clipped = functional.clip_logits(input, delta=self.delta)
+        return _following(self.loss, self).per_example(clipped, target)
+
+
+def _build_base(base: str | Mapping[str, Any]) -> Loss:
+    table = {"name": base} if isinstance(base, str) else dict(base)
+    key = table.pop("name", None)
+    if not isinstance(key, str):
+        raise ConfigError(f'base: expected a table such as {{name = "gce", q = 0.7}}, got {base!r}')
+    if key not in LOSSES:
+        raise ConfigError(f"base: {unknown('loss', key, LOSSES)}")
+    known = hyperparameters(LOSSES[key])
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"base: {unknown(f'parameter of {key!r}', name, known)}")
+    loss = build(key, **table)
+    if loss.needs_indices:
+        raise ConfigError(f"base: expected a loss that class probabilities define, got {key!r}")
+    return loss
+
+
+@final
+class OptimizedGradientClippingLoss(Loss):
+    r"""Generalized cross entropy whose gradient is clipped by how losses are spread (OGC).
+
+    See :func:`noisylabels.functional.clipped_gradient`. In training it remembers the losses of the
+    last examples, and now and then finds the threshold anew, see
+    :func:`noisylabels.clipping.clipping_threshold`. What it remembers is part of its state. Only
+    calls count whose logits want a gradient, and only of the loss itself, not of ``per_example``.
+
+    Args:
+        q: Exponent, in [0, 1); at 0 it is cross entropy.
+        epsilon: How much more of the gradient wrong labels may have than right ones, above 0.
+        interval: Calls between two thresholds, at least 1.
+        queue: Examples that are remembered, at least 2; before there are as many, nothing is
+            clipped.
+
+    Attributes:
+        threshold: The probability of a label below which the gradient is clipped at present.
+    """
+
+    formula = "(1 - p_y^q)/q, below p_y = t its tangent at t; t from a mixture of -log p_y"
+    needs_indices = True
+    q = Scheduled(high=1, below=True)
+    epsilon = Scheduled(open=True)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        q: Hyperparameter = 0.0,
+        epsilon: Hyperparameter = 2.0,
+        interval: int = 32,
+        queue: int = 4096,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.q, self.epsilon = q, epsilon
+        self.interval = check_count("interval", interval, low=1)
+        self.queue = check_count("queue", queue, low=2)
+        self.threshold = clipping.LEAST_PROBABILITY
+        self._seen = torch.zeros(0)
+        self._since = 0
+        # The threshold moves without the progress.
+        self._told = not super().dynamic()
+
+    def dynamic(self) -> dict[str, float]:
+        """Return ``threshold``, and the hyper-parameters that are schedules."""
+        return super().dynamic() | {"threshold": self.threshold}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in training remember the losses in it."""
+        if self.training and input.requires_grad and torch.is_grad_enabled():
+            self._remember(input.detach(), target)
+        return super().forward(input, target)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        functional.require_indices("optimized_gradient_clipping", target)
+        return functional.clipped_gradient(input, target, q=self.q, threshold=self.threshold)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and what is remembered."""
+        return super().get_extra_state() | {
+            "threshold": self.threshold,
+            "seen": self._seen.cpu(),
+            "since": self._since,
+        }
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if isinstance(state, Mapping):
+            self.threshold = state.get("threshold", self.threshold)
+            self._seen = state.get("seen", self._seen)
+            self._since = state.get("since", self._since)
+
+    def _remember(self, input: Tensor, target: Tensor) -> None:
+        if torch._C._are_functorch_transforms_active() or target.is_floating_point():
+            return
+        counted = target != self.ignore_index
+        each = functional.cross_entropy(input, target.masked_fill(~counted, 0))
+        # As far as the least probability that counts.
+        new = each[counted].float().clamp(max=-math.log(clipping.LEAST_PROBABILITY))
+        self._seen = torch.cat([self._seen.to(new.device), new])[-self.queue :]
+        self._since += 1
+        if self._since >= self.interval:
+            self._since = 0
+            if len(self._seen) == self.queue:
+                self.threshold = clipping.clipping_threshold(
+                    self._seen, q=self.q, epsilon=self.epsilon
+                )
+
+
+class _Corrected(Loss):
+    """A loss corrected by a matrix of which label is given for which true one.
+
+    The matrix is given; or it is estimated, once, from the predictions of the last examples of the
+    warm-up, before which there is no correction.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None,
+        matrix: Path | Sequence[Sequence[float]] | None,
+        warmup: float,
+        queue: int,
+        options: LossOptions,
+    ) -> None:
+        super().__init__(weight, **options)
+        self.matrix = matrix
+        self.warmup = check_range("warmup", warmup, high=1, open=True)
+        self.queue = check_count("queue", queue, low=1)
+        self._use(None if matrix is None else noise.read_matrix(matrix))
+        self._seen = torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)
+
+    @abstractmethod
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, by what :meth:`correction` has made."""
+
+    def correction(self, transition: Tensor) -> Tensor:
+        """Make of the matrix, once, what corrects with."""
+        return transition
+
+    def dynamic(self) -> dict[str, float]:
+        """Return whether an estimated matrix is there yet, as ``corrected``."""
+        if self.matrix is not None:
+            return super().dynamic()
+        return super().dynamic() | {"corrected": float(self.transition is not None)}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
+        waits = self.transition is None and self.training
+        if waits and input.requires_grad and torch.is_grad_enabled():
+            self._remember(input.detach(), target)
+        return super().forward(input, target)
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example."""
+        if self._correction is None:
+            return functional.cross_entropy(input, target)
+        classes, rows = input.shape[0 if input.ndim == 1 else 1], len(self._correction)
+        if rows != classes:
+            raise ConfigError(
+                f"matrix: expected {classes} x {classes} numbers, one row per class, "
+                f"got {rows} x {rows}"
+            )
+        return self.corrected(input, target, self._correction)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and what is remembered."""
+        state = super().get_extra_state()
+        if self.matrix is None:
+            predicted, given = self._seen
+            state |= {
+                "transition": self.transition,
+                "predicted": predicted.cpu(),
+                "given": given.cpu(),
+            }
+        return state
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if self.matrix is None and isinstance(state, Mapping) and "predicted" in state:
+            self._use(state["transition"])
+            self._seen = state["predicted"], state["given"]
+
+    def _use(self, transition: Tensor | None) -> None:
+        self.transition = transition
+        self._correction = None if transition is None else self.correction(transition)
+
+    def _remember(self, input: Tensor, target: Tensor) -> None:
+        if torch._C._are_functorch_transforms_active() or target.is_floating_point():
+            return
+        if self.progress >= self.warmup and len(self._seen[0]):
+            predicted, given = (each.cpu() for each in self._seen)
+            joint = estimation.confident_joint(predicted, given)
+            self._use(estimation.transition_matrix(joint))
+            self._seen = predicted[:0], given[:0]
+            return
+        functional.cross_entropy(input, target.masked_fill(target == self.ignore_index, 0))
+        dim = 0 if input.ndim == 1 else 1
+        rows = input.float().softmax(dim).movedim(dim, -1).reshape(-1, input.shape[dim])
+        labels = target.reshape(-1).long()
+        kept = labels != self.ignore_index
+        predicted, given = (each.to(input.device) for each in self._seen)
+        predicted = torch.cat([predicted.reshape(-1, rows.shape[1]), rows[kept]])
+        self._seen = predicted[-self.queue :], torch.cat([given, labels[kept]])[-self.queue :]
+
+
+@final
+class ForwardCorrectedLoss(_Corrected):
+    """Cross entropy of the labels that a prediction lets expect (forward correction).
+
+    See :func:`noisylabels.functional.forward_corrected`. An estimated matrix is that of
+    :func:`noisylabels.estimation.confident_joint`, for predictions in training; it is part of the
+    state, and so is what has been seen of the warm-up.
+
+    Args:
+        matrix: Probability of each given label (columns) for each true one (rows), or a ``.npy`` or
+            ``.csv`` file of them; estimated by default.
+        warmup: Progress at which it is estimated, in (0, 1]; before it is cross entropy.
+        queue: Last examples of the warm-up that it is estimated from, at least 1.
+
+    Raises:
+        ConfigError: The matrix is not square, or a row of it is no distribution.
+        DataError: The matrix's file cannot be read.
+    """
+
+    formula = "-log sum_k T_ky p_k, T given, or estimated after a warm-up"
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        matrix: Path | Sequence[Sequence[float]] | None = None,
+        warmup: float = 0.3,
+        queue: int = 8192,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, matrix, warmup, queue, options)
+
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, corrected."""
+        return functional.forward_corrected(input, target, matrix=correction)
+
+
+@final
+class BackwardCorrectedLoss(_Corrected):
+    """Cross entropy of the true labels, as expected from the given ones (backward correction).
+
+    See :func:`noisylabels.functional.backward_corrected`, and :class:`ForwardCorrectedLoss` for how
+    the matrix is estimated.
+
+    Args:
+        matrix: Probability of each given label (columns) for each true one (rows), or a ``.npy`` or
+            ``.csv`` file of them; estimated by default.
+        warmup: Progress at which it is estimated, in (0, 1]; before it is cross entropy.
+        queue: Last examples of the warm-up that it is estimated from, at least 1.
+
+    Raises:
+        ConfigError: The matrix is not square, a row of it is no distribution, or it has no inverse.
+        DataError: The matrix's file cannot be read.
+    """
+
+    formula = "-sum_k (T^-1)_yk log p_k, T given, or estimated after a warm-up"
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        matrix: Path | Sequence[Sequence[float]] | None = None,
+        warmup: float = 0.3,
+        queue: int = 8192,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, matrix, warmup, queue, options)
+        if self.transition is not None:
+            rank = int(torch.linalg.matrix_rank(self.transition))
+            if rank < len(self.transition):
+                raise ConfigError(
+                    f"matrix: expected one that has an inverse, got {len(self.transition)} rows "
+                    f"of rank {rank}"
+                )
+
+    def correction(self, transition: Tensor) -> Tensor:
+        """Invert the matrix."""
+        # An estimated one need not have an inverse.
+        inverse: Tensor = torch.linalg.pinv(transition)
+        return inverse
+
+    def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
+        """Compute the loss of each example, corrected."""
+        return functional.backward_corrected(input, target, inverse=correction)
+
+
+@final
+class PeerLoss(Loss):
+    r"""A loss less that of examples with the labels of others (peer loss).
+
+    See :func:`noisylabels.functional.peer`. Which examples and labels make the pairs of a batch is
+    drawn from the number of training calls and ``seed`` alone, not from torch's generator: the
+    number is the state. Ignored examples are in no pair. A call counts as one in training if its
+    logits want a gradient.
+
+    Args:
+        alpha: Weight of the pairs, at least 0.
+        base: The loss: a key of ``LOSSES``, or a table with that as ``"name"`` and its
+            hyper-parameters.
+        seed: What the draws start from, at least 0.
+
+    Raises:
+        ConfigError: There is no such loss, or class probabilities do not define it.
+    """
+
+    formula = "base(z_n, y_n) - alpha base(z_i, y_j), i and j drawn from the batch"
+    needs_indices = True
+    alpha = Scheduled()
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: Hyperparameter = 1.0,
+        base: str | Mapping[str, Any] = "ce",
+        seed: int = 0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        self.alpha = alpha
+        self.base = base
+        self.loss = _build_base(base)
+        self.seed = check_count("seed", seed)
+        self.drawn = 0
+
+    def dynamic(self) -> dict[str, float]:
+        """Return the hyper-parameters that are schedules, those of the base loss among them."""
+        return super().dynamic() | _following(self.loss, self).dynamic()
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured."""
+        super().update(metrics)
+        self.loss.update(metrics)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the reduced loss of a batch, and in training count it."""
+        value = super().forward(input, target)
+        if self.training and input.requires_grad and torch.is_grad_enabled():
+            self.drawn += 1
+        return value
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, with pairs of all of them."""
+        functional.require_indices("peer", target)
+        pairs = self._draw(torch.ones_like(target, dtype=torch.bool).reshape(-1))
+        return self._each(input, target, pairs)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress, the states of the stateful schedules and how often it drew."""
+        return super().get_extra_state() | {"drawn": self.drawn}
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if isinstance(state, Mapping):
+            self.drawn = state.get("drawn", self.drawn)
+
+    def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
+        functional.require_indices("peer", target)
+        pairs = self._draw((target != self.ignore_index).reshape(-1))
+        return self._reduce(lambda z, y: self._each(z, y, pairs), input, target)
+
+    def _each(self, input: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        each = _following(self.loss, self).per_example
+        return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
+
+    def _draw(self, kept: Tensor) -> Tensor:
+        """Draw an example and a label for each place: indices into what is kept."""
+        # Torch's generator takes no more than 32 bits of a seed; an odd factor keeps seeds apart.
+        seed = (self.seed * 0x9E3779B1 + self.drawn) % 2**32
+        generator = torch.Generator().manual_seed(seed)
+        chances = torch.rand(2, len(kept), generator=generator, dtype=torch.float64)
+        places = kept.nonzero().flatten()
+        if len(places) == 0:
+            return torch.zeros(2, len(kept), dtype=torch.int64, device=kept.device)
+        return places[(chances.to(kept.device) * len(places)).long()]
+
+
+def _following(loss: Loss, leader: Loss) -> Loss:
+    """Return a base loss as it is at the progress of the loss that it is part of."""
+    loss._progress = leader._progress
+    return loss
+
+
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
     weight: Tensor | None = None,
     *,
@@ -971,6 +1725,19 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "dal": DynamicsAwareLoss,
     "dtce": DynamicTaylorCrossEntropyLoss,
     "djs": DynamicJensenShannonLoss,
+    # What came after the paper.
+    "anl-ce": ActiveNegativeLoss,
+    "anl-fl": ActiveNegativeFocalLoss,
+    "jal-ce": JointAsymmetricLoss,
+    "jal-fl": JointAsymmetricFocalLoss,
+    "eps-softmax": EpsilonSoftmaxLoss,
+    "truncated-gce": TruncatedGeneralizedCrossEntropyLoss,
+    "ldr-kl": LabelDistributionallyRobustLoss,
+    "logit-clip": LogitClippedLoss,
+    "ogc": OptimizedGradientClippingLoss,
+    "forward": ForwardCorrectedLoss,
+    "backward": BackwardCorrectedLoss,
+    "peer": PeerLoss,
 }
 
 

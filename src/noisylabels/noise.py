@@ -507,7 +507,7 @@ def transition(
     """
     true, classes = _checked(labels, num_classes)
     generator = _generator(rate, seed)
-    rows_of = _matrix(matrix, classes)
+    rows_of = read_matrix(matrix, classes)
     redrawn = torch.rand(len(true), generator=generator, dtype=torch.float64) < rate
     draws = torch.rand(len(true), generator=generator, dtype=torch.float64)
     given = true.clone()
@@ -709,9 +709,24 @@ def _targets(map: str | tuple[int, ...], classes: int) -> tuple[int, ...]:
     return targets
 
 
-def _matrix(matrix: Path | Sequence[Sequence[float]], classes: int) -> Tensor:
+def read_matrix(matrix: Path | Sequence[Sequence[float]], classes: int | None = None) -> Tensor:
+    """Read a matrix of which label is given for which true one.
+
+    Args:
+        matrix: Rows of probabilities, row ``true`` and column ``given``; or a ``.npy`` or ``.csv``
+            file of them.
+        classes: How many there must be; by default as many as there are rows.
+
+    Returns:
+        The matrix, float64, of shape (K, K).
+
+    Raises:
+        ConfigError: It has another shape, or a row is no distribution.
+        DataError: The file cannot be read.
+    """
     place = f"matrix {matrix}" if isinstance(matrix, Path) else "matrix"
     stored = _stored(matrix) if isinstance(matrix, Path) else matrix
+    classes = len(stored) if classes is None else classes
     try:
         rows = torch.as_tensor(stored, dtype=None if isinstance(stored, Tensor) else torch.float64)
     except (ValueError, TypeError) as error:

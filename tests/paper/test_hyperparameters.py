@@ -1,7 +1,7 @@
 import pytest
 
 from noisylabels.losses import build
-from noisylabels.paper.hyperparameters import DATASETS, HYPERPARAMETERS
+from noisylabels.paper.hyperparameters import DATASETS, HYPERPARAMETERS, LATER
 
 # The paper's table 1 as it is printed: a cell's numbers are in the order of the names.
 PRINTED = """
@@ -41,8 +41,15 @@ def test_the_table_is_the_papers():
     assert {dataset for _, dataset in ours} == set(DATASETS)
 
 
-@pytest.mark.parametrize("key", HYPERPARAMETERS)
+def test_later_values_are_none_of_the_papers():
+    assert not set(LATER) & set(HYPERPARAMETERS)
+    assert {column.partition(",")[0] for columns in LATER.values() for column in columns} <= set(
+        DATASETS
+    )
+
+
+@pytest.mark.parametrize("key", HYPERPARAMETERS | LATER)
 def test_every_value_reaches_its_loss(key):
-    for values in HYPERPARAMETERS[key].values():
+    for values in (HYPERPARAMETERS | LATER)[key].values():
         loss = build(key, **values)
         assert {name: getattr(loss, name) for name in values} == values

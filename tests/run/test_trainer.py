@@ -181,6 +181,9 @@ def test_interrupted_run_ends_as_if_never_cut(digits, tmp_path, key):
 
 
 METHOD_RUNS = {
+    "single": {"loss": {"name": "ogc", "interval": 2, "queue": 300}},
+    "single, peers": {"loss": {"name": "peer", "alpha": 0.5, "base": "mae"}},
+    "single, corrected": {"loss": {"name": "backward", "warmup": 0.5, "queue": 300}},
     "elr": {"method": {"name": "elr", "memory_dtype": "float16"}},
     "gjs": {"method": "gjs", "augment": {"name": "crop-flip", "padding": 1}, "loss": "dal"},
     "coteaching": {"method": "coteaching", "validation": 0.1, "optimizer": "adam"},

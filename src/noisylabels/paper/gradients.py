@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisylabels.losses import build
+from noisylabels.losses import Loss, build
 
 CLASSES = 10
 
@@ -47,11 +47,24 @@ def slope(
         p_y from 0.02 to 0.98, and the slopes there, where the other nine classes share 1 - p_y
         evenly; float64, of shape (``count``).
     """
+    loss = build(key, **hyperparameters, reduction="sum")
+    loss.progress = progress
+    return slope_of(loss, count)
+
+
+def slope_of(loss: Loss, count: int = 193) -> tuple[Tensor, Tensor]:
+    """Compute dL/dp_y of a loss as it is.
+
+    Args:
+        loss: The loss, with a sum for its reduction.
+        count: Number of points.
+
+    Returns:
+        What :func:`slope` does.
+    """
     p = torch.linspace(0.02, 0.98, count, dtype=torch.float64, requires_grad=True)
     others = ((1 - p) / (CLASSES - 1))[:, None].expand(-1, CLASSES - 1)
     logits = torch.cat([p[:, None], others], dim=1).log()
-    loss = build(key, **hyperparameters, reduction="sum")
-    loss.progress = progress
     (gradient,) = torch.autograd.grad(loss(logits, torch.zeros(count, dtype=torch.int64)), p)
     return p.detach(), gradient
 
