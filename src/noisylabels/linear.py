@@ -272,9 +272,8 @@ class _Prediction(torch.autograd.Function):
                 of_logits = logits.exp_().mul_(here)
             else:
                 exponential = torch.exp(logits.clamp_(min=LEAST_EXPONENT), out=tiles.spare(logits))
-                of_logits = torch.addcmul(
-                    here, logits, slope[examples].unsqueeze(1), out=logits
-                ).mul_(exponential)
+                # Not addcmul, which is slow where it broadcasts.
+                of_logits = logits.mul_(slope[examples].unsqueeze(1)).add_(here).mul_(exponential)
             own = torch.where(inside, grad_log_p[examples], 0).unsqueeze(1)
             of_logits.scatter_add_(1, place, own)
             if of_bias is not None:

@@ -906,7 +906,14 @@ class DynamicsAwareLoss(Loss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         ):
-            return _fused.dynamics_aware(input, target, q=q, lamb=lamb, reduction=self.reduction)
+            return _fused.dynamics_aware(
+                input,
+                target,
+                q=q,
+                lamb=lamb,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+            )
         return super()._reduced(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
