@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from noisylabels import functional
-from noisylabels.errors import ConfigError, check_count
+from noisylabels.errors import ConfigError, MissingExtraError, check_count
 from noisylabels.losses import Loss
 
 TILE_CPU = 2**19
@@ -69,6 +69,9 @@ class LinearLoss(nn.Module):
             ``weight``, ``ignore_index`` and ``reduction``, without ``label_smoothing``.
         tile: Logits that are made at once, at least 1; by default ``TILE_CPU`` on the CPU and
             ``TILE`` elsewhere. Smaller takes less memory and, far below that, more time.
+        liger: Leave the log-probability and the entropy to Liger's kernel (``pip install
+            'noisylabels[liger]'``), which is one of its own on GPUs of compute capability 9.0 and
+            blocks of 512 examples elsewhere; ``tile`` then has no meaning, and the layer no bias.
 
     Shape:
         ``input``: (N, d) or (d); ``linear_weight``: (K, d); ``target``: (N) or (), class indices;
@@ -76,6 +79,7 @@ class LinearLoss(nn.Module):
 
     Raises:
         ConfigError: The loss needs all logits at once, or smooths labels.
+        MissingExtraError: Liger is asked for and not installed.
 
     Example:
         >>> from noisylabels.losses import DynamicsAwareLoss
@@ -86,7 +90,7 @@ class LinearLoss(nn.Module):
         >>> loss(features, head.weight, target, linear_bias=head.bias).backward()
     """
 
-    def __init__(self, loss: Loss, *, tile: int | None = None) -> None:
+    def __init__(self, loss: Loss, *, tile: int | None = None, liger: bool = False) -> None:
         super().__init__()
         if type(loss).of_log_p is Loss.of_log_p:
             raise ConfigError(
@@ -100,6 +104,9 @@ class LinearLoss(nn.Module):
             )
         self.loss = loss
         self.tile = None if tile is None else check_count("tile", tile, low=1)
+        self.liger = liger
+        if liger:
+            _liger()
 
     @property
     def progress(self) -> float:
@@ -139,14 +146,17 @@ class LinearLoss(nn.Module):
                 f"expected input of shape (N, d) and target of shape (N), "
                 f"got {tuple(input.shape)} and {tuple(target.shape)}"
             )
+        if self.liger and linear_bias is not None:
+            raise ValueError("Liger's kernel is for layers without bias: expected no linear_bias")
         tile = self.tile or (TILE_CPU if input.is_cpu else TILE)
         held = input.shape[:-1].numel() * len(linear_weight) <= HELD_TILES * tile
-        if held or torch._C._are_functorch_transforms_active():
+        if (held and not self.liger) or torch._C._are_functorch_transforms_active():
             value: Tensor = self.loss(F.linear(input, linear_weight, linear_bias), target)
             return value
+        tiled = self._tiled
         if torch.compiler.is_compiling():
-            torch._dynamo.graph_break()
-        return self._tiled(input, linear_weight, linear_bias, target, tile)
+            tiled = torch.compiler.disable(tiled)  # type: ignore[no-untyped-call]
+        return tiled(input, linear_weight, linear_bias, target, tile)
 
     def _tiled(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, tile: int
@@ -155,13 +165,18 @@ class LinearLoss(nn.Module):
         if loss.training and loss.warns:
             loss._count_call()
         entropy_weight = loss.entropy_weight(classes)
-        layer = [_as_autocast_has_it(tensor) for tensor in (input, weight, bias)]
+        input, weight = _as_autocast_has_it(input), _as_autocast_has_it(weight)
+        bias = None if bias is None else _as_autocast_has_it(bias)
 
         def per_example(_: Tensor, known: Tensor) -> Tensor:
             _require_known(known, classes)
-            log_p, entropy = _Prediction.apply(
-                *layer, known.reshape(-1).long(), tile, entropy_weight != 0
-            )
+            rows, labels = input.reshape(-1, input.shape[-1]), known.reshape(-1).long()
+            if self.liger:
+                log_p, entropy = _by_liger(rows, weight, labels)
+            else:
+                log_p, entropy = _Prediction.apply(
+                    rows, weight, bias, labels, tile, entropy_weight != 0
+                )
             each = loss.of_log_p(log_p)
             if entropy_weight:
                 each = each + entropy_weight * entropy
@@ -178,12 +193,10 @@ class LinearLoss(nn.Module):
         )
 
 
-def _as_autocast_has_it(tensor: Tensor | None) -> Tensor | None:
+def _as_autocast_has_it(tensor: Tensor) -> Tensor:
     """Cast what a linear layer would be given under autocast."""
-    if tensor is None or tensor.dtype == torch.float64:
-        return tensor
     device = tensor.device.type
-    if not torch.is_autocast_enabled(device):
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device))
 
@@ -199,6 +212,23 @@ def _require_known(target: Tensor, classes: int) -> None:
                 raise IndexError(f"Target {bound} is out of bounds.")
 
 
+def _liger() -> Any:
+    try:
+        from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+    except ImportError as error:
+        raise MissingExtraError("liger_kernel", "liger") from error
+    return LigerFusedLinearScaledCrossEntropyFunction
+
+
+def _by_liger(input: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute what :class:`_Prediction` does."""
+    temperature, ignore_index, tiles_per_cluster, return_entropy = 1.0, -100, 1, True
+    nll, entropy = _liger().apply(
+        input, weight, target, temperature, ignore_index, tiles_per_cluster, return_entropy
+    )
+    return -nll, entropy.to(nll.dtype)
+
+
 class _Prediction(torch.autograd.Function):
     """The label's log-probability and, if asked for, the entropy of each example's prediction."""
 
@@ -212,10 +242,9 @@ class _Prediction(torch.autograd.Function):
         tile: int,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        rows = input.reshape(-1, input.shape[-1])
-        tiles = _Tiles(rows, weight, bias, target, tile)
-        dtype, count = tiles.dtype, len(rows)
-        top = rows.new_full((count,), torch.finfo(dtype).min, dtype=dtype)
+        tiles = _Tiles(input, weight, bias, target, tile)
+        dtype, count = tiles.dtype, len(input)
+        top = input.new_full((count,), torch.finfo(dtype).min, dtype=dtype)
         total, moment = torch.zeros_like(top), torch.zeros_like(top)
         own = torch.full_like(top, math.nan)
         for examples, _, logits, place, inside in tiles:
@@ -252,10 +281,9 @@ class _Prediction(torch.autograd.Function):
         input, weight, bias, target, top, log_total, entropy = ctx.saved_tensors
         if grad_log_p is None:
             grad_log_p = torch.zeros_like(top)
-        rows = input.reshape(-1, input.shape[-1])
-        tiles = _Tiles(rows, weight, bias, target, ctx.tile)
+        tiles = _Tiles(input, weight, bias, target, ctx.tile)
         wanted = ctx.needs_input_grad[:3]
-        of_input = torch.zeros_like(rows, dtype=tiles.dtype) if wanted[0] else None
+        of_input = torch.zeros_like(input, dtype=tiles.dtype) if wanted[0] else None
         of_weight = torch.zeros_like(weight, dtype=tiles.dtype) if wanted[1] else None
         of_bias = torch.zeros_like(bias, dtype=tiles.dtype) if wanted[2] else None
         # dz = exp(z - m) (constant + slope (z - m)) + [k = y] grad_log_p
@@ -282,9 +310,9 @@ class _Prediction(torch.autograd.Function):
             if of_input is not None:
                 _add_product(of_input[examples], of_logits, weight[classes])
             if of_weight is not None:
-                _add_product(of_weight[classes], of_logits.t(), rows[examples])
+                _add_product(of_weight[classes], of_logits.t(), input[examples])
         return (
-            None if of_input is None else of_input.to(input.dtype).view_as(input),
+            None if of_input is None else of_input.to(input.dtype),
             None if of_weight is None else of_weight.to(weight.dtype),
             None if of_bias is None else of_bias.to(bias.dtype),
             None,
