@@ -11,7 +11,17 @@ import pytest
 import noisylabels
 
 PACKAGE = Path(noisylabels.__file__).parent
-CORE = ("errors", "functional", "_fused", "integrations", "labels", "losses", "noise", "schedules")
+CORE = (
+    "errors",
+    "functional",
+    "_fused",
+    "integrations",
+    "labels",
+    "linear",
+    "losses",
+    "noise",
+    "schedules",
+)
 
 
 def brought_beside_torch(statement: str) -> set[str]:

@@ -1,8 +1,9 @@
-r"""The dynamics-aware loss on the CPU: value and gradient in one pass over the logits.
+r"""The dynamics-aware loss: value and gradient in one pass over the logits.
 
 Written out with autograd, the loss keeps several N x K intermediates and walks through memory once
-for each. Here the logits are taken a block of rows at a time, small enough to stay in the cache,
-and the forward pass forms the gradient too. With :math:`c = \lambda/(q \log K)` it is
+for each. Here, on the CPU, the logits are taken a block of rows at a time, small enough to stay in
+the cache, and the forward pass forms the gradient too; on GPUs a Triton kernel does so, a row at a
+time, where Triton is there (it comes with torch). With :math:`c = \lambda/(q \log K)` it is
 
 .. math::
     \frac{\partial \ell}{\partial z_k} =
@@ -11,6 +12,8 @@ and the forward pass forms the gradient too. With :math:`c = \lambda/(q \log K)`
 so that nothing of size N x K is kept but the gradient itself.
 """
 
+import functools
+import importlib.util
 import math
 from typing import Any
 
@@ -36,10 +39,10 @@ def applies(
 ) -> bool:
     """Say whether :func:`dynamics_aware` can take the place of the composed loss.
 
-    It can for the common case: a bootstrapping term, (N, C) float32 or float64 logits on the CPU
-    that need a gradient, class indices in [0, C) of which none is ignored or smoothed, no class
-    weights, a mean or a sum; and neither ``torch.compile``, which fuses the composed loss itself,
-    nor a ``torch.func`` transform.
+    It can for the common case: a bootstrapping term, (N, C) logits that need a gradient, class
+    indices without smoothing or class weights, a mean or a sum; on the CPU float32 or float64 and
+    indices in [0, C) of which none is ignored, on a GPU float32 or half precision and Triton; and
+    neither ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform.
 
     Args:
         input: Logits.
@@ -58,11 +61,9 @@ def applies(
         not torch.compiler.is_compiling()
         and lamb > 0
         and type(input) in (Tensor, nn.Parameter)
-        and input.is_cpu
         and input.requires_grad
         and torch.is_grad_enabled()
         and input.ndim == 2
-        and input.dtype in (torch.float32, torch.float64)
         and input.numel() > 0
         and target.dtype == torch.int64
         and target.shape == input.shape[:1]
@@ -71,8 +72,25 @@ def applies(
         and label_smoothing == 0
         # There is no public way to ask; autograd.Function.apply asks the same.
         and not torch._C._are_functorch_transforms_active()
-        and _all_known(target, input.shape[1], ignore_index)
+        and (
+            _has_kernel(input)
+            or (
+                input.is_cpu
+                and input.dtype in (torch.float32, torch.float64)
+                and _all_known(target, input.shape[1], ignore_index)
+            )
+        )
     )
+
+
+def _has_kernel(input: Tensor) -> bool:
+    """Say whether the Triton kernel computes the loss of these logits."""
+    return input.is_cuda and input.dtype in (torch.float32, *functional.HALF) and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _all_known(target: Tensor, classes: int, ignore_index: int) -> bool:
@@ -84,7 +102,13 @@ def _all_known(target: Tensor, classes: int, ignore_index: int) -> bool:
 
 
 def dynamics_aware(
-    input: Tensor, target: Tensor, *, q: float, lamb: float, reduction: str
+    input: Tensor,
+    target: Tensor,
+    *,
+    q: float,
+    lamb: float,
+    reduction: str,
+    ignore_index: int = -100,
 ) -> Tensor:
     """Compute the reduced dynamics-aware loss, see :func:`noisylabels.functional.dynamics_aware`.
 
@@ -94,6 +118,7 @@ def dynamics_aware(
         q: Exponent, above 0.
         lamb: Weight of the bootstrapping term, at least 0.
         reduction: ``"mean"`` or ``"sum"``.
+        ignore_index: Class index whose examples count for nothing.
 
     Returns:
         A scalar.
@@ -106,34 +131,68 @@ def dynamics_aware(
         >>> dynamics_aware(logits, torch.tensor([0]), q=2.0, lamb=1.0, reduction="mean")
         tensor(0.9688, grad_fn=<_DynamicsAwareBackward>)
     """
-    scale = 1 / len(input) if reduction == "mean" else 1.0
-    value: Tensor = _DynamicsAware.apply(input, target, q, lamb, scale)
+    value: Tensor = _DynamicsAware.apply(input, target, q, lamb, reduction, ignore_index)
     return value
 
 
 class _DynamicsAware(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, target: Tensor, q: float, lamb: float, scale: float
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        q: float,
+        lamb: float,
+        reduction: str,
+        ignore_index: int,
     ) -> Tensor:
-        value, gradient = _value_and_gradient(input, target, q, lamb, scale)
+        if _has_kernel(input):
+            value, gradient = _by_kernel(input, target, q, lamb, reduction, ignore_index)
+        else:
+            scale = 1 / len(input) if reduction == "mean" else 1.0
+            total, gradient = _value_and_gradient(input, target, q, lamb, scale)
+            value = input.new_tensor(total)
         ctx.save_for_backward(input, target, gradient)
-        ctx.settings = q, lamb, scale
-        return input.new_tensor(value)
+        ctx.settings = q, lamb, reduction, ignore_index
+        return value
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
             # The gradient is to be differentiated again: compose it.
-            q, lamb, scale = ctx.settings
-            each = functional.dynamics_aware(input, target, q=q, lamb=lamb)
-            (gradient,) = torch.autograd.grad(
-                scale * each.sum(), input, grad_output, create_graph=True
+            q, lamb, reduction, ignore_index = ctx.settings
+            value = functional.reduce(
+                functools.partial(functional.dynamics_aware, q=q, lamb=lamb),
+                input,
+                target,
+                ignore_index=ignore_index,
+                reduction=reduction,
             )
-        elif grad_output.item() != 1:
+            (gradient,) = torch.autograd.grad(value, input, grad_output, create_graph=True)
+        # Other devices would have to be waited for.
+        elif not grad_output.is_cpu or grad_output.item() != 1:
             gradient = gradient * grad_output
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
+
+
+def _by_kernel(
+    input: Tensor, target: Tensor, q: float, lamb: float, reduction: str, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    from noisylabels import _kernel
+
+    classes = input.shape[1]
+    scale = torch.ones((), device=input.device)
+    if reduction == "mean":
+        scale = scale / (target != ignore_index).sum()
+    return _kernel.value_and_gradient(
+        input,
+        target,
+        q=q,
+        weight=functional.entropy_weight(classes, q=q, lamb=lamb) if classes > 1 else 0.0,
+        scale=scale,
+        ignore_index=ignore_index,
+    )
 
 
 def _value_and_gradient(
@@ -157,7 +216,7 @@ def _block(
     """Compute the scaled loss of a block of rows, and its gradient into ``out``."""
     classes = input.shape[1]
     # Small batches cost what their operations cost to start: numbers of one row stay in Python.
-    weight = lamb / (q * math.log(classes)) if classes > 1 else 0.0
+    weight = functional.entropy_weight(classes, q=q, lamb=lamb) if classes > 1 else 0.0
     column = target.unsqueeze(1)
     # In powers of two, for torch's exp2 takes a third of the time of its exp.
     log2_p = torch.log_softmax(input, 1).mul_(1 / LN2)

@@ -119,8 +119,27 @@ def generalized_cross_entropy(input: Tensor, target: Tensor, *, q: float) -> Ten
     """
     if q < LEAST_Q:
         return cross_entropy(input, target)
+    return _expectation(lambda log_p: generalized_cross_entropy_of(log_p, q=q), input, target)
+
+
+def generalized_cross_entropy_of(log_p: Tensor, *, q: float) -> Tensor:
+    r"""Compute :func:`generalized_cross_entropy` from the label's log-probability.
+
+    Args:
+        log_p: :math:`\log p_y`.
+        q: Exponent, at least 0.
+
+    Returns:
+        The loss of each example, of the shape of ``log_p``.
+
+    Example:
+        >>> generalized_cross_entropy_of(torch.tensor([0.25]).log(), q=0.5)
+        tensor([1.])
+    """
+    if q < LEAST_Q:
+        return -log_p
     # Not pow: with a changing exponent torch.compile gives wrong values for it.
-    return _expectation(lambda log_p: _rest(q * log_p) / q, input, target)
+    return _rest(q * log_p) / q
 
 
 def taylor_cross_entropy(
@@ -342,9 +361,30 @@ def symmetric_cross_entropy(
     """
 
     def both(log_p: Tensor) -> Tensor:
-        return -alpha * log_p - beta * A * _rest(log_p)
+        return symmetric_cross_entropy_of(log_p, alpha=alpha, beta=beta, A=A)
 
     return _expectation(both, input, target)
+
+
+def symmetric_cross_entropy_of(
+    log_p: Tensor, *, alpha: float, beta: float, A: float = LOG_RCE
+) -> Tensor:
+    r"""Compute :func:`symmetric_cross_entropy` from the label's log-probability.
+
+    Args:
+        log_p: :math:`\log p_y`.
+        alpha: Weight of cross entropy, at least 0.
+        beta: Weight of reverse cross entropy, at least 0.
+        A: What stands for log 0, at most 0.
+
+    Returns:
+        The loss of each example, of the shape of ``log_p``.
+
+    Example:
+        >>> symmetric_cross_entropy_of(torch.tensor([0.5]).log(), alpha=0.0, beta=1.0, A=-4)
+        tensor([2.])
+    """
+    return -alpha * log_p - beta * A * _rest(log_p)
 
 
 def normalized_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
@@ -731,11 +771,9 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
     # A compiled graph serves every weight, so it must not ask whether this one is 0.
     if classes == 1 or (not torch.compiler.is_compiling() and lamb == 0):
         return loss
-    if q == 0:
-        if lamb == 0:
-            return loss
-        raise ConfigError(f"lamb must be 0 where q is 0, got {lamb!r}")
-    scaled = _entropy(input) * (lamb / (q * math.log(classes)))
+    if q == 0 and lamb == 0:
+        return loss
+    scaled = _entropy(input) * entropy_weight(classes, q=q, lamb=lamb)
     if target.is_floating_point():
         scaled = scaled * target.sum(_class_dim(input))
     return loss + scaled
@@ -1309,6 +1347,29 @@ def clip_logits(input: Tensor, *, delta: float) -> Tensor:
     longer = norm > delta
     scale = torch.where(longer, delta / norm.masked_fill(~longer, 1), 1)
     return (finite * scale).masked_fill(excluded, -math.inf)
+
+
+def entropy_weight(classes: int, *, q: float, lamb: float) -> float:
+    r"""Compute the weight of the entropy in :func:`dynamics_aware`, :math:`\lambda/(q \log K)`.
+
+    Args:
+        classes: Number of classes K, at least 2.
+        q: Exponent, at least 0.
+        lamb: Weight of the bootstrapping term :math:`\lambda`, at least 0; 0 where q is 0.
+
+    Returns:
+        The weight.
+
+    Raises:
+        ConfigError: ``lamb`` is not 0 where q is 0.
+
+    Example:
+        >>> round(entropy_weight(10, q=1.5, lamb=0.5), 4)
+        0.1448
+    """
+    if q == 0:
+        raise ConfigError(f"lamb must be 0 where q is 0, got {lamb!r}")
+    return lamb / (q * math.log(classes))
 
 
 def reduce(

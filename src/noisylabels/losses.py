@@ -199,6 +199,35 @@ class Loss(nn.Module, ABC):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without weights, ``ignore_index`` or reduction."""
 
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        r"""Compute the part of each example's loss that the label's probability determines.
+
+        Losses for which this and :meth:`entropy_weight` are all say so by defining it:
+        :math:`\ell = f(\log p_y) + c \, H(p)`. They need no logits at hand, see
+        :class:`noisylabels.linear.LinearLoss`.
+
+        Args:
+            log_p: :math:`\log p_y` of each example.
+
+        Returns:
+            :math:`f(\log p_y)`.
+
+        Raises:
+            NotImplementedError: The loss depends on more.
+        """
+        raise NotImplementedError(f"{type(self).__name__} depends on more than log p_y and H(p)")
+
+    def entropy_weight(self, classes: int) -> float:
+        """Return the weight of the prediction's entropy, beside :meth:`of_log_p`.
+
+        Args:
+            classes: Number of classes.
+
+        Returns:
+            0, but for the dynamics-aware loss.
+        """
+        return 0.0
+
     @property
     def progress(self) -> float:
         """Training progress in [0, 1]; a training loop sets it to ``epoch / epochs``."""
@@ -231,6 +260,7 @@ class Loss(nn.Module, ABC):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
         if self.training and self.warns and not torch.compiler.is_compiling():
+            self._count_call()
             self._watch(input, target)
         return self._reduced(input, target)
 
@@ -287,7 +317,8 @@ class Loss(nn.Module, ABC):
     def _stateful(self) -> dict[str, StatefulSchedule]:
         return {n: held for n, held in self.held.items() if isinstance(held, StatefulSchedule)}
 
-    def _watch(self, input: Tensor, target: Tensor) -> None:
+    def _count_call(self) -> None:
+        """Warn, once, of a schedule that has been read a thousand times at progress 0."""
         self._calls += 1
         if self._calls == UNTOLD_CALLS and not self._told and self.dynamic():
             warnings.warn(
@@ -296,6 +327,9 @@ class Loss(nn.Module, ABC):
                 f"start; write `loss.progress = epoch / epochs` at the start of every epoch",
                 stacklevel=5,
             )
+
+    def _watch(self, input: Tensor, target: Tensor) -> None:
+        """Look at a batch now and then, and warn where one class is predicted for all of it."""
         # Other devices would have to be waited for. Late in training there are few calls left, and
         # no network predicts one class any more only because it has just begun.
         interval = (10 if input.is_cpu else 100) // (5 if self._progress >= 0.5 else 1)
@@ -333,6 +367,10 @@ class CrossEntropyLoss(Loss):
         """Compute the loss of each example."""
         return functional.cross_entropy(input, target)
 
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the loss of each example from the label's log-probability."""
+        return -log_p
+
 
 @final
 class MeanAbsoluteErrorLoss(Loss):
@@ -343,6 +381,10 @@ class MeanAbsoluteErrorLoss(Loss):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         return functional.mean_absolute_error(input, target)
+
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the loss of each example from the label's log-probability."""
+        return functional.generalized_cross_entropy_of(log_p, q=1)
 
 
 @final
@@ -373,6 +415,10 @@ class GeneralizedCrossEntropyLoss(Loss):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         return functional.generalized_cross_entropy(input, target, q=self.q)
+
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the loss of each example from the label's log-probability."""
+        return functional.generalized_cross_entropy_of(log_p, q=self.q)
 
 
 @final
@@ -487,6 +533,10 @@ class ReverseCrossEntropyLoss(Loss):
         """Compute the loss of each example."""
         return functional.reverse_cross_entropy(input, target, A=self.A)
 
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the loss of each example from the label's log-probability."""
+        return -self.A * functional.generalized_cross_entropy_of(log_p, q=1)
+
 
 @final
 class SymmetricCrossEntropyLoss(Loss):
@@ -519,6 +569,12 @@ class SymmetricCrossEntropyLoss(Loss):
         """Compute the loss of each example."""
         return functional.symmetric_cross_entropy(
             input, target, alpha=self.alpha, beta=self.beta, A=self.A
+        )
+
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the loss of each example from the label's log-probability."""
+        return functional.symmetric_cross_entropy_of(
+            log_p, alpha=self.alpha, beta=self.beta, A=self.A
         )
 
 
@@ -864,12 +920,30 @@ class DynamicsAwareLoss(Loss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         ):
-            return _fused.dynamics_aware(input, target, q=q, lamb=lamb, reduction=self.reduction)
+            return _fused.dynamics_aware(
+                input,
+                target,
+                q=q,
+                lamb=lamb,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+            )
         return super()._reduced(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         return functional.dynamics_aware(input, target, q=self.q, lamb=self.lamb)
+
+    def of_log_p(self, log_p: Tensor) -> Tensor:
+        """Compute the first term of each example's loss from the label's log-probability."""
+        return functional.generalized_cross_entropy_of(log_p, q=self.q)
+
+    def entropy_weight(self, classes: int) -> float:
+        """Return the weight of the prediction's entropy at the present progress."""
+        q, lamb = self.q, self.lamb
+        if classes == 1 or lamb == 0:
+            return 0.0
+        return functional.entropy_weight(classes, q=q, lamb=lamb)
 
 
 class _Balanced(Loss):
