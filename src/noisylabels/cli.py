@@ -153,11 +153,12 @@ class Paper:
     Runs that are finished are found, the others are made; the same command continues. Names: table2
     (CIFAR-10) and table3 (CIFAR-100), every loss and noise; table4, real noise; table5, bigger
     methods with DAL; table6 and figure5, triggers; figure1 and figure4, curves; figure2, gradients;
-    figure3, sensitivity. Any key of a run can be set here too, as in train: --epochs 10.
+    figure3, sensitivity. Not the paper's: fair, every loss and those that came later, tuned alike.
+    Any key of a run can be set here too, as in train: --epochs 10.
     """
 
     experiment: tyro.conf.Positional[str]
-    """table2 to table6, or figure1 to figure5."""
+    """table2 to table6, figure1 to figure5, or fair."""
     scale: str = "paper"
     """paper (for GPUs), small (5,000 images), features (frozen, 20 to 50 s a run) or digits."""
     out: Path = Path("paper")

@@ -1,8 +1,17 @@
 import pytest
 
 from noisylabels.errors import ConfigError
-from noisylabels.paper.experiments import EXPERIMENTS, HOSTS, LOSSES, find, loss_values
+from noisylabels import losses
+from noisylabels.paper.experiments import (
+    EXPERIMENTS,
+    HOSTS,
+    LATER_LOSSES,
+    LOSSES,
+    find,
+    loss_values,
+)
 from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+from noisylabels.paper import protocol as protocols
 from noisylabels.paper.protocol import Protocol
 from noisylabels.paper.published import find as published
 from noisylabels.run import config
@@ -46,6 +55,25 @@ def test_losses_have_the_papers_values_at_its_scale(name, dataset):
             assert run.loss.parameters == {name: dal[name] for name in ("q_start", "q_end")}
         else:
             assert run.loss.parameters == HYPERPARAMETERS.get(key, {}).get(dataset, {})
+
+
+def test_the_fair_table_has_every_loss_with_the_better_of_both_penalties(monkeypatch):
+    rows = LOSSES | LATER_LOSSES
+    parts = {"mae", "rce", "nce", "agce"}
+    assert set(rows.values()) == set(losses.LOSSES) - parts - {"dtce", "djs"}
+    tuned = {
+        "digits": {"digits": {"ce": {"optimizer.lr": 0.5}}},
+        "digits-either": {"digits": {"ce": {"optimizer.lr": 0.25, "optimizer.l1_decay": 1e-5}}},
+    }
+    monkeypatch.setattr(protocols, "_tuned", tuned.get)
+    (part,) = find("fair").parts(Protocol("digits"))
+    assert [row.title for row in part.rows] == list(rows)
+    for row, _, run in cells(part, Protocol("digits")):
+        assert run.loss.name == rows[row.title]
+        if row.title == "CE":
+            assert run.optimizer.parameters["l1_decay"] == 1e-5
+            assert run.optimizer.parameters["lr"] == 0.25
+    assert loss_values(Protocol("digits"), "digits", "ce")["optimizer.lr"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table5"])

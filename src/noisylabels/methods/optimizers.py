@@ -1,6 +1,8 @@
 """Optimisers: ``(parameters, *, the user's parameters) -> torch.optim.Optimizer``."""
 
+import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ def sgd(
     lr: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    l1_decay: float = 0.0,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Build stochastic gradient descent with momentum.
@@ -23,6 +26,8 @@ def sgd(
         lr: Learning rate, above 0.
         momentum: In [0, 1].
         weight_decay: L2 penalty, at least 0.
+        l1_decay: L1 penalty, at least 0: so much of each weight's sign is added to its gradient, as
+            some losses were published with (ANL).
         nesterov: Whether the momentum is Nesterov's; ``momentum`` must be above 0 then.
 
     Returns:
@@ -34,9 +39,25 @@ def sgd(
     check_range("lr", lr, open=True)
     check_range("momentum", momentum, high=1, open=nesterov)
     check_range("weight_decay", weight_decay)
-    return torch.optim.SGD(
+    check_range("l1_decay", l1_decay)
+    optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
     )
+    if l1_decay:
+        optimizer.register_step_pre_hook(functools.partial(_add_signs, l1_decay))
+    return optimizer
+
+
+@torch.no_grad()
+def _add_signs(
+    l1_decay: float, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Add the gradient of an L1 penalty, as weight decay adds that of an L2 penalty."""
+    for group in optimizer.param_groups:
+        trained = [each for each in group["params"] if each.grad is not None]
+        if trained:
+            signs = torch._foreach_sign([each.detach() for each in trained])
+            torch._foreach_add_([each.grad for each in trained], signs, alpha=l1_decay)
 
 
 def adam(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noisylabels.errors import ConfigError, unknown
-from noisylabels.paper.hyperparameters import HYPERPARAMETERS
+from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER
 from noisylabels.paper.protocol import DATASETS, SETTINGS, Protocol, Setting, recipe
 
 Changes = Mapping[str, Any]
@@ -27,6 +27,21 @@ LOSSES = {
     "DAL": "dal",
 }
 """The methods of tables 2 and 3 as the paper calls them, and their losses' keys."""
+LATER_LOSSES = {
+    "ANL-CE": "anl-ce",
+    "ANL-FL": "anl-fl",
+    "JAL-CE": "jal-ce",
+    "JAL-FL": "jal-fl",
+    "ε-softmax": "eps-softmax",
+    "LogitClip": "logit-clip",
+    "LDR-KL": "ldr-kl",
+    "OGC": "ogc",
+    "truncated GCE": "truncated-gce",
+    "forward": "forward",
+    "backward": "backward",
+    "peer": "peer",
+}
+"""Losses that are not in the paper, most of them later ones, and their keys."""
 HOSTS = {
     "ELR": "elr",
     "GJS": "gjs",
@@ -120,23 +135,27 @@ class Experiment:
         return "curves" if self.curves else "runs"
 
 
-def loss_values(protocol: Protocol, dataset: str, key: str) -> dict[str, Any]:
-    """Return a loss as it is used on a dataset: tuned at the scale, or as the paper's table 1 says.
+def loss_values(
+    protocol: Protocol, dataset: str, key: str, *, either_decay: bool = False
+) -> dict[str, Any]:
+    """Return a loss as it is used on a dataset: tuned at the scale, or as it was published.
 
     Args:
         protocol: How the experiment is done.
         dataset: The dataset.
         key: The loss's key.
+        either_decay: Whether an L1 penalty was tried in place of the L2 penalty too.
 
     Returns:
         Values by dotted key of a run's file.
     """
-    tuned = protocol.tuned(dataset)
+    tuned = protocol.tuned(dataset, either_decay=either_decay)
     if key in tuned:
         return {"loss.name": key} | tuned[key]
     # Nobody has published values for digits: those of ten other classes are the nearest.
     name = DATASETS["cifar10" if dataset == "digits" else dataset]
-    own = HYPERPARAMETERS.get("dal" if key == "dgce" else key, {}).get(name, {})
+    published = HYPERPARAMETERS | LATER
+    own = published.get("dal" if key == "dgce" else key, {}).get(name, {})
     if key == "dgce":
         own = {name: own[name] for name in ("q_start", "q_end")}
     return {"loss.name": key} | {f"loss.{name}": value for name, value in own.items()}
@@ -162,6 +181,22 @@ def _comparison(dataset: str) -> Callable[[Protocol], list[Part]]:
         return [Part(own, _loss_rows(protocol, own, LOSSES), _settings(SETTINGS))]
 
     return parts
+
+
+def _fair(protocol: Protocol) -> list[Part]:
+    """Return the parts of a table of all losses, those that came after the paper among them."""
+    datasets = ("digits",) if protocol.scale == "digits" else ("cifar10", "cifar100")
+    return [
+        Part(
+            dataset,
+            [
+                _fixed(title, loss_values(protocol, dataset, key, either_decay=True))
+                for title, key in (LOSSES | LATER_LOSSES).items()
+            ],
+            _settings(SETTINGS),
+        )
+        for dataset in datasets
+    ]
 
 
 REAL = ("CE", "SCE", "NCE+RCE", "NCE+AGCE", "CE+SR", "JS", "DAL")
@@ -377,6 +412,12 @@ EXPERIMENTS = {
             _triggers,
             values=ATTACKED,
             across="trigger",
+        ),
+        Experiment(
+            "fair",
+            "every loss, those that came after the paper too, L1 and L2 decay tried alike",
+            ("small", "features", "digits"),
+            _fair,
         ),
         Experiment(
             "figure1",

@@ -168,17 +168,20 @@ class Protocol:
                 return {"name": "file", "path": str(file)}
         return {"name": kind, "rate": setting.rate}
 
-    def tuned(self, dataset: str) -> Mapping[str, dict[str, Any]]:
+    def tuned(self, dataset: str, *, either_decay: bool = False) -> Mapping[str, dict[str, Any]]:
         """Return the values that were tuned at this scale, see ``docs/reproduction.md``.
 
         Args:
             dataset: The dataset.
+            either_decay: Whether they are the better of two lots of trials, one with an L2 penalty
+                on the weights and one with an L1 penalty.
 
         Returns:
             Values by dotted key of a run's file, by what they were tuned for: a loss's key, or
             ``experiments.host_key`` of a bigger method. Nothing where nothing was tuned.
         """
-        found: Mapping[str, dict[str, Any]] = _tuned(self.scale).get(dataset, {})
+        name = f"{self.scale}-either" if either_decay else self.scale
+        found: Mapping[str, dict[str, Any]] = _tuned(name).get(dataset, {})
         return found
 
 
@@ -189,8 +192,8 @@ def _scale(name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _tuned(scale: str) -> dict[str, Any]:
-    file = resources.files(__package__).joinpath("tuned", f"{scale}.toml")
+def _tuned(name: str) -> dict[str, Any]:
+    file = resources.files(__package__).joinpath("tuned", f"{name}.toml")
     return tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
