@@ -1,7 +1,8 @@
 import pytest
 
-from noisylabels.errors import ConfigError
 from noisylabels import losses
+from noisylabels.errors import ConfigError
+from noisylabels.paper import protocol as protocols
 from noisylabels.paper.experiments import (
     EXPERIMENTS,
     HOSTS,
@@ -11,7 +12,6 @@ from noisylabels.paper.experiments import (
     loss_values,
 )
 from noisylabels.paper.hyperparameters import HYPERPARAMETERS
-from noisylabels.paper import protocol as protocols
 from noisylabels.paper.protocol import Protocol
 from noisylabels.paper.published import find as published
 from noisylabels.run import config
