@@ -2,7 +2,8 @@
 
 In the script itself three lines change: `train_loss_fn = DynamicsAwareLoss(...)` in place of what
 its options choose, `train_loss_fn.progress = epoch / num_epochs` in its loop of epochs, and
-`validate_loss_fn` stays cross entropy. Mixup's class probabilities do as well as classes.
+`validate_loss_fn` stays cross entropy. Mixup's class probabilities do as well as classes. For timm
+1.0.23 or newer, whose script wraps network and loss in a task; before, it calls the loss itself.
 """
 
 import timm
