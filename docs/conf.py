@@ -35,7 +35,12 @@ exclude_patterns = [
     "_build",
     # Included elsewhere.
     "results/hosts-*.md",
+    "results/decay.md",
+    "results/photos.md",
     "results/reasons.md",
+    "results/short.md",
+    "results/sklearn.md",
+    "results/tuning.md",
     "results/paper/*.md",
 ]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -63,7 +63,7 @@ def draw_all(folder: Path) -> None:
                 when = f"t = {progress:g}" if key == "dal" else settings
                 axes.plot(*_slope(key, hyperparameters, progress), label=f"{key} {when}".strip())
             axes.set(xlabel="$p_y$", ylabel=r"$\partial \ell / \partial p_y$")
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], -8))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], -14))
             axes.grid(alpha=0.3)
             axes.legend(frameon=False)
             figure.savefig(folder / f"{page}.svg", metadata={"Date": None})

@@ -4,6 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
 from noisylabels.losses import LOSSES, CrossEntropyLoss, GeneralizedCrossEntropyLoss
 from noisylabels.noise import symmetric_exclusive
-from noisylabels.sklearn import ONE_VIEW, RobustClassifier
+from noisylabels.sklearn import ONE_VIEW, RobustClassifier, _warn_of_collapse
 
 
 @pytest.fixture(scope="module")
@@ -352,9 +353,9 @@ def test_constant_and_heavy_columns_do_no_harm():
 
 def test_no_hidden_layer_is_a_linear_model(wine):
     x, _, given = wine
-    classifier = robust(hidden_layer_sizes=(), epochs=5).fit(x, given)
+    classifier = robust("ce", hidden_layer_sizes=(), epochs=5).fit(x, given)
     assert [tuple(p.shape) for p in classifier.network_.parameters()] == [(3, 13), (3,)]
-    one = robust(hidden_layer_sizes=np.int64(5), epochs=1).fit(x, given)
+    one = robust("ce", hidden_layer_sizes=np.int64(5), epochs=9).fit(x, given)
     assert next(one.network_.parameters()).shape == (5, 13)
 
 
@@ -363,7 +364,9 @@ def test_few_rows_have_no_hidden_layer():
     widths = [
         len(
             list(
-                robust(hidden_layer_sizes="auto", epochs=1).fit(x[:n], y[:n]).network_.parameters()
+                robust("ce", hidden_layer_sizes="auto", epochs=9)
+                .fit(x[:n], y[:n])
+                .network_.parameters()
             )
         )
         for n in (999, 1000)
@@ -377,11 +380,24 @@ def test_a_collapse_is_said():
         robust("mae", epochs=2, learning_rate=1e-6, hidden_layer_sizes=(1,)).fit(x[:500], y[:500])
 
 
+@pytest.mark.parametrize(("rare", "said"), [(20, True), (3, False)])
+def test_a_class_that_is_given_up_is_named(rare, said):
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2] * rare)
+    predicted = torch.where(labels == 2, 1, labels)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        _warn_of_collapse(predicted, labels, np.array(["red", "rosy", "white"]))
+    assert [each.category for each in found] == [ConvergenceWarning] * said
+    assert all("no training example is predicted as 'white', which" in str(w) for w in found)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"loss": "dall"}, "unknown loss 'dall': did you mean 'dal'"),
-        ({"loss": "gce", "loss_params": {"w": 1}}, "unexpected keyword argument 'w'"),
+        ({"loss": "gce", "loss_params": {"w": 1}}, r"parameter of loss 'gce' 'w'.*known: .*, q, "),
+        ({"loss_params": 5}, "loss_params must be a dictionary of values by name, got 5"),
+        ({"method": "elr", "method_params": "x"}, "method_params must be a dictionary"),
         ({"loss": "gce", "loss_params": {"q": -1}}, r"q must be in \[0, inf\), got -1"),
         ({"loss": CrossEntropyLoss(), "loss_params": {"q": 1}}, "expected none beside a loss"),
         ({"loss": torch.nn.CrossEntropyLoss}, "loss must make a Loss, got"),
@@ -391,10 +407,14 @@ def test_a_collapse_is_said():
         ({"epochs": "many"}, "epochs must be 'auto', got 'many'"),
         ({"epochs": 0}, r"epochs must be in \[1, inf\), got 0"),
         ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
-        ({"device": "gpu"}, "device: "),
+        ({"device": "gpu"}, "device: 'gpu' cannot be used"),
+        ({"device": "meta"}, "device: 'meta' cannot be used"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be in"),
         ({"hidden_layer_sizes": "many"}, "hidden_layer_sizes must be 'auto', got 'many'"),
-        ({"learning_rate": 0}, "lr must be in"),
+        ({"learning_rate": 0}, "learning_rate must be in"),
+        ({"learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
+        ({"class_weight": "bal"}, "class_weight must be 'balanced', got 'bal'"),
+        ({"class_weight": {"red": 2}}, "unknown class in class_weight 'red'"),
         ({"method": "elr", "class_weight": "balanced"}, "the method must be 'single', got 'elr'"),
     ],
 )

@@ -29,10 +29,12 @@ from noisylabels.errors import (
     MissingExtraError,
     check_choice,
     check_count,
+    check_number,
+    check_range,
     unknown,
 )
 from noisylabels.estimation import estimate_noise_rate, wrong_probability
-from noisylabels.losses import LOSSES, Loss
+from noisylabels.losses import LOSSES, Loss, LossOptions, hyperparameters
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
 from noisylabels.methods.optimizers import sgd
 from noisylabels.methods.pair import Pair
@@ -284,7 +286,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         inputs, given = validate_data(self, X, y, **ACCEPTED)
         self.classes_, labels = _encode(given)
         weight = _weigh(self.class_weight, given, sample_weight)
-        trained = self._train(inputs, labels, weight, np.arange(len(given)), self._seed())
+        rows = np.arange(len(given))
+        trained = self._train(inputs, labels, self.classes_, weight, rows, self._seed())
         self.network_, self.scaler_, self.epochs_ = trained.network, trained.scaler, trained.epochs
         self.mean_probabilities_ = trained.means
         self._labels, self._dtype = labels, inputs.dtype
@@ -367,7 +370,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         times = np.zeros((len(given), 1), np.int64)
         folds, seed = check_cv(cv, given, classifier=True), self._seed()
         for number, (rows, held) in enumerate(folds.split(inputs, given)):
-            trained = self._train(inputs, labels, weight, rows, derive_seed(seed, "fold", number))
+            own = derive_seed(seed, "fold", number)
+            trained = self._train(inputs, labels, classes, weight, rows, own)
             sums[held] += trained.means[held]
             times[held] += 1
         if not times.all():
@@ -381,15 +385,18 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         inputs: Any,
         labels: Array,
+        classes: Array,
         weight: Array | None,
         rows: Array,
         seed: int,
     ) -> "_Trained":
         """Train on some rows, and predict all of them throughout."""
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ConfigError(f"device: {error}") from error
+        device = _usable(self.device)
+        check_range("learning_rate", check_number("learning_rate", self.learning_rate), open=True)
+        for name in ("loss_params", "method_params"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Mapping):
+                raise ConfigError(f"{name} must be a dictionary of values by name, got {given!r}")
         if weight is not None:
             rows = rows[weight[rows] > 0]
         if len(np.unique(labels[rows])) < 2:
@@ -428,7 +435,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 looks += 1
                 for part, places in parts.items():
                     means[places] += method.combine(method.predict(part).exp())
-        _warn_of_collapse(method.combine(method.predict("train")).argmax(1), task.labels)
+        _warn_of_collapse(method.combine(method.predict("train")).argmax(1), task.labels, classes)
         network = method.networks[0].cpu().eval().requires_grad_(False)
         return _Trained(network, scaler, epochs, (means / looks).numpy())
 
@@ -472,6 +479,11 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             try:
                 loss = make(**params)
             except TypeError as error:
+                known = [*hyperparameters(make), *LossOptions.__annotations__, "weight"]
+                for name in params:
+                    if name not in known:
+                        what = f"parameter of loss {self.loss!r}"
+                        raise ConfigError(unknown(what, name, known)) from error
                 raise ConfigError(f"loss {self.loss!r}: {error}") from error
             if not isinstance(loss, Loss):
                 raise ConfigError(f"loss must make a Loss, got {self.loss!r}")
@@ -603,13 +615,37 @@ def _train_epoch(method: Method, epoch: int, epochs: int, batches: Iterator[Batc
     loss.update(metrics | loss.dynamic() | method.metrics())
 
 
-def _warn_of_collapse(predicted: Tensor, labels: Tensor) -> None:
+def _usable(name: str | torch.device) -> torch.device:
+    """Return a device on which something can be computed."""
+    try:
+        device = torch.device(name)
+        float(torch.zeros((), device=device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Some of torch's messages go on for paragraphs.
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"device: {name!r} cannot be used ({reason})") from error
+    return device
+
+
+def _warn_of_collapse(predicted: Tensor, labels: Tensor, classes: Array) -> None:
     only = predicted[0]
     if bool((predicted == only).all()) and bool((labels == only).double().mean() < 0.5):
         warnings.warn(
             "every training example is predicted as the same class: train longer, with another "
             "learning_rate, or with a loss that starts nearer to cross entropy, such as "
             "loss_params={'q_start': 0.0} with 'dal'",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+        return
+    common = torch.bincount(labels, minlength=len(classes)) >= len(labels) / (2 * len(classes))
+    lost = (common & (torch.bincount(predicted, minlength=len(classes)) == 0)).nonzero().flatten()
+    if len(lost):
+        names = ", ".join(repr(classes[number].item()) for number in lost)
+        warnings.warn(
+            f"no training example is predicted as {names}, which many are labelled as: if these "
+            f"labels are not all wrong, train longer, or with a loss that starts nearer to cross "
+            f"entropy, such as loss_params={{'q_start': 0.0}} with 'dal'",
             ConvergenceWarning,
             stacklevel=4,
         )
@@ -631,6 +667,13 @@ def _weigh(class_weight: Any, y: Array, sample_weight: Any) -> Array | None:
         weight = _check_sample_weight(sample_weight, y, dtype=np.float64)
         if (weight < 0).any():
             raise DataError("sample_weight: expected weights of at least 0, got negative ones")
+    if isinstance(class_weight, str):
+        check_choice("class_weight", class_weight, ["balanced"])
+    if isinstance(class_weight, Mapping):
+        known = {str(each) for each in np.unique(y)}
+        for name in class_weight:
+            if str(name) not in known:
+                raise ConfigError(unknown("class in class_weight", str(name), known))
     if class_weight is not None:
         weight = weight * compute_sample_weight(class_weight, y)
     return np.asarray(weight)

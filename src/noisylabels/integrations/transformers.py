@@ -62,8 +62,8 @@ class LossFunction:
         evaluation_progress: The progress that evaluation takes, in [0, 1].
 
     Raises:
-        ConfigError: ``evaluation_progress`` is out of its range, or the loss ignores another label
-            than -100, which the Trainer would count.
+        ConfigError: ``evaluation_progress`` is out of its range, there is no loss, or it ignores
+            another label than -100, which the Trainer would count.
 
     Example:
         >>> from noisylabels.losses import DynamicsAwareLoss
@@ -75,6 +75,10 @@ class LossFunction:
 
     def __init__(self, loss: Loss, *, evaluation_progress: float = 0.0) -> None:
         check_range("evaluation_progress", evaluation_progress, high=1.0)
+        if not isinstance(loss, Loss):
+            raise ConfigError(
+                f"expected a loss, such as DynamicsAwareLoss() or build('dal'), got {loss!r}"
+            )
         if loss.ignore_index != IGNORED:
             raise ConfigError(
                 f"ignore_index must be {IGNORED}, which the Trainer counts by, "
