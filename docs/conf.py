@@ -85,6 +85,8 @@ os.environ.update(
     # What is printed is the same with and without a network, on any machine.
     HF_HUB_OFFLINE="1",
     OMP_NUM_THREADS="1",
+    # Of a bar that notebooks would have.
+    PYTHONWARNINGS="ignore:IProgress not found",
     COLUMNS="80",
 )
 # Pages with widgets would load their scripts from the network.
