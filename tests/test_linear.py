@@ -290,7 +290,8 @@ def test_targets_that_do_not_fit(tile, request):
         loss(**leaves, target=target[:6])
     with pytest.raises(ValueError, match="expected input of shape"):
         loss(**(leaves | {"input": leaves["input"][None]}), target=target[None])
-    with pytest.raises(RuntimeError, match="target"):
+    # Composed, the words are torch's, which has others in each version.
+    with pytest.raises(RuntimeError, match="target" if tile else "target|Int"):
         loss(**leaves, target=target.int())
     with pytest.raises(TypeError, match="LinearLoss is not defined for class probabilities"):
         loss(**leaves, target=torch.full((7, 11), 1 / 11))

@@ -1468,6 +1468,7 @@ class TestOptimizedGradientClipping:
 
     # The compiler's own, where it leaves a graph.
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+    @pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")
     @pytest.mark.parametrize(
         ("key", "hyperparameters"),
         [("ogc", {"interval": 2, "queue": 40}), ("forward", {"warmup": 0.5}), ("peer", {})],
