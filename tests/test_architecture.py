@@ -12,6 +12,7 @@ import noisylabels
 
 PACKAGE = Path(noisylabels.__file__).parent
 CORE = (
+    "candidates",
     "errors",
     "functional",
     "_fused",
