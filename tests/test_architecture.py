@@ -22,6 +22,8 @@ CORE = (
     "losses",
     "noise",
     "schedules",
+    "votes",
+    "votes",
 )
 
 

@@ -14,7 +14,7 @@ LABELS = torch.arange(20_000) % 10
 FEATURES = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0))
 MATRIX = tuple(tuple(0.55 if k == y else 0.05 for k in range(10)) for y in range(10))
 OWN = {"instance": {"features": FEATURES}, "transition": {"matrix": MATRIX}}
-DRAWN = sorted(set(NOISES) - {"none", "file", "margin"})
+DRAWN = sorted(set(NOISES) - {"none", "file", "margin", "candidates"})
 
 
 def is_binomial(count, total, chance):

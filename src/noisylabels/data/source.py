@@ -274,6 +274,7 @@ class Manifest:
         classes: The K class names.
         report: What was found while listing them.
         split_off: Whether the test examples were split off, for want of a test set.
+        targets: What is learnt in place of the labels, see ``noisylabels.data.examples.Examples``.
     """
 
     images: EncodedImages
@@ -282,6 +283,7 @@ class Manifest:
     classes: tuple[str, ...]
     report: LoadReport
     split_off: bool = False
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,19 +419,30 @@ class ImageSource(FileSource):
         total = hashlib.sha256(manifest.images.digest().encode())
         total.update(manifest.labels.numpy().tobytes())
         total.update(manifest.test.numpy().tobytes())
+        if manifest.targets is not None:
+            total.update(manifest.targets.numpy().tobytes())
         total.update("\n".join(manifest.classes).encode(errors="surrogatepass"))
         return total.hexdigest()
 
     def _part(self, index: Tensor, report: LoadReport, workers: int) -> Examples:
         stream = self._streams
         images, labels = self._manifest.images.take(index.numpy()), self._manifest.labels[index]
+        targets = self._manifest.targets
+        targets = None if targets is None else targets[index]
         if stream:
             images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
-            return Examples(StreamedImages(images, self._image_spec), labels, images.places())
+            inputs = StreamedImages(images, self._image_spec)
+            return Examples(inputs, labels, images.places(), targets=targets)
         return decode_examples(
-            images, labels, self._image_spec, report, stream=stream, workers=workers
+            images,
+            labels,
+            self._image_spec,
+            report,
+            stream=stream,
+            workers=workers,
+            targets=targets,
         )
 
     def _check_parts(
