@@ -170,7 +170,7 @@ def dawid_skene(
         >>> raters.probabilities.argmax(1)
         tensor([0, 1, 0, 1, 0])
         >>> raters.reliability
-        tensor([0.9960, 0.9960, 0.4007], dtype=torch.float64)
+        tensor([0.7894, 0.7894, 0.6941], dtype=torch.float64)
 
     References:
         Dawid, Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM

@@ -262,13 +262,13 @@ class Arrays(SplittableSource):
             own = sets[sound][kept]
             train = dataclasses.replace(train, targets=own[~is_test])
             tests = dataclasses.replace(tests, targets=several(own[is_test]))
-        if len(set(train.labels.tolist())) < 2 or not len(tests):
+        if len(set(train.mentioned().tolist())) < 2 or not len(tests):
             raise DataError(
                 f"{self.path}: expected training examples of at least two classes and test "
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
-        note_empty(train.labels, names, "training examples", report)
+        note_empty(train.mentioned(), names, "training examples", report)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
@@ -325,7 +325,7 @@ class Arrays(SplittableSource):
             if y.ndim == 2 and y.shape[1] == 1:
                 # As Keras and MedMNIST have them.
                 y = y[:, 0]
-            if y.ndim == 2 and y.dtype == bool:
+            if y.ndim == 2 and y.dtype == bool and len(y) == len(x):
                 # Of each set the first candidate stands for it where one label is wanted.
                 firsts: list[object] = [int(row.argmax()) if row.any() else None for row in y]
                 parts[ending] = read_inputs(x, f"{self.path}: x{ending}"), list(enumerate(firsts))

@@ -258,6 +258,11 @@ class Examples:
         held = self.targets
         return held if held is not None and held.dtype is torch.bool else None
 
+    def mentioned(self) -> Tensor:
+        """Return all labels, or all candidates of all sets, int64."""
+        sets = self.candidates
+        return self.labels if sets is None else sets.nonzero()[:, 1]
+
     def allows(self, labels: Tensor) -> Tensor:
         """Return whether each of these labels is the example's own, or one of its candidates.
 

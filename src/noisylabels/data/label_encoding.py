@@ -166,7 +166,11 @@ def encode_candidates(
 
 
 def several(sets: Tensor | None) -> Tensor | None:
-    """Return sets of candidates where one has more than one, else None: they are plain labels."""
+    """Return sets of candidates where one has more than one, else None: they are plain labels.
+
+    Args:
+        sets: The sets of a part of the data, bool, of shape (N, K); None where it has none.
+    """
     return sets if sets is not None and bool((sets.sum(1) > 1).any()) else None
 
 

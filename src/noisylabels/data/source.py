@@ -27,7 +27,7 @@ from noisylabels.data.examples import (
     stratified_split,
 )
 from noisylabels.data.images import SMALL, Header, ImageSpec, choose_image_spec, peek
-from noisylabels.data.label_encoding import note_empty
+from noisylabels.data.label_encoding import note_empty, several
 from noisylabels.errors import ConfigError, DataError, check_range
 
 PEEKED = 100
@@ -387,6 +387,7 @@ class ImageSource(FileSource):
             self._part(chosen.nonzero().squeeze(1), report, workers)
             for chosen in (~manifest.test, manifest.test)
         )
+        test = dataclasses.replace(test, targets=several(test.targets))
         self._check_parts(train, test, manifest.classes, report)
         return Dataset(
             train,
@@ -453,8 +454,8 @@ class ImageSource(FileSource):
                 raise DataError(
                     f"{self.where}: expected {name} examples, got none that can be decoded"
                 )
-        note_empty(train.labels, classes, "training examples", report)
-        if len(set(train.labels.tolist())) < 2:
+        note_empty(train.mentioned(), classes, "training examples", report)
+        if len(set(train.mentioned().tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected training examples of at least two classes, got "
                 f"{len(train)} of {classes[int(train.labels[0])]!r} only"
@@ -486,7 +487,7 @@ class SplittableImageSource(SplittableSource, ImageSource):
         listed = self._listed
         if self.has_test_set:
             return listed
-        if len(set(listed.labels.tolist())) < 2:
+        if listed.targets is None and len(set(listed.labels.tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected examples of at least two classes, got only "
                 f"{listed.classes[int(listed.labels[0])]!r}"

@@ -1,5 +1,6 @@
 """Texts with labels, in a table."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,12 +115,13 @@ class Text(SplittableSource):
             _examples(texts, labels, own, where, chosen.nonzero().squeeze(1))
             for labels, own, chosen in ((given, targets, ~test), (better, better_targets, test))
         )
-        if len(set(train.labels.tolist())) < 2 or not len(tests):
+        tests = dataclasses.replace(tests, targets=several(tests.targets))
+        if len(set(train.mentioned().tolist())) < 2 or not len(tests):
             raise DataError(
                 f"{self.path}: expected training texts of at least two classes and test texts, got "
                 f"{len(train)} and {len(tests)}"
             )
-        note_empty(train.labels, classes, "training examples", report)
+        note_empty(train.mentioned(), classes, "training examples", report)
         return Dataset(
             train,
             tests,
@@ -143,15 +145,8 @@ class Text(SplittableSource):
         if not bool(whole.all()):
             return numbers, numbers, None, None, classes, whole
         given, better = numbers[: len(rows)], numbers[len(rows) :]
-        own = None if sets is None else sets[: len(rows)]
-        return (
-            given,
-            better,
-            own,
-            None if sets is None else several(sets[len(rows) :]),
-            classes,
-            whole,
-        )
+        own, others = (None, None) if sets is None else (sets[: len(rows)], sets[len(rows) :])
+        return given, better, own, others, classes, whole
 
     def _encode_votes(
         self, rows: list[Row], places: list[str], report: LoadReport
