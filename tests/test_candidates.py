@@ -1,6 +1,7 @@
 """Sets of candidates: the losses of their total probability, and of their weighed candidates."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -299,3 +300,12 @@ class TestDraws:
             check_sets(torch.tensor([[True], [False], [False]]), 3)
         with pytest.raises(DataError, match="expected bool of shape"):
             check_sets(torch.ones(3, 2), 3)
+
+
+def test_the_code_on_their_page_runs(capsys):
+    page = Path(__file__).parents[1] / "docs" / "candidates.md"
+    blocks = [part.split("```")[0] for part in page.read_text().split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})
+    assert "tensor(" in capsys.readouterr().out
