@@ -263,15 +263,18 @@ class Loss(nn.Module, ABC):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
+        self._refuse_candidates(input, target)
+        if self.training and self.warns and not torch.compiler.is_compiling():
+            self._count_call()
+            self._watch(input, target)
+        return self._reduced(input, target)
+
+    def _refuse_candidates(self, input: Tensor, target: Tensor) -> None:
         if not self.takes_candidates and functional.holds_candidates(input, target):
             raise TypeError(
                 f"{type(self).__name__} is not defined for sets of candidates, as CrossEntropyLoss "
                 f"and DynamicsAwareLoss are: expected class indices or probabilities"
             )
-        if self.training and self.warns and not torch.compiler.is_compiling():
-            self._count_call()
-            self._watch(input, target)
-        return self._reduced(input, target)
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         return self._reduce(self.per_example, input, target)
@@ -1385,6 +1388,7 @@ class OptimizedGradientClippingLoss(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training remember the losses in it."""
+        self._refuse_candidates(input, target)
         if self.training and input.requires_grad and torch.is_grad_enabled():
             self._remember(input.detach(), target)
         return super().forward(input, target)
@@ -1465,6 +1469,7 @@ class _Corrected(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
+        self._refuse_candidates(input, target)
         waits = self.transition is None and self.training
         if waits and input.requires_grad and torch.is_grad_enabled():
             self._remember(input.detach(), target)
