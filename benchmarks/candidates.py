@@ -86,7 +86,7 @@ OURS: dict[str, Callable[[], nn.Module]] = {
     "weighed 0 to 2: ce": lambda: CandidateLoss(build("ce"), start=0.0, end=2.0),
     "weighed 1: gce 0.7": lambda: CandidateLoss(build("gce"), start=1.0, end=1.0),
     "weighed 0 to 1: gce 0.7": lambda: CandidateLoss(build("gce"), start=0.0, end=1.0),
-    "weighed 0 to 1: dal 0 to 1.5": lambda: CandidateLoss(build("dal", q_start=0.0)),
+    "weighed 0 to 1: dal 0 to 1.5": lambda: CandidateLoss(build("dal", q_start=0.0), end=1.0),
 }
 BASELINES = ("one candidate: ce", "average", "CC", "PRODEN", "RC")
 
@@ -258,7 +258,7 @@ def votes(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                         },
                         "features": "tfidf",
                         "loss": loss,
-                        "optimizer": {"name": "adamw", "lr": 0.001},
+                        "optimizer": {"name": "adam", "lr": 0.003},
                         "epochs": 10,
                         "seed": seed,
                         "save_model": False,

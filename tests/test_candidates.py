@@ -270,8 +270,8 @@ class TestCandidateLoss:
         loss = CandidateLoss(build("dal"))
         loss.progress = 0.5
         assert loss.loss.progress == 0.5
-        assert loss.dynamic() == {**loss.loss.dynamic(), "sharpness": 0.5}
-        assert "start=0, end=1" in repr(loss)
+        assert loss.dynamic() == {**loss.loss.dynamic(), "sharpness": 1.0}
+        assert "start=0, end=2" in repr(loss)
 
     def test_state_goes_on(self):
         loss, other = CandidateLoss(build("dal")), CandidateLoss(build("dal"))

@@ -24,8 +24,8 @@ class CandidateLoss(nn.Module):
         w_k = \frac{p_k^{\tau(t)}}{\sum_{j \in S} p_j^{\tau(t)}} \text{ (without a gradient)}
 
     The sharpness :math:`\tau` moves linearly with progress: at 0 all candidates of a set count
-    alike, at 1 they count as the network predicts. Cross entropy at 1 has the gradient of the total
-    probability's cross entropy.
+    alike, at 1 they count as the network predicts, above 1 the likeliest counts for more. Cross
+    entropy at 1 has the gradient of the total probability's cross entropy.
 
     Args:
         loss: The loss of a label :math:`\ell`; its progress is this one's.
@@ -50,7 +50,7 @@ class CandidateLoss(nn.Module):
         tensor(0.4780)
     """
 
-    def __init__(self, loss: Loss, *, start: float = 0.0, end: float = 1.0) -> None:
+    def __init__(self, loss: Loss, *, start: float = 0.0, end: float = 2.0) -> None:
         super().__init__()
         if loss.needs_indices:
             raise ConfigError(

@@ -16,7 +16,8 @@ class Candidates(Method):
 
     See :class:`noisylabels.candidates.CandidateLoss`. The sharpness of the weights moves linearly
     with progress, from ``start`` to ``end``: 0 and 0 average over the candidates, 1 and 1 believe
-    the network from the first step on.
+    the network from the first step on. Cross entropy is the loss to take: a robust one can learn
+    nothing at all where sets are large, see ``docs/results/candidates.md``.
 
     Args:
         context: What the method is given; its loss is that of a label.
@@ -27,7 +28,7 @@ class Candidates(Method):
         ConfigError: A sharpness is out of its range, or class probabilities do not define the loss.
     """
 
-    def __init__(self, context: MethodContext, *, start: float = 0.0, end: float = 1.0) -> None:
+    def __init__(self, context: MethodContext, *, start: float = 0.0, end: float = 2.0) -> None:
         self._loss = CandidateLoss(context.loss, start=start, end=end)
         super().__init__(context, networks=1)
 
