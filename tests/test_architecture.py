@@ -12,6 +12,7 @@ import noisylabels
 
 PACKAGE = Path(noisylabels.__file__).parent
 CORE = (
+    "candidates",
     "errors",
     "functional",
     "_fused",
@@ -21,6 +22,8 @@ CORE = (
     "losses",
     "noise",
     "schedules",
+    "votes",
+    "votes",
 )
 
 

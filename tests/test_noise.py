@@ -14,7 +14,7 @@ LABELS = torch.arange(20_000) % 10
 FEATURES = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0))
 MATRIX = tuple(tuple(0.55 if k == y else 0.05 for k in range(10)) for y in range(10))
 OWN = {"instance": {"features": FEATURES}, "transition": {"matrix": MATRIX}}
-DRAWN = sorted(set(NOISES) - {"none", "file", "margin"})
+DRAWN = sorted(set(NOISES) - {"none", "file", "margin", "candidates"})
 
 
 def is_binomial(count, total, chance):
@@ -528,3 +528,34 @@ def test_what_is_done_to_pixels():
     assert torch.equal(tenths, floats)
     with pytest.raises(ConfigError, match="unknown pixels 'tenth': did you mean 'tenths'?"):
         NOISES["instance"](true, features=images, pixels="tenth", **options)
+
+
+class TestCandidates:
+    @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+    def test_every_other_class_joins_with_the_rate(self, rate):
+        sets = NOISES["candidates"](LABELS, rate=rate, seed=1, num_classes=10)
+        assert sets.dtype is torch.bool
+        assert sets.shape == (len(LABELS), 10)
+        assert sets[torch.arange(len(LABELS)), LABELS].all()
+        assert (sets.sum(1) - 1).double().mean().item() == pytest.approx(9 * rate, abs=0.05)
+        assert torch.equal(sets, NOISES["candidates"](LABELS, rate=rate, seed=1, num_classes=10))
+
+    @pytest.mark.parametrize("rate", [0.0, 0.3])
+    def test_a_share_of_sets_lacks_the_true_class(self, rate):
+        sets = NOISES["candidates"](LABELS, rate=rate, missing=0.4, seed=1, num_classes=10)
+        has = sets[torch.arange(len(LABELS)), LABELS]
+        assert 1 - has.double().mean().item() == pytest.approx(0.4, abs=0.02)
+        assert sets.any(1).all()
+        if rate == 0:
+            # One wrong class, any of nine.
+            assert sets.sum(1).eq(1).all()
+            steps = (sets.byte().argmax(1) - LABELS)[~has] % 10
+            assert steps.bincount(minlength=10)[1:].min() > 0
+
+    def test_out_of_range(self):
+        with pytest.raises(ConfigError, match=r"missing must be in \[0, 1\], got 2"):
+            NOISES["candidates"](LABELS, rate=0.1, missing=2.0, seed=0)
+        with pytest.raises(ConfigError, match=r"rate must be in \[0, 1\], got 1.5"):
+            NOISES["candidates"](LABELS, rate=1.5, seed=0)
+        with pytest.raises(ConfigError, match="at least 2 classes"):
+            NOISES["candidates"](LABELS * 0, rate=0.5, seed=0)

@@ -1049,6 +1049,11 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
     dataset, true = label(made, vectors=False)
     if true is None:
         raise ConfigError(f"noise make: expected a kind of noise, got {command.kind!r}")
+    if dataset.train.candidates is not None:
+        raise ConfigError(
+            f"noise make: {command.kind!r} makes sets of candidates, and a label file holds one "
+            f"label for each example: give it to a run, as noise"
+        )
     found = inspection.inspect(
         dataset.train.labels, true, dataset.classes, num_classes=len(dataset.classes)
     )

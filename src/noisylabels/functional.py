@@ -8,6 +8,10 @@ has the formula's gradient, not zero. Half precision is computed in float32; flo
 With class probabilities :math:`\eta` a loss is its expectation
 :math:`\sum_k \eta_k \, \ell(z, k)`, as in the paper's theory.
 
+A ``target`` of truth values, of the shape of ``input``, is a set of candidates, of which one is the
+label. Where a loss sees the label through :math:`p_y` alone, the set's total probability
+:math:`\sum_{k \in S} p_k` takes its place, see :func:`log_total_probability`.
+
 ``reduce`` is the one place that knows reductions, class weights and ``ignore_index``.
 """
 
@@ -18,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from noisylabels.errors import ConfigError
+from noisylabels.errors import ConfigError, DataError
 
 HALF = (torch.float16, torch.bfloat16)
 LOG_RCE = math.log(1e-4)
@@ -54,9 +58,9 @@ def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
         tensor([1.3863, 1.3863])
     """
     input = _at_least_float32(input)
-    if not target.is_floating_point():
-        return F.cross_entropy(input, target, reduction="none")
-    return _expectation(lambda log_p: -log_p, input, target)
+    if target.is_floating_point() or holds_candidates(input, target):
+        return _expectation(lambda log_p: -log_p, input, target)
+    return F.cross_entropy(input, target, reduction="none")
 
 
 def mean_absolute_error(input: Tensor, target: Tensor) -> Tensor:
@@ -1372,6 +1376,105 @@ def entropy_weight(classes: int, *, q: float, lamb: float) -> float:
     return lamb / (q * math.log(classes))
 
 
+def holds_candidates(input: Tensor, target: Tensor) -> bool:
+    """Return whether targets are sets of candidates: truth values, one for each class."""
+    return target.dtype is torch.bool and target.ndim == input.ndim
+
+
+def log_total_probability(input: Tensor, candidates: Tensor) -> Tensor:
+    r"""Log-probability that the class is one of each example's candidates.
+
+    .. math:: \log \sum_{k \in S} p_k = -\log\Bigl(1 + \exp\bigl(
+        \operatorname{logsumexp}_{k \notin S} z_k - \operatorname{logsumexp}_{k \in S} z_k
+        \bigr)\Bigr)
+
+    Nothing cancels where the set has almost all of the probability, and the gradient is
+    :math:`p_k - p_k [k \in S] / \sum_{j \in S} p_j` with its sign turned. Where all candidates have
+    a logit of -inf it is the limit in which they are equally likely.
+
+    Args:
+        input: Logits.
+        candidates: Which classes are in each example's set, bool.
+
+    Returns:
+        The log-probability of each example's set, at most 0: 0 for the set of all classes; NaN for
+        an empty one on devices that one would have to wait for.
+
+    Shape:
+        ``input``: (C), (N, C) or (N, C, d1, ...); ``candidates``: the same; output: without C.
+
+    Raises:
+        ValueError: ``candidates`` are of another shape.
+        DataError: A set is empty; the message names the row (on a CPU, outside of compiled code).
+
+    Example:
+        >>> sets = torch.tensor([[True, True, False, False], [True, True, True, True]])
+        >>> log_total_probability(torch.zeros(2, 4), sets).exp()
+        tensor([0.5000, 1.0000])
+    """
+    if candidates.shape != input.shape:
+        raise ValueError(
+            f"expected candidates of the input's shape {tuple(input.shape)}, got "
+            f"{tuple(candidates.shape)}"
+        )
+    dim = _class_dim(input)
+    sizes = candidates.sum(dim)
+    _refuse_empty(sizes)
+    log_p = _log_softmax(input)
+    within = _logsumexp(log_p.masked_fill(~candidates, -math.inf), dim)
+    without = _logsumexp(log_p.masked_fill(candidates, -math.inf), dim)
+    # No candidate has any probability: the gradient is that of their mean, the value -inf as well.
+    lost = (within == -math.inf) & (sizes > 0)
+    mean = log_p.masked_fill(~candidates, 0).sum(dim) / sizes
+    return torch.where(lost, mean, F.logsigmoid(within - without)).masked_fill(sizes == 0, math.nan)
+
+
+def candidate_weights(input: Tensor, candidates: Tensor, *, sharpness: float = 1.0) -> Tensor:
+    r"""What each candidate seems worth by the network's own predictions, without a gradient.
+
+    .. math:: w_k = \frac{p_k^\tau}{\sum_{j \in S} p_j^\tau} \text{ for } k \in S, \quad
+        w_k = 0 \text{ for others}
+
+    Args:
+        input: Logits.
+        candidates: Which classes are in each example's set, bool.
+        sharpness: :math:`\tau`, at least 0: 0 takes all candidates alike, 1 believes the
+            predictions, and more than 1 goes towards the likeliest candidate alone.
+
+    Returns:
+        Class probabilities, to be a loss's ``target``.
+
+    Shape:
+        ``input`` and ``candidates``: (C), (N, C) or (N, C, d1, ...); output: the same.
+
+    Raises:
+        ValueError: ``candidates`` are of another shape.
+        DataError: A set is empty; the message names the row (on a CPU, outside of compiled code).
+
+    Example:
+        >>> logits, sets = torch.tensor([[2.0, 1.0, 5.0]]), torch.tensor([[True, True, False]])
+        >>> candidate_weights(logits, sets)
+        tensor([[0.7311, 0.2689, 0.0000]])
+        >>> candidate_weights(logits, sets, sharpness=0.0)
+        tensor([[0.5000, 0.5000, 0.0000]])
+
+    References:
+        Lv, Xu, Feng, Niu, Geng, Sugiyama, "Progressive Identification of True Labels for
+        Partial-Label Learning", 2020, for the weights at sharpness 1, which it takes from an
+        example's last visit; here they are those of the present logits.
+    """
+    if candidates.shape != input.shape:
+        raise ValueError(
+            f"expected candidates of the input's shape {tuple(input.shape)}, got "
+            f"{tuple(candidates.shape)}"
+        )
+    dim = _class_dim(input)
+    _refuse_empty(candidates.sum(dim))
+    # A logit of -inf says nothing of its candidate at sharpness 0, and 0 times it would be NaN.
+    log_p = _log_softmax(input.detach()).clamp(min=LEAST_LOG_P)
+    return (sharpness * log_p).masked_fill(~candidates, -math.inf).softmax(dim)
+
+
 def reduce(
     function: Callable[[Tensor, Tensor], Tensor],
     input: Tensor,
@@ -1388,12 +1491,12 @@ def reduce(
     For class indices the mean is :math:`\sum_n w_{y_n} \ell_n / \sum_n w_{y_n}` over the examples
     that are not ignored; for class probabilities the weights scale the probabilities and the mean
     is over all examples. Smoothed class indices are class probabilities that keep the mean of
-    class indices.
+    class indices. Sets of candidates have neither weights nor smoothing, and none is ignored.
 
     Args:
         function: ``(input, target) -> per-example loss``.
         input: Logits.
-        target: Class indices or class probabilities.
+        target: Class indices, class probabilities or sets of candidates.
         weight: Weight of each class, of shape (C).
         ignore_index: Class index whose examples count for nothing; not used for probabilities.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -1410,6 +1513,7 @@ def reduce(
     Raises:
         RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
         RuntimeError: ``weight`` is not of shape (C).
+        TypeError: There are weights, or smoothing, for sets of candidates.
 
     Example:
         >>> x, y = torch.zeros(3, 4), torch.tensor([0, 3, -100])
@@ -1422,7 +1526,12 @@ def reduce(
             f"weight must be of shape (C), one for each of {input.shape[dim]} classes, "
             f"got {tuple(weight.shape)}"
         )
-    if target.is_floating_point():
+    if holds_candidates(input, target):
+        if weight is not None or label_smoothing:
+            raise TypeError("weight and label_smoothing are not defined for sets of candidates")
+        loss = function(input, target)
+        count = loss.new_tensor(loss.numel())
+    elif target.is_floating_point():
         if label_smoothing:
             target = (1 - label_smoothing) * target + label_smoothing / input.shape[dim]
         loss = function(input, _weighted(target, weight, input.ndim, dim))
@@ -1485,6 +1594,8 @@ def _entropy(input: Tensor) -> Tensor:
 
 def _expectation(function: Callable[[Tensor], Tensor], input: Tensor, target: Tensor) -> Tensor:
     """Apply a function of log p_y, or take its expectation under class probabilities."""
+    if holds_candidates(input, target):
+        return function(log_total_probability(input, target))
     if not target.is_floating_point():
         # Torch's own kernel: it checks the shapes, and forms no log_p but the label's.
         return function(-F.cross_entropy(_at_least_float32(input), target, reduction="none"))
@@ -1506,6 +1617,24 @@ def _picked(log_p: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return _expectation_of(lambda x: x, log_p, target)
     return -F.nll_loss(log_p, target, reduction="none")
+
+
+def _logsumexp(log_p: Tensor, dim: int) -> Tensor:
+    """Sum probabilities, with a gradient of 0 and not NaN where all of them are 0."""
+    top = log_p.detach().amax(dim, keepdim=True)
+    none = top == -math.inf
+    # Torch's gradient is exp(log_p - result), which loses its digits where both are large.
+    below = (log_p - top).masked_fill(none, 0)
+    return (below.logsumexp(dim) + top.squeeze(dim)).masked_fill(none.squeeze(dim), -math.inf)
+
+
+def _refuse_empty(sizes: Tensor) -> None:
+    """Refuse sets without a candidate, where nothing has to be waited for to see them."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    if sizes.is_cpu and not bool(sizes.all()):
+        row = int((sizes.reshape(-1) == 0).nonzero()[0])
+        raise DataError(f"row {row}: expected at least one candidate class, got none")
 
 
 def require_indices(name: str, target: Tensor) -> None:

@@ -148,7 +148,8 @@ class Loss(nn.Module, ABC):
     Shape:
         As ``torch.nn.CrossEntropyLoss``: logits (C), (N, C) or (N, C, d1, ...); class indices of
         that shape without C, or class probabilities of that shape; a scalar, or the loss of each
-        example with ``reduction="none"``.
+        example with ``reduction="none"``. Where :attr:`takes_candidates`, also bool of that shape:
+        sets of candidates, whose total probability is taken for the label's.
 
     Raises:
         ConfigError: A hyper-parameter is out of its range.
@@ -159,6 +160,9 @@ class Loss(nn.Module, ABC):
 
     needs_indices: ClassVar[bool] = False
     """Whether class probabilities, smoothed class indices among them, do not define the loss."""
+
+    takes_candidates: ClassVar[bool] = False
+    """Whether targets may be sets of candidates: bool of the logits' shape."""
 
     class_dim: ClassVar[int | None] = None
     """Dimension of the classes, where it is not the usual one."""
@@ -259,10 +263,18 @@ class Loss(nn.Module, ABC):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch."""
+        self._refuse_candidates(input, target)
         if self.training and self.warns and not torch.compiler.is_compiling():
             self._count_call()
             self._watch(input, target)
         return self._reduced(input, target)
+
+    def _refuse_candidates(self, input: Tensor, target: Tensor) -> None:
+        if not self.takes_candidates and functional.holds_candidates(input, target):
+            raise TypeError(
+                f"{type(self).__name__} is not defined for sets of candidates, as CrossEntropyLoss "
+                f"and DynamicsAwareLoss are: expected class indices or probabilities"
+            )
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         return self._reduce(self.per_example, input, target)
@@ -343,8 +355,11 @@ class Loss(nn.Module, ABC):
         if torch._C._are_functorch_transforms_active():
             return
         predicted = input.detach().argmax(1)
-        labels = target if target.ndim == 1 else target.argmax(1)
-        others = (labels != predicted[0]).double().mean()
+        if target.dtype is torch.bool:
+            others = (~target[:, predicted[0]]).double().mean()
+        else:
+            labels = target if target.ndim == 1 else target.argmax(1)
+            others = (labels != predicted[0]).double().mean()
         collapsed = (predicted == predicted[0]).all() & (others > 0.5)
         self._collapsed = self._collapsed + 1 if bool(collapsed) else 0
         if self._collapsed == LOOKS:
@@ -362,6 +377,7 @@ class CrossEntropyLoss(Loss):
     """Cross entropy, see :func:`noisylabels.functional.cross_entropy`."""
 
     formula = "-log p_y"
+    takes_candidates = True
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -377,6 +393,7 @@ class MeanAbsoluteErrorLoss(Loss):
     """Mean absolute error, see :func:`noisylabels.functional.mean_absolute_error`."""
 
     formula = "1 - p_y"
+    takes_candidates = True
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -400,6 +417,7 @@ class GeneralizedCrossEntropyLoss(Loss):
     """
 
     formula = "(1 - p_y^q)/q"
+    takes_candidates = True
     q = Scheduled()
 
     def __init__(
@@ -430,6 +448,7 @@ class TaylorCrossEntropyLoss(Loss):
     """
 
     formula = "sum_{i=1..order} (1 - p_y)^i / i"
+    takes_candidates = True
     order = Scheduled(low=1)
 
     def __init__(
@@ -460,6 +479,7 @@ class JensenShannonLoss(Loss):
     """
 
     formula = "Z [pi KL(e_y||m) + (1 - pi) KL(p||m)], m = pi e_y + (1 - pi) p, Z: 0 is CE, 1 MAE"
+    takes_candidates = True
     pi = Scheduled(high=1)
 
     def __init__(
@@ -517,6 +537,7 @@ class ReverseCrossEntropyLoss(Loss):
     """
 
     formula = "-A (1 - p_y)"
+    takes_candidates = True
     A = Scheduled(low=-math.inf, high=0)
 
     def __init__(
@@ -549,6 +570,7 @@ class SymmetricCrossEntropyLoss(Loss):
     """
 
     formula = "-alpha log p_y - beta A (1 - p_y)"
+    takes_candidates = True
     alpha = Scheduled()
     beta = Scheduled()
     A = Scheduled(low=-math.inf, high=0)
@@ -630,6 +652,7 @@ class AsymmetricGeneralizedCrossEntropyLoss(Loss):
     """
 
     formula = "((a + 1)^q - (a + p_y)^q)/q"
+    takes_candidates = True
     a = Scheduled()
     q = Scheduled()
 
@@ -837,6 +860,7 @@ class Poly1Loss(Loss):
     """
 
     formula = "-log p_y + epsilon (1 - p_y)"
+    takes_candidates = True
     epsilon = Scheduled(low=-1)
 
     def __init__(
@@ -878,6 +902,7 @@ class DynamicsAwareLoss(Loss):
     """
 
     formula = "(1 - p_y^q(t))/q(t) + lambda(t) H(p)/(q(t) log K), q and lambda growing with t"
+    takes_candidates = True
 
     def __init__(
         self,
@@ -1363,6 +1388,7 @@ class OptimizedGradientClippingLoss(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training remember the losses in it."""
+        self._refuse_candidates(input, target)
         if self.training and input.requires_grad and torch.is_grad_enabled():
             self._remember(input.detach(), target)
         return super().forward(input, target)
@@ -1443,6 +1469,7 @@ class _Corrected(Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
+        self._refuse_candidates(input, target)
         waits = self.transition is None and self.training
         if waits and input.requires_grad and torch.is_grad_enabled():
             self._remember(input.detach(), target)

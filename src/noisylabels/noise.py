@@ -566,6 +566,62 @@ def file(
     return given.to(labels.device)
 
 
+def candidates(
+    labels: Tensor,
+    *,
+    rate: float,
+    missing: float = 0.0,
+    seed: int,
+    num_classes: int | None = None,
+    features: Tensor | None = None,
+) -> Tensor:
+    r"""Hide each label in a set: every other class joins it with probability ``rate``.
+
+    A set has :math:`1 + r (K - 1)` candidates on average; with ``missing``, that share of the sets
+    lacks the true one.
+
+    Args:
+        labels: True labels, int64 in [0, K), of shape (N).
+        rate: Probability that a class joins a set, in [0, 1].
+        missing: Probability that the true label is left out of its set, in [0, 1]. A set that
+            would be empty then gets one wrong class.
+        seed: Seed of the draw, at least 0; the same seed gives the same sets on every device.
+        num_classes: K; by default one more than the greatest label.
+        features: Not used.
+
+    Returns:
+        Which classes are in each example's set, bool, of shape (N, K): sets of candidates, which
+        take the place of labels.
+
+    Raises:
+        ConfigError: ``rate`` or ``missing`` is outside [0, 1], ``seed`` is negative, or there is
+            one class only.
+        DataError: ``labels`` are not int64 of shape (N), or one is outside [0, K).
+
+    Example:
+        >>> candidates(torch.tensor([0, 2]), rate=0.5, seed=0)
+        tensor([[ True, False,  True],
+                [False, False,  True]])
+
+    References:
+        Feng, Lv, Han, Xu, Niu, Geng, An, Sugiyama, "Provably Consistent Partial-Label Learning",
+        2020, and Lv, Xu, Feng, Niu, Geng, Sugiyama, "Progressive Identification of True Labels for
+        Partial-Label Learning", 2020, draw sets of the kind, and see to it that no set has one
+        class alone (or all of them), as ours may.
+    """
+    true, classes = _checked(labels, num_classes, fewest=2)
+    check_range("missing", missing, high=1.0)
+    generator = _generator(rate, seed)
+    shape = (len(true), classes)
+    sets = torch.rand(shape, generator=generator, dtype=torch.float64) < rate
+    left_out = torch.rand(len(true), generator=generator, dtype=torch.float64) < missing
+    steps = torch.randint(1, classes, true.shape, generator=generator)
+    sets[torch.arange(len(true)), true] = ~left_out
+    empty = (~sets.any(1)).nonzero().squeeze(1)
+    sets[empty, ((true + steps) % classes)[empty]] = True
+    return sets.to(labels.device)
+
+
 PIXELS = ("standardised", "tenths")
 
 NOISES: dict[str, Callable[..., Tensor]] = {
@@ -578,8 +634,10 @@ NOISES: dict[str, Callable[..., Tensor]] = {
     "instance": instance,
     "margin": margin,
     "transition": transition,
+    "candidates": candidates,
     "file": file,
 }
+"""Every kind of noise by name; ``"candidates"`` alone returns sets, bool of shape (N, K)."""
 
 
 def instance_chances(

@@ -333,3 +333,40 @@ def test_whole_numbers_are_said_to_be_features(tmp_path):
     said = "inputs are whole numbers: they are standardised as features"
     assert any(said in note for note in arrays(tmp_path, x=X.astype(int), y=Y).load().notes)
     assert not any(said in note for note in arrays(tmp_path, x=X, y=Y).load().notes)
+
+
+class TestCandidates:
+    X = np.arange(24, dtype=np.float32).reshape(12, 2)
+    Y = np.eye(3, dtype=bool)[np.arange(12) % 3] | (np.arange(3) == 0)
+
+    def test_truth_values_are_sets(self, tmp_path):
+        test = {"x_test": self.X[:6], "y_test": np.arange(6) % 3}
+        data = arrays(tmp_path, x_train=self.X, y_train=self.Y, **test).load()
+        assert data.test.labels.tolist() == [0, 1, 2] * 2
+        assert data.test.targets is None
+        assert data.classes == ("0", "1", "2")
+        np.testing.assert_array_equal(data.train.candidates.numpy(), self.Y)
+        assert data.train.labels.tolist() == [0] * 12
+
+    def test_of_named_classes_and_split(self, tmp_path):
+        y = self.Y.copy()
+        y[::3, 0], y[1::3, 0] = False, False
+        y[::3, 1] = True
+        data = arrays(tmp_path, x=self.X, y=y, classes=np.array(["a", "b", "c"])).load()
+        assert data.classes == ("a", "b", "c")
+        kept = data.train.inputs[:, 0].long() // 2
+        np.testing.assert_array_equal(data.train.candidates.numpy(), y[kept])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda parts: parts["y"].__setitem__(4, False), "y: row 4: expected a label"),
+            (lambda parts: parts.update(classes=np.array(["a", "b"])), "expected 3 classes"),
+            (lambda parts: parts.update(y=parts["y"][1:]), "y: expected 12 class numbers"),
+        ],
+    )
+    def test_that_do_not_fit(self, tmp_path, change, message):
+        parts = {"x": self.X, "y": self.Y.copy()}
+        change(parts)
+        with pytest.raises(DataError, match=message):
+            arrays(tmp_path, **parts).load()

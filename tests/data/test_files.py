@@ -1183,3 +1183,15 @@ def test_a_test_set_that_was_split_off_has_given_labels(tmp_path, folder):
     for name in ("train", "test"):
         shutil.copytree(folder, tmp_path / "both" / name)
     assert not load(root=tmp_path / "both").test_is_given
+
+
+def test_a_table_of_candidates(tmp_path):
+    rows = [(f"img/{n}.png", ("ant|bee", "bee")[n % 2], "train") for n in range(8)]
+    rows += [("img/8.png", "ant", "test"), ("img/9.png", "bee", "test")]
+    path = csv(tmp_path, rows, header="path,label,split")
+    data = load("table", path=path, candidate_separator="|")
+    assert data.classes == ("ant", "bee")
+    assert data.train.candidates.tolist() == [[True, True], [False, True]] * 4
+    plain = SOURCES["table"](path=path)
+    assert len(plain.load().classes) == 3
+    assert plain.digest() != SOURCES["table"](path=path, candidate_separator="|").digest()

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import torch
 
 from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError, DataError
@@ -97,3 +98,127 @@ def test_bad_tables(table, tmp_path):
 def test_texts_need_features(table):
     with pytest.raises(ConfigError, match="features: texts need features"):
         plan(parse({"data": {"name": "text", "path": str(table())}}))
+
+
+class TestCandidates:
+    ROWS = (
+        ("a fine film", "good|bad", "train", "good"),
+        ("dull", "bad", "train", "bad"),
+        ("well", "fair|good|fair", "train", "good"),
+        ("splendid", "good", "test", "good"),
+        ("a bore", "bad", "test", "bad"),
+    )
+
+    def test_several_labels_in_a_row(self, table):
+        data = load(table(self.ROWS), candidate_separator="|")
+        assert data.classes == ("bad", "fair", "good")
+        # What is written first stands for the set.
+        assert data.train.labels.tolist() == [2, 0, 1]
+        assert data.train.candidates.tolist() == [
+            [True, False, True],
+            [True, False, False],
+            [False, True, True],
+        ]
+        assert data.test.targets is None
+        assert data.test.labels.tolist() == [2, 0]
+
+    def test_a_bar_is_part_of_a_name_unless_it_is_said_to_part_them(self, table):
+        data = load(table(self.ROWS))
+        assert data.train.targets is None
+        assert "good|bad" in data.classes
+
+    def test_better_labels_of_test_examples_are_labels(self, table):
+        rows = [*self.ROWS[:4], ("a bore", "bad|good", "test", "bad")]
+        sets = load(table(rows), candidate_separator="|").test
+        assert sets.candidates.tolist()[1] == [True, False, True]
+        better = load(table(rows), candidate_separator="|", test_label_column="true").test
+        assert better.targets is None
+        assert better.labels.tolist() == [2, 0]
+
+    def test_an_empty_candidate_is_named_or_left_out(self, table):
+        rows = [*self.ROWS, ("hm", "good||bad", "train", "bad")]
+        with pytest.raises(DataError, match="row 7: expected a label"):
+            load(table(rows), candidate_separator="|")
+        data = load(table(rows), candidate_separator="|", on_error="skip")
+        assert len(data.train) == 3
+        assert data.train.targets.shape == (3, 3)
+
+    def test_an_empty_separator(self, table):
+        with pytest.raises(ConfigError, match="candidate_separator must not be empty"):
+            load(table(self.ROWS), candidate_separator="")
+
+
+class TestVotes:
+    NAMES = ("text", "ann", "bob", "eve", "split", "true")
+    ROWS = (
+        ("a fine film", "good", "good", "bad", "train", "good"),
+        ("dull", "bad", "", "bad", "train", "bad"),
+        ("well", "fair", "good", "good", "train", "good"),
+        ("splendid", "good", "good", "bad", "test", "good"),
+        ("a bore", "bad", "bad", "", "test", "fair"),
+    )
+    VOTES = ("ann", "bob", "eve")
+
+    def test_shares_are_learnt(self, table):
+        data = load(table(self.ROWS, self.NAMES), votes=self.VOTES)
+        assert data.classes == ("bad", "fair", "good")
+        assert data.train.labels.tolist() == [2, 0, 2]
+        expected = [[1 / 3, 0, 2 / 3], [1, 0, 0], [0, 1 / 3, 2 / 3]]
+        assert data.train.targets.flatten().tolist() == pytest.approx(
+            [x for row in expected for x in row]
+        )
+        assert data.test.labels.tolist() == [2, 0]
+        assert data.test.targets is None
+        assert "the soft consensus of 13 votes by 3 raters, 2.6 for each text" in data.notes[-2]
+
+    def test_a_majority_is_labels(self, table):
+        data = load(table(self.ROWS, self.NAMES), votes=self.VOTES, consensus="majority")
+        assert data.train.labels.tolist() == [2, 0, 2]
+        assert data.train.targets is None
+
+    def test_better_labels_of_test_examples(self, table):
+        path = table(self.ROWS, self.NAMES)
+        data = load(path, votes=self.VOTES, test_label_column="true")
+        assert data.test.labels.tolist() == [2, 1]
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_raters_of_rows(self, table, named):
+        """Bob is always wrong, and sits in the second column first, then in the third."""
+        rows = []
+        for number in range(80):
+            true, wrong = ("good", "bad") if number % 2 else ("bad", "good")
+            own = (true, wrong, true) if number < 40 else (true, true, wrong)
+            who = ("ann", "bob", "eve") if number < 40 else ("ann", "eve", "bob")
+            rows.append((f"text {number}", *own, *who, "test" if number < 4 else "train"))
+        names = ("text", "a", "b", "c", "of_a", "of_b", "of_c", "split")
+        options = {"raters": ("of_a", "of_b", "of_c")} if named else {}
+        path = table(rows, names)
+        data = load(path, votes=("a", "b", "c"), consensus="dawid-skene", **options)
+        assert "by 3 raters" in data.notes[-1]
+        found = data.train.labels.tolist() == [number % 2 for number in range(4, 80)]
+        # Unless it is told, one of the last two columns seems always right, and the other wrong.
+        assert found is named
+        assert data.train.targets.dtype is torch.float32
+
+    def test_a_text_without_a_vote(self, table):
+        rows = [*self.ROWS, ("hm", "", "", "", "train", "bad")]
+        with pytest.raises(DataError, match="row 7: expected a vote in ann, bob, eve, got none"):
+            load(table(rows, self.NAMES), votes=self.VOTES)
+        data = load(table(rows, self.NAMES), votes=self.VOTES, on_error="skip")
+        assert len(data.train) == 3
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"consensus": "mean"}, "consensus must be 'soft'"),
+            ({"candidate_separator": "|"}, "candidate_separator must be left out"),
+            ({"raters": ("ann",)}, "raters: expected a column for each of 3"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, table, options, message):
+        with pytest.raises(ConfigError, match=message):
+            load(table(self.ROWS, self.NAMES), votes=self.VOTES, **options)
+
+    def test_a_column_that_is_not_there(self, table):
+        with pytest.raises(DataError, match="expected a column 'joe'"):
+            load(table(self.ROWS, self.NAMES), votes=("ann", "joe"))

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from noisylabels.__main__ import main
 from noisylabels.data.datasets import Digits
+from noisylabels.data.examples import Examples
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.estimation import estimate_noise_rate
 from noisylabels.labels import read_archive
@@ -221,7 +222,7 @@ def test_a_weak_model_says_that_its_own_mistakes_count(accuracy, warned):
 
 def test_no_error_among_few_labels_is_no_certainty():
     labels = torch.zeros(20, dtype=torch.int64)
-    found = measure(labels, labels, "test")
+    found = measure(Examples(torch.zeros(20, 1), labels), labels, "test")
     interval = binomtest(0, 20).proportion_ci(method="wilson")
     assert (found.rate, found.low) == (0, 0)
     assert found.high == pytest.approx(interval.high, abs=1e-4)

@@ -80,7 +80,8 @@ class Batch:
         index: Position of each example in the training set, int64, of shape (N).
         input: Normalised images, float32, of shape (N, channels, height, width), or features of
             shape (N, D).
-        target: Given labels, int64, of shape (N).
+        target: Given labels, int64, of shape (N); or of shape (N, K) what the examples have in
+            their place, see ``noisylabels.data.examples.Examples``.
         weight: Factor on the mean loss: the batch's share of what all processes, or all parts of a
             batch, have in a step, such that the gradients' mean (or sum) is that of the whole.
         others: The same examples, augmented anew: of each further view its ``input``.
@@ -115,7 +116,8 @@ class Batches(ABC):
     """A dataset in the form that a network eats.
 
     Args:
-        dataset: The dataset; ``dataset.train.labels`` are the given labels.
+        dataset: The dataset; ``dataset.train.labels`` are the given labels, ``targets`` what is
+            learnt in their place.
         batch_size: Examples per training step; the last step of an epoch has what is left, and a
             single example that is left joins the step before.
         seed: The run's seed.
@@ -139,7 +141,8 @@ class Batches(ABC):
         self._dataset = dataset
         self._rank = rank
         self._world = world
-        self._labels = dataset.train.labels.to(device)
+        train = dataset.train
+        self._labels = (train.labels if train.targets is None else train.targets).to(device)
         # One number per channel, or per feature.
         shape = (-1, *[1] * (len(dataset.train.shape) - 1))
         self._mean = dataset.mean.to(device).reshape(shape)

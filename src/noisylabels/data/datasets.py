@@ -5,6 +5,7 @@ Its fields are the keys of ``data = {name = "...", ...}``. Its ``load`` returns 
 labels as a larger one.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from noisylabels.data.examples import (
 )
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.images import ImageSpec
-from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
+from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty, several
 from noisylabels.data.source import Facts, Source, SplittableSource
 from noisylabels.data.texts import Text
 from noisylabels.errors import DataError
@@ -178,7 +179,8 @@ class Arrays(SplittableSource):
     ``test_images`` and ``test_labels``; ``val`` is the test set where there is no ``test``); and,
     if it likes, ``classes``, the names. Inputs are uint8 images of shape (N, H, W),
     (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D), which are standardised
-    feature by feature. Labels are class numbers or names, of shape (N) or (N, 1).
+    feature by feature. Labels are class numbers or names, of shape (N) or (N, 1); or truth values
+    of shape (N, K): sets of candidates, of which one is the label.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -222,6 +224,15 @@ class Arrays(SplittableSource):
         report = LoadReport(self.on_error)
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
+        sets = self._sets
+        if sets is not None:
+            count = sets.shape[1]
+            classes = tuple(map(str, range(count))) if classes is None else classes
+            if len(classes) != count:
+                raise DataError(
+                    f"{self.path}: expected {count} classes, one for each column of candidates, "
+                    f"got {len(classes)}"
+                )
         inputs, labels, test = [], [], []
         for part, (array, given) in self._parts.items():
             inputs.append(array)
@@ -247,13 +258,17 @@ class Arrays(SplittableSource):
         if not self.has_test_set:
             is_test = self.split_test_set(numbers, report)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
-        if len(set(train.labels.tolist())) < 2 or not len(tests):
+        if sets is not None:
+            own = sets[sound][kept]
+            train = dataclasses.replace(train, targets=own[~is_test])
+            tests = dataclasses.replace(tests, targets=several(own[is_test]))
+        if len(set(train.mentioned().tolist())) < 2 or not len(tests):
             raise DataError(
                 f"{self.path}: expected training examples of at least two classes and test "
                 f"examples, got {len(train)} and {len(tests)} of classes "
                 f"{sorted(set(numbers.tolist()))}"
             )
-        note_empty(train.labels, names, "training examples", report)
+        note_empty(train.mentioned(), names, "training examples", report)
         statistics = channel_statistics if whole.ndim == 4 else feature_statistics
         return Dataset(
             train,
@@ -310,6 +325,11 @@ class Arrays(SplittableSource):
             if y.ndim == 2 and y.shape[1] == 1:
                 # As Keras and MedMNIST have them.
                 y = y[:, 0]
+            if y.ndim == 2 and y.dtype == bool and len(y) == len(x):
+                # Of each set the first candidate stands for it where one label is wanted.
+                firsts: list[object] = [int(row.argmax()) if row.any() else None for row in y]
+                parts[ending] = read_inputs(x, f"{self.path}: x{ending}"), list(enumerate(firsts))
+                continue
             if y.ndim != 1 or y.dtype.kind not in "biufUSM" or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
@@ -323,6 +343,25 @@ class Arrays(SplittableSource):
                 f"{shapes['_train']}, got {shapes['_test']}"
             )
         return parts
+
+    @property
+    def _sets(self) -> Tensor | None:
+        """The sets of candidates of all rows, empty in a part of labels; None without sets."""
+        given = {part: self._arrays[self._names[f"y{part}"]] for part in self._parts}
+        widths = {y.shape[1] for y in given.values() if y.ndim == 2 and y.dtype == bool} - {1}
+        if len(widths) > 1:
+            raise DataError(f"{self.path}: expected candidates of as many classes in both parts")
+        if not widths:
+            return None
+        (width,) = widths
+        return torch.cat(
+            [
+                torch.from_numpy(y)
+                if y.ndim == 2 and y.shape[1] == width
+                else torch.zeros(len(y), width, dtype=torch.bool)
+                for y in given.values()
+            ]
+        )
 
     def _finite(self, report: LoadReport) -> Tensor:
         flags = []

@@ -73,6 +73,7 @@ def decode_examples(
     *,
     stream: bool,
     workers: int,
+    targets: Tensor | None = None,
 ) -> Examples:
     """Decode every image once, and keep those that can be decoded.
 
@@ -83,6 +84,7 @@ def decode_examples(
         report: Decides about those that cannot be decoded, and counts what was done to the rest.
         stream: Whether to keep them encoded, not as one tensor.
         workers: Processes that decode.
+        targets: What is learnt in place of the labels, of shape (N, K).
 
     Returns:
         The examples.
@@ -103,7 +105,8 @@ def decode_examples(
     position = torch.tensor(kept, dtype=torch.int64)
     sound = encoded if len(kept) == len(encoded) else encoded.take(position.numpy())
     inputs = StreamedImages(sound, spec) if stream else images[: len(kept)]
-    return Examples(inputs, labels[position], sound.places())
+    targets = None if targets is None else targets[position]
+    return Examples(inputs, labels[position], sound.places(), targets=targets)
 
 
 class Decoder(Dataset[Decoded]):

@@ -237,16 +237,40 @@ class Examples:
         places: Where each example comes from, an array of N strings; None where its number says it.
         poisoned: Whether each has a trigger, bool, of shape (N); None where none has, see
             ``noisylabels.data.poison``.
+        targets: What is learnt in place of the labels, of shape (N, K): sets of candidates, bool,
+            of which ``labels`` holds one each; or class probabilities, float32, of which ``labels``
+            holds the class that counts. None where labels are learnt.
     """
 
     inputs: Tensor | StreamedImages | Texts
     labels: Tensor
     places: np.ndarray[Any, Any] | None = None
     poisoned: Tensor | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.labels)
+
+    @property
+    def candidates(self) -> Tensor | None:
+        """The sets of candidates, bool, of shape (N, K), where each example has one."""
+        held = self.targets
+        return held if held is not None and held.dtype is torch.bool else None
+
+    def mentioned(self) -> Tensor:
+        """Return all labels, or all candidates of all sets, int64."""
+        sets = self.candidates
+        return self.labels if sets is None else sets.nonzero()[:, 1]
+
+    def allows(self, labels: Tensor) -> Tensor:
+        """Return whether each of these labels is the example's own, or one of its candidates.
+
+        Args:
+            labels: int64 in [0, K), of shape (N).
+        """
+        sets = self.candidates
+        return self.labels == labels if sets is None else sets.gather(1, labels[:, None]).squeeze(1)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -282,7 +306,8 @@ class Examples:
             inputs = StreamedImages(self.inputs.encoded.take(index.numpy()), self.inputs.spec)
         places = None if self.places is None else self.places[index.numpy()]
         poisoned = None if self.poisoned is None else self.poisoned[index]
-        return Examples(inputs, self.labels[index], places, poisoned)
+        targets = None if self.targets is None else self.targets[index]
+        return Examples(inputs, self.labels[index], places, poisoned, targets)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
-from noisylabels.data.label_encoding import LabelKind, encode_labels
+from noisylabels.data.label_encoding import LabelKind, encode_candidates, encode_labels
 from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
 from noisylabels.data.tables import (
     open_arrow,
@@ -226,6 +226,8 @@ class Table(SplittableImageSource):
         split_column: Column of splits; ``split`` by default, which may be missing.
         labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
             numbers where all of them are whole.
+        candidate_separator: What stands between the candidates where a row may have several labels,
+            such as ``"|"`` for ``cat|dog``; by default a row has one label, whatever is in it.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
         test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
@@ -244,6 +246,7 @@ class Table(SplittableImageSource):
     label_column: str = "label"
     split_column: str | None = None
     labels: LabelKind = "auto"
+    candidate_separator: str | None = None
 
     @property
     def where(self) -> Path:
@@ -291,12 +294,14 @@ class Table(SplittableImageSource):
             report.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
             report.note(f"rows of another split than train and {test}, left out: {other}")
-        return _make_manifest(root, entries, None, report, self.path, self.labels)
+        return _make_manifest(
+            root, entries, None, report, self.path, self.labels, self.candidate_separator
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values."""
         # What they lead to, the labels and the split, is hashed.
-        own = ("path_column", "label_column", "split_column", "labels")
+        own = ("path_column", "label_column", "split_column", "labels", "candidate_separator")
         return {key: value for key, value in super().identity().items() if key not in own}
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
@@ -701,6 +706,7 @@ def _make_manifest(
     report: LoadReport,
     where: Path | None = None,
     kind: LabelKind = "auto",
+    separator: str | None = None,
 ) -> Manifest:
     """Check that every file is there, and number the labels."""
     where = where or root
@@ -728,8 +734,13 @@ def _make_manifest(
         present.append(entry)
     if not present:
         raise DataError(f"{where}: expected images, got none")
-    labels, names, sound = encode_labels(
-        [entry[2] for entry in present], [entry[0] for entry in present], classes, report, kind
+    labels, sets, names, sound = encode_candidates(
+        [entry[2] for entry in present],
+        [entry[0] for entry in present],
+        classes,
+        report,
+        kind,
+        separator,
     )
     chosen = sound.numpy()
     images = ImagePaths(
@@ -737,7 +748,8 @@ def _make_manifest(
         names=np.array([entry[1] for entry in present])[chosen],
         origins=np.array([entry[0] for entry in present])[chosen],
     )
-    return Manifest(images, labels, torch.tensor([e[3] for e in present])[sound], names, report)
+    test = torch.tensor([entry[3] for entry in present])[sound]
+    return Manifest(images, labels, test, names, report, targets=sets)
 
 
 def _folder(path: Path) -> Path:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.examples import LoadReport
+from noisylabels.errors import ConfigError
 
 LabelKind = Literal["auto", "names", "numbers"]
 """What labels are: names, class numbers, or numbers only where all of them are whole."""
@@ -104,6 +105,73 @@ def encode_labels(
     made = tuple(names if names is not None else map(str, range(greatest + 1)))
     note_lookalikes(made, report)
     return encoded, made, sound
+
+
+def encode_candidates(
+    values: Sequence[object],
+    places: Sequence[str],
+    classes: Sequence[str] | None,
+    report: LoadReport,
+    kind: LabelKind = "auto",
+    separator: str | None = None,
+) -> tuple[Tensor, Tensor | None, tuple[str, ...], Tensor]:
+    """Turn labels, or sets of candidates such as ``cat|dog``, into class numbers.
+
+    Args:
+        values: As for :func:`encode_labels`.
+        places: As for :func:`encode_labels`.
+        classes: As for :func:`encode_labels`.
+        report: As for :func:`encode_labels`.
+        kind: As for :func:`encode_labels`.
+        separator: What stands between the candidates of a set; None where each value is one label.
+
+    Returns:
+        int64 labels of those that are sound, of each set the candidate that is written first; the
+        sets, bool, of shape (N, K), or None without a separator; the class names; and which values
+        are sound (bool).
+
+    Raises:
+        ConfigError: The separator is empty.
+        DataError: A label is not sound, and bad rows are not to be skipped.
+
+    Example:
+        >>> rows = ["dog|cat", "cat"]
+        >>> encode_candidates(rows, ["a", "b"], None, LoadReport("raise"), separator="|")[:2]
+        (tensor([1, 0]), tensor([[ True,  True],
+                [ True, False]]))
+    """
+    if separator is None:
+        labels, names, sound = encode_labels(values, places, classes, report, kind)
+        return labels, None, names, sound
+    if not separator:
+        raise ConfigError("candidate_separator must not be empty")
+    split = [value.split(separator) if isinstance(value, str) else [value] for value in values]
+    sizes = torch.tensor([len(each) for each in split], dtype=torch.int64)
+    row = torch.arange(len(split)).repeat_interleave(sizes)
+    numbers, names, good = encode_labels(
+        [part for each in split for part in each],
+        [places[index] for index in row.tolist()],
+        classes,
+        report,
+        kind,
+    )
+    sound = torch.ones(len(split), dtype=torch.bool)
+    sound[row[~good]] = False
+    sets = torch.zeros(len(split), len(names), dtype=torch.bool)
+    sets[row[good], numbers] = True
+    found = torch.full((len(row),), -1)
+    found[good] = numbers
+    firsts = found[sizes.cumsum(0) - sizes]
+    return firsts[sound], sets[sound], names, sound
+
+
+def several(sets: Tensor | None) -> Tensor | None:
+    """Return sets of candidates where one has more than one, else None: they are plain labels.
+
+    Args:
+        sets: The sets of a part of the data, bool, of shape (N, K); None where it has none.
+    """
+    return sets if sets is not None and bool((sets.sum(1) > 1).any()) else None
 
 
 def note_lookalikes(classes: Sequence[str], report: LoadReport) -> None:

@@ -27,7 +27,7 @@ from noisylabels.data.examples import (
     stratified_split,
 )
 from noisylabels.data.images import SMALL, Header, ImageSpec, choose_image_spec, peek
-from noisylabels.data.label_encoding import note_empty
+from noisylabels.data.label_encoding import note_empty, several
 from noisylabels.errors import ConfigError, DataError, check_range
 
 PEEKED = 100
@@ -274,6 +274,7 @@ class Manifest:
         classes: The K class names.
         report: What was found while listing them.
         split_off: Whether the test examples were split off, for want of a test set.
+        targets: What is learnt in place of the labels, see ``noisylabels.data.examples.Examples``.
     """
 
     images: EncodedImages
@@ -282,6 +283,7 @@ class Manifest:
     classes: tuple[str, ...]
     report: LoadReport
     split_off: bool = False
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,6 +387,7 @@ class ImageSource(FileSource):
             self._part(chosen.nonzero().squeeze(1), report, workers)
             for chosen in (~manifest.test, manifest.test)
         )
+        test = dataclasses.replace(test, targets=several(test.targets))
         self._check_parts(train, test, manifest.classes, report)
         return Dataset(
             train,
@@ -417,19 +420,30 @@ class ImageSource(FileSource):
         total = hashlib.sha256(manifest.images.digest().encode())
         total.update(manifest.labels.numpy().tobytes())
         total.update(manifest.test.numpy().tobytes())
+        if manifest.targets is not None:
+            total.update(manifest.targets.numpy().tobytes())
         total.update("\n".join(manifest.classes).encode(errors="surrogatepass"))
         return total.hexdigest()
 
     def _part(self, index: Tensor, report: LoadReport, workers: int) -> Examples:
         stream = self._streams
         images, labels = self._manifest.images.take(index.numpy()), self._manifest.labels[index]
+        targets = self._manifest.targets
+        targets = None if targets is None else targets[index]
         if stream:
             images = images.hold()
         if stream and self.on_error == "raise":
             # The first epoch decodes them all anyway, and stops at one that it cannot decode.
-            return Examples(StreamedImages(images, self._image_spec), labels, images.places())
+            inputs = StreamedImages(images, self._image_spec)
+            return Examples(inputs, labels, images.places(), targets=targets)
         return decode_examples(
-            images, labels, self._image_spec, report, stream=stream, workers=workers
+            images,
+            labels,
+            self._image_spec,
+            report,
+            stream=stream,
+            workers=workers,
+            targets=targets,
         )
 
     def _check_parts(
@@ -440,8 +454,8 @@ class ImageSource(FileSource):
                 raise DataError(
                     f"{self.where}: expected {name} examples, got none that can be decoded"
                 )
-        note_empty(train.labels, classes, "training examples", report)
-        if len(set(train.labels.tolist())) < 2:
+        note_empty(train.mentioned(), classes, "training examples", report)
+        if len(set(train.mentioned().tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected training examples of at least two classes, got "
                 f"{len(train)} of {classes[int(train.labels[0])]!r} only"
@@ -473,7 +487,7 @@ class SplittableImageSource(SplittableSource, ImageSource):
         listed = self._listed
         if self.has_test_set:
             return listed
-        if len(set(listed.labels.tolist())) < 2:
+        if listed.targets is None and len(set(listed.labels.tolist())) < 2:
             raise DataError(
                 f"{self.where}: expected examples of at least two classes, got only "
                 f"{listed.classes[int(listed.labels[0])]!r}"

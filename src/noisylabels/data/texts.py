@@ -1,5 +1,6 @@
 """Texts with labels, in a table."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,21 @@ from torch import Tensor
 
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
-from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty
+from noisylabels.data.label_encoding import (
+    LabelKind,
+    encode_candidates,
+    encode_labels,
+    note_empty,
+    several,
+)
 from noisylabels.data.source import Facts, SplittableSource
 from noisylabels.data.tables import read_table
-from noisylabels.errors import ConfigError, DataError
+from noisylabels.errors import ConfigError, DataError, check_choice
+from noisylabels.votes import CONSENSUSES, Consensus, consensus
 
 SPLIT = "split"
+Row = tuple[str, str, Any, object, str]
+"""Place, text, label (or votes), label as a test example, and split."""
 PARTS = ("train", "test")
 
 
@@ -36,6 +46,15 @@ class Text(SplittableSource):
             than the rest; that of the labels by default.
         labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
             numbers where all of them are whole.
+        candidate_separator: What stands between the candidates where a row may have several labels,
+            such as ``"|"`` for ``cat|dog``; by default a row has one label, whatever is in it.
+        votes: Columns of labels by one rater each, empty where a rater gave none; they take the
+            place of the label column. None by default.
+        raters: Columns of who gave each of the votes, where that differs from row to row; by
+            default each column of votes is one rater's.
+        consensus: What becomes of the votes: ``"soft"`` learns their shares, ``"majority"`` the
+            commonest, and ``"dawid-skene"`` the classes' probabilities by the raters' estimated
+            reliability, see ``noisylabels.votes``.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
         test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
@@ -49,6 +68,10 @@ class Text(SplittableSource):
     split_column: str | None = None
     test_label_column: str | None = None
     labels: LabelKind = "auto"
+    candidate_separator: str | None = None
+    votes: tuple[str, ...] = ()
+    raters: tuple[str, ...] = ()
+    consensus: Consensus = "soft"
 
     @property
     def where(self) -> Path:
@@ -76,30 +99,29 @@ class Text(SplittableSource):
         if not rows:
             raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         places = [place for place, *_ in rows]
-        both = [label for _, _, label, _, _ in rows] + [better for *_, better, _ in rows]
-        numbers, classes, sound = encode_labels(both, places * 2, None, report, self.labels)
-        if len(numbers) < len(both):
+        encode = self._encode_votes if self.votes else self._encode
+        given, better, targets, better_targets, classes, sound = encode(rows, places, report)
+        if not bool(sound.all()):
             # A row counts only with both of its labels.
-            kept = sound[: len(rows)] & sound[len(rows) :]
-            rows = [row for row, keep in zip(rows, kept.tolist(), strict=True) if keep]
-            both = [label for _, _, label, _, _ in rows] + [better for *_, better, _ in rows]
-            numbers, classes, _ = encode_labels(both, places * 2, None, report, self.labels)
-        given, better = numbers[: len(rows)], numbers[len(rows) :]
+            rows = [row for row, keep in zip(rows, sound.tolist(), strict=True) if keep]
+            places = [place for place, *_ in rows]
+            given, better, targets, better_targets, classes, _ = encode(rows, places, report)
         test = torch.tensor([split == "test" for *_, split in rows])
         if not self.has_test_set:
             test = self.split_test_set(given, report)
         texts = np.array([text for _, text, *_ in rows], dtype=object)
         where = np.array([place for place, *_ in rows], dtype=np.str_)
         train, tests = (
-            _examples(texts, labels, where, chosen.nonzero().squeeze(1))
-            for labels, chosen in ((given, ~test), (better, test))
+            _examples(texts, labels, own, where, chosen.nonzero().squeeze(1))
+            for labels, own, chosen in ((given, targets, ~test), (better, better_targets, test))
         )
-        if len(set(train.labels.tolist())) < 2 or not len(tests):
+        tests = dataclasses.replace(tests, targets=several(tests.targets))
+        if len(set(train.mentioned().tolist())) < 2 or not len(tests):
             raise DataError(
                 f"{self.path}: expected training texts of at least two classes and test texts, got "
                 f"{len(train)} and {len(tests)}"
             )
-        note_empty(train.labels, classes, "training examples", report)
+        note_empty(train.mentioned(), classes, "training examples", report)
         return Dataset(
             train,
             tests,
@@ -111,13 +133,86 @@ class Text(SplittableSource):
             test_is_given=not self.has_test_set and self.test_label_column is None,
         )
 
+    def _encode(
+        self, rows: list[Row], places: list[str], report: LoadReport
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...], Tensor]:
+        """Labels and better labels, what is learnt in their place, classes, and sound rows."""
+        both = [label for _, _, label, _, _ in rows] + [better for *_, better, _ in rows]
+        numbers, sets, classes, sound = encode_candidates(
+            both, places * 2, None, report, self.labels, self.candidate_separator
+        )
+        whole = sound[: len(rows)] & sound[len(rows) :]
+        if not bool(whole.all()):
+            return numbers, numbers, None, None, classes, whole
+        given, better = numbers[: len(rows)], numbers[len(rows) :]
+        own, others = (None, None) if sets is None else (sets[: len(rows)], sets[len(rows) :])
+        return given, better, own, others, classes, whole
+
+    def _encode_votes(
+        self, rows: list[Row], places: list[str], report: LoadReport
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...], Tensor]:
+        """The same where several people have given labels."""
+        given = [
+            (row, column, who, vote)
+            for row, (_, _, votes, _, _) in enumerate(rows)
+            for column, (who, vote) in enumerate(votes)
+            if vote not in (None, "")
+        ]
+        betters = [] if self.test_label_column is None else [better for *_, better, _ in rows]
+        numbers, classes, good = encode_labels(
+            [vote for *_, vote in given] + betters,
+            [f"{places[row]}: {self.votes[rater]}" for row, rater, *_ in given]
+            + (places if betters else []),
+            None,
+            report,
+            self.labels,
+        )
+        sound = torch.ones(len(rows), dtype=torch.bool)
+        sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
+            False
+        )
+        if betters:
+            sound &= good[len(given) :]
+        voted = torch.zeros(len(rows), dtype=torch.bool)
+        voted[[row for row, *_ in given]] = True
+        for row in (~voted).nonzero().squeeze(1).tolist():
+            report.reject(places[row], f"expected a vote in {', '.join(self.votes)}, got none")
+        sound &= voted
+        if not bool(sound.all()):
+            return numbers, numbers, None, None, classes, sound
+        numbered: dict[object, int] = {}
+        votes, raters = torch.full((2, len(rows), len(self.votes)), -1).unbind()
+        index = torch.tensor([(row, column) for row, column, *_ in given]).T
+        votes[*index] = numbers[: len(given)]
+        raters[*index] = torch.tensor(
+            [numbered.setdefault(who, len(numbered)) for _, _, who, _ in given]
+        )
+        shares = consensus(
+            votes, num_classes=len(classes), by=self.consensus, raters=raters.clamp(min=0)
+        )
+        labels = shares.argmax(1)
+        report.note(
+            f"labels are the {self.consensus} consensus of {len(given)} votes by {len(numbered)} "
+            f"raters, {len(given) / len(rows):.1f} for each text"
+        )
+        better = numbers[len(given) :] if betters else labels
+        return (
+            labels,
+            better,
+            None if self.consensus == "majority" else shares,
+            None,
+            classes,
+            sound,
+        )
+
     @cached_property
-    def _rows(self) -> list[tuple[str, str, object, object, str]]:
-        """Place, text, label, label as a test example, and split of each row."""
+    def _rows(self) -> list[Row]:
         return list(self._read())
 
-    def _read(self) -> Iterator[tuple[str, str, object, object, str]]:
-        wanted = (self.text_column, self.label_column, self.split_column, self.test_label_column)
+    def _read(self) -> Iterator[Row]:
+        single = () if self.votes else (self.label_column,)
+        several = (*self.votes, *self.raters)
+        wanted = (self.text_column, *single, *several, self.split_column, self.test_label_column)
         names, numbered = read_table(
             self.path,
             filter(None, (*wanted, SPLIT)),
@@ -131,13 +226,16 @@ class Text(SplittableSource):
                     f"(text_column and label_column name other ones)"
                 )
         for row, values in numbered:
-            label = values[self.label_column]
+            # A rater, by default its column, and a vote.
+            named = [values[name] for name in self.raters] or list(self.votes)
+            own = [(rater, values[name]) for rater, name in zip(named, self.votes, strict=True)]
+            label = own if self.votes else values[self.label_column]
             better = values[self.test_label_column] if self.test_label_column else label
             split = str(values.get(self.split_column or SPLIT) or "").strip().lower()
             text = values[self.text_column]
             yield f"{self.path}: row {row}", str(text or ""), label, better, split
 
-    def _sound(self, row: tuple[str, str, object, object, str], report: LoadReport) -> bool:
+    def _sound(self, row: Row, report: LoadReport) -> bool:
         place, text, _, _, split = row
         if split not in ("", *PARTS):
             report.reject(place, f"expected split train or test, got {split!r}")
@@ -156,10 +254,23 @@ class Text(SplittableSource):
         super().__post_init__()
         if self.path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
             raise ConfigError(f"{self.path}: expected a .csv, .tsv or .parquet file of texts")
+        if self.raters and len(self.raters) != len(self.votes):
+            raise ConfigError(
+                f"raters: expected a column for each of {len(self.votes)} columns of votes, got "
+                f"{len(self.raters)}"
+            )
+        check_choice("consensus", self.consensus, CONSENSUSES)
+        if self.candidate_separator is not None and self.votes:
+            raise ConfigError("candidate_separator must be left out where there are votes")
 
 
 def _examples(
-    texts: "np.ndarray[Any, Any]", labels: Tensor, places: "np.ndarray[Any, Any]", index: Tensor
+    texts: "np.ndarray[Any, Any]",
+    labels: Tensor,
+    targets: Tensor | None,
+    places: "np.ndarray[Any, Any]",
+    index: Tensor,
 ) -> Examples:
     chosen = index.numpy()
-    return Examples(Texts(texts[chosen]), labels[index], places[chosen])
+    targets = None if targets is None else targets[index]
+    return Examples(Texts(texts[chosen]), labels[index], places[chosen], targets=targets)

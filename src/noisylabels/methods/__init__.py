@@ -2,6 +2,7 @@
 
 from noisylabels.data.batches import Batch
 from noisylabels.methods.base import Method, MethodContext, Task
+from noisylabels.methods.candidates import Candidates
 from noisylabels.methods.dividemix import DivideMix
 from noisylabels.methods.elr import EarlyLearningRegularization
 from noisylabels.methods.engine import Engine, SingleProcess
@@ -13,6 +14,7 @@ __all__ = ["METHODS", "Batch", "Engine", "Method", "MethodContext", "SingleProce
 
 METHODS: dict[str, type[Method]] = {
     "single": Single,
+    "candidates": Candidates,
     "elr": EarlyLearningRegularization,
     "gjs": GeneralizedJensenShannon,
     "coteaching": CoTeaching,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisylabels.data.batches import Batch
+from noisylabels.errors import ConfigError
 from noisylabels.losses import Loss
 from noisylabels.methods.engine import Engine, gather_shares
 from noisylabels.methods.guard import Guard
@@ -144,6 +145,24 @@ class Method(ABC):
     def skipped(self) -> int:
         """How many steps were skipped because the loss or a gradient was not finite."""
         return self.context.guard.skipped
+
+    def check_target(self, target: Tensor) -> None:
+        """Refuse targets that the method is not made for, before it trains.
+
+        Args:
+            target: Some targets, as its batches will have them, on its device.
+
+        Raises:
+            ConfigError: By default, they are no labels but sets of candidates or class
+                probabilities.
+        """
+        if target.ndim == 1:
+            return
+        got = "sets of candidates" if target.dtype is torch.bool else "class probabilities"
+        raise ConfigError(
+            f"{type(self).__name__} needs one label for each example, got {got}: "
+            f'method = "single" takes them, and "candidates" takes sets'
+        )
 
     @abstractmethod
     def train_epoch(self, batches: Iterable[Batch]) -> None:

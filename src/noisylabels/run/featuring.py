@@ -51,7 +51,7 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     vectors = _vectors(made, features, identity, wanted, compute)
     train = vectors["train"]
     made_parts = {
-        part: Examples(vectors.get(part, train[:0]), examples.labels, examples.places)
+        part: dataclasses.replace(examples, inputs=vectors.get(part, train[:0]))
         for part, examples in parts.items()
     }
     kept = recall(identity | {"part": "statistics"})
@@ -98,6 +98,7 @@ def recall_outline(made: Plan) -> Dataset | None:
             torch.empty(len(found[part]), 0),
             found[part],
             None if (places := told["places"][part]) is None else np.array(places),
+            targets=found.get(f"{part}_targets"),
         )
         for part in PARTS
     )
@@ -137,9 +138,15 @@ def keep_outline(made: Plan, dataset: Dataset) -> None:
         "test_is_given": dataset.test_is_given,
         "places": {k: None if each is None else each.tolist() for k, each in places.items()},
     }
+    targets = {
+        f"{part}_targets": own
+        for part in PARTS
+        if (own := getattr(dataset, part).targets) is not None
+    }
     keep(
         identity,
-        {
+        targets
+        | {
             "train": dataset.train.labels,
             "test": dataset.test.labels,
             "mean": dataset.mean,

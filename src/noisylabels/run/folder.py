@@ -37,7 +37,9 @@ FILES = {
     "where examples are held out; `test_clean` and `validation_clean`, -1 where they are not "
     "known, where a file of clean labels was named; and the `places` that examples from files "
     "come from (`test_places`, `validation_places`); and in a poisoned run "
-    "the rows that have the trigger (`poisoned`, `validation_poisoned`)",
+    "the rows that have the trigger (`poisoned`, `validation_poisoned`); where examples have "
+    "sets of candidates these too, bool, N x K (`candidates`, ...; `given` has one of each), and "
+    "where they have class probabilities those (`shares`, ...)",
     "metrics.jsonl": "a line per epoch",
     "events.*": "the same for TensorBoard",
     "progress.json": "where the last checkpoint stands, and the seconds spent",
@@ -55,6 +57,8 @@ FILES = {
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished. "
+    "`mean_candidates`: how many candidates an example has on average, where it has a set of them; "
+    "`actual_noise_rate`: the share of wrong labels, or of sets without the true one; "
     "`estimated_noise_rate`: which share of the training labels seems wrong, with an interval of "
     "95 % (`_low`, `_high`) and how it was found (`_by`); `test_noise_rate`: the same of test "
     "labels that may be wrong, and `reachable_test_accuracy`: what a classifier without mistakes "

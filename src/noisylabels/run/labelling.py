@@ -10,10 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noisylabels.candidates import check_sets, draw_candidate
 from noisylabels.data import poison
 from noisylabels.data.batches import derive_seed
 from noisylabels.data.clean_labels import Part, read_clean_labels
-from noisylabels.data.examples import Dataset, first, hold_out, hold_out_clean, hold_out_fold
+from noisylabels.data.examples import (
+    Dataset,
+    Examples,
+    first,
+    hold_out,
+    hold_out_clean,
+    hold_out_fold,
+)
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse_fold
 from noisylabels.run.featuring import INPUT_NOISES, featurise, keep_outline, recall_outline
@@ -68,7 +76,8 @@ def label(
 
     The noise is applied to the whole training set, then the limit, then the poison, then the
     hold-out. A test set that is to be left alone is put away first: nothing reads its labels.
-    Labels that are known to be right stand beside the given ones, which nothing replaces.
+    Labels that are known to be right stand beside the given ones, which nothing replaces. Noise
+    that makes sets of candidates leaves one of each, drawn at random, as the given label.
 
     Args:
         made: The plan.
@@ -109,7 +118,7 @@ def label(
     # Labels that we change ourselves count as true before.
     changed = made.config.noise.name != "none" or made.poison is not None
     known = made.source.clean or changed
-    noisy = dataclasses.replace(dataset, train=dataclasses.replace(train, labels=given))
+    noisy = dataclasses.replace(dataset, train=_relabelled(made, train, given))
     limited = first(noisy, made.source.limit)
     if len(limited.train) < 2:
         raise DataError(
@@ -117,6 +126,8 @@ def label(
         )
     true = train.labels[: len(limited.train)]
     if made.poison is not None:
+        if limited.train.targets is not None:
+            raise ConfigError("poison: expected one label for each example, got several")
         apply = functools.partial(poison.apply, limited, made.poison)
         limited = build(apply, "poison", made.config.poison)
     if made.features is not None and vectors:
@@ -164,10 +175,27 @@ def read_clean(made: Plan, part: Part, dataset: Dataset) -> tuple[Tensor | None,
     return clean, (note,)
 
 
+def _relabelled(made: Plan, train: Examples, given: Tensor) -> Examples:
+    """Return the training examples with given labels, or with sets of candidates."""
+    if train.targets is not None and made.config.noise.name != "none":
+        raise ConfigError(
+            f"noise: {made.config.noise.name!r} is for data with one label for each example, and "
+            f"these have several"
+        )
+    if given.dtype is not torch.bool:
+        return dataclasses.replace(train, labels=given)
+    # What wants one label, such as a stratified hold-out, gets none that tells the true one.
+    drawn = draw_candidate(given, seed=derive_seed(made.config.seed, "candidate"))
+    return dataclasses.replace(train, labels=drawn, targets=given)
+
+
 def _mislabel(made: Plan, true: Tensor, num_classes: int, features: Tensor | None) -> Tensor:
     noise = made.config.noise
     make = functools.partial(made.noise, true, num_classes=num_classes, features=features)
     given = build(make, "noise", noise, Tensor)
+    if given.dtype is torch.bool and given.shape == (len(true), num_classes):
+        build(lambda: check_sets(given, len(true)), "noise", noise)
+        return given
     if given.shape != true.shape or given.dtype != true.dtype:
         raise ConfigError(
             f"noise: {noise.name!r}: expected {true.dtype} labels of shape {tuple(true.shape)}, "

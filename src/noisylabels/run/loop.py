@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.batches import Batch, Batches, derive_seed
-from noisylabels.data.examples import Dataset
+from noisylabels.data.examples import Dataset, Examples
 from noisylabels.errors import CheckpointError, NoisyLabelsError
 from noisylabels.losses import Loss
 from noisylabels.methods import Method
@@ -289,13 +289,13 @@ class Loop:
 
     def _notice_collapse(self, probabilities: Tensor) -> None:
         """Say once that the method predicts one class for examples of several."""
-        labels = self._state.dataset.train.labels
+        train = self._state.dataset.train
         predicted = self._state.method.combine(probabilities).argmax(1)
         late = self._epoch > 1 or self._state.config.epochs == 1
         only = int(predicted[0])
         if self._collapse_said or not late or bool((predicted != only).any()):
             return
-        if bool((labels == only).double().mean() < 0.5):
+        if bool(train.allows(predicted).double().mean() < 0.5):
             self._collapse_said = True
             self._callbacks.on_message(
                 f"after epoch {self._epoch} of {self._state.config.epochs} every training example "
@@ -410,7 +410,7 @@ def _trajectories(dataset: Dataset) -> dict[str, Trajectory]:
     if dataset.test_is_given or dataset.test_clean is not None:
         parts["test"] = dataset.test
     return {
-        name: Trajectory(part.labels, len(dataset.classes))
+        name: Trajectory(part.labels, len(dataset.classes), part.candidates)
         for name, part in parts.items()
         if part is not None
     }
@@ -456,8 +456,9 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
     Returns:
         ``test_accuracy`` of the method's own prediction; ``train_accuracy`` with respect to the
         given labels, and its values on correctly and on wrongly labelled examples where the true
-        labels are known; with a hold-out, ``validation_accuracy``; and with several networks,
-        ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean prediction.
+        labels are known (of sets of candidates, a prediction is right that is in the set, and a
+        set that has the true label); with a hold-out, ``validation_accuracy``; and with several
+        networks, ``test_accuracy_1``, ... of each and ``test_accuracy_ensemble`` of their mean.
         Where some labels of the test set or the hold-out are known to be right, its accuracies are
         of these examples alone, and ``test_accuracy_given`` or ``validation_accuracy_given`` is of
         all of them, with respect to the given labels. Fractions in [0, 1]; None where there is no
@@ -466,7 +467,7 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
     hits = {
         name: _hits(state.method.combine(each), state, name) for name, each in predictions.items()
     }
-    correct = None if state.true is None else state.dataset.train.labels == state.true
+    correct = None if state.true is None else state.dataset.train.allows(state.true)
     metrics: Metrics = {
         "test_accuracy": _mean(hits["test"]) if "test" in hits else None,
         "train_accuracy": _mean(hits["train"]),
@@ -478,7 +479,7 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
     for part in hits:
         if _clean(state, part) is not None:
             predicted = state.method.combine(predictions[part]).argmax(1)
-            given = (predicted == getattr(state.dataset, part).labels).double()
+            given = getattr(state.dataset, part).allows(predicted).double()
             metrics[f"{part}_accuracy_given"] = _mean(given)
     each = predictions.get("test")
     if each is not None and len(each) > 1:
@@ -490,12 +491,12 @@ def accuracies(predictions: Predictions, state: RunState) -> Metrics:
 
 def _hits(probabilities: Tensor, state: RunState, part: str) -> Tensor:
     """Return where a prediction is the label, as 0 and 1; of clean labels where there are such."""
-    labels: Tensor = getattr(state.dataset, part).labels
     predicted, clean = probabilities.argmax(1), _clean(state, part)
     if clean is not None:
         known = clean >= 0
-        predicted, labels = predicted[known], clean[known]
-    return (predicted == labels).double()
+        return (predicted[known] == clean[known]).double()
+    examples: Examples = getattr(state.dataset, part)
+    return examples.allows(predicted).double()
 
 
 def _clean(state: RunState, part: str) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from noisylabels.data.examples import Dataset
+from noisylabels.data.examples import Dataset, Examples
 from noisylabels.estimation import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
@@ -41,11 +41,11 @@ class NoiseRate:
     by: str
 
 
-def measure(given: Tensor, clean: Tensor, whose: str) -> NoiseRate:
-    """Count how many given labels are not the right ones.
+def measure(examples: Examples, clean: Tensor, whose: str) -> NoiseRate:
+    """Count how many given labels are not the right ones, or how many sets lack them.
 
     Args:
-        given: Given labels, int64, of shape (N).
+        examples: N examples with given labels.
         clean: Right ones, -1 where they are not known.
         whose: Which they are, in words.
 
@@ -55,12 +55,14 @@ def measure(given: Tensor, clean: Tensor, whose: str) -> NoiseRate:
 
     Example:
         >>> import torch
-        >>> measure(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, -1]), "test").by
+        >>> examples = Examples(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))
+        >>> measure(examples, torch.tensor([0, 1, 1, -1]), "test").by
         '3 clean labels of test examples'
     """
     known = clean >= 0
     count = int(known.sum())
-    rate = float((given != clean)[known].double().mean())
+    wrong = ~examples.allows(clean.clamp(min=0))
+    rate = float(wrong[known].double().mean())
     z = WITHIN**2 / count
     centre = (rate + z / 2) / (1 + z)
     half = WITHIN / (1 + z) * math.sqrt(rate * (1 - rate) / count + z / (4 * count))
@@ -95,7 +97,8 @@ def noise_rates(
 
     Of training labels this is told by examples that were not trained on, where there are such with
     the same kind of labels: those held out, or test examples that were split off. A network that
-    has learnt wrong labels by heart finds fewer of them.
+    has learnt wrong labels by heart finds fewer of them. Of sets of candidates nothing is
+    estimated: only labels that are known to be right tell how many lack the true one.
 
     Args:
         dataset: The dataset with given labels.
@@ -115,19 +118,22 @@ def noise_rates(
 
     test: NoiseRate | None = None
     if dataset.test_clean is not None:
-        test = measure(dataset.test.labels, dataset.test_clean, "test")
-    elif dataset.test_is_given:
+        test = measure(dataset.test, dataset.test_clean, "test")
+    elif dataset.test_is_given and dataset.test.candidates is None:
         test = estimate(predicted("test"), dataset.test.labels, "test")
     held_out = dataset.validation
+    train: NoiseRate | None = None
     if held_out is not None and dataset.validation_clean is not None:
-        train = measure(held_out.labels, dataset.validation_clean, "held-out")
+        train = measure(held_out, dataset.validation_clean, "held-out")
+    elif dataset.train.candidates is not None:
+        pass
     elif held_out is not None:
         train = estimate(predicted("validation"), held_out.labels, "held-out")
     elif test is not None and dataset.test_is_given and true is None:
         train = test
     else:
         train = estimate(predicted("train"), dataset.train.labels, "training")
-    found = _entries("estimated_noise_rate", train)
+    found = {} if train is None else _entries("estimated_noise_rate", train)
     if test is not None:
         found |= _entries("test_noise_rate", test) | {"reachable_test_accuracy": 1 - test.rate}
     return found
@@ -177,6 +183,8 @@ def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
             f"{result['test_noise_rate_by']}"
         )
     by = result["estimated_noise_rate_by"] if unknown else ""
+    if "mean_candidates" in result:
+        said.append(_of_sets(result))
     by += result.get("test_noise_rate_by", "")
     if DEFAULT_ESTIMATOR in by and _skill(result, num_classes) < STRONG:
         said.append(
@@ -184,6 +192,15 @@ def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
             "labels known to be right, as test_labels, would tell)"
         )
     return said
+
+
+def _of_sets(result: Mapping[str, Any]) -> str:
+    missing = result["actual_noise_rate"]
+    without = "" if missing is None else f"; {100 * missing:.1f} % of the sets lack the true label"
+    return (
+        f"trained on sets of {result['mean_candidates']:.2f} candidates on average: a training "
+        f"prediction counts as right where it is one of them{without}"
+    )
 
 
 def _skill(result: Mapping[str, Any], num_classes: int) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import noisylabels
 from noisylabels.data.augment import centre
 from noisylabels.data.batches import Batches, InMemory, derive_seed
-from noisylabels.data.examples import Dataset, StreamedImages
+from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.data.poison import attack_success
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
@@ -188,6 +188,9 @@ def _write_data(folder: RunFolder, state: RunState) -> None:
     parts = {"": dataset.train, "test": dataset.test, "validation": dataset.validation}
     labels = {name or "given": part.labels.numpy() for name, part in parts.items() if part}
     for name, part in parts.items():
+        if part and part.targets is not None:
+            kind = "candidates" if part.candidates is not None else "shares"
+            labels[f"{name}_{kind}".lstrip("_")] = part.targets.numpy()
         if part and part.places is not None:
             labels[f"{name}_places".lstrip("_")] = part.places
         if part and part.poisoned is not None:
@@ -211,7 +214,7 @@ def _finish(
 ) -> None:
     """Write what a run ends with."""
     run, dataset, method = state.config, state.dataset, state.method
-    true, given = state.true, dataset.train.labels
+    true = state.true
     seconds, last, tested = loop.seconds, loop.history[-1], predictions.get("test")
     arrays = {}
     combined = {part: method.combine(each) for part, each in predictions.items()}
@@ -227,18 +230,21 @@ def _finish(
         # Not what the method says now: nothing of an epoch's is left where a run was cut after it.
         **{key: last[key] for key in method.metrics() if key in last},
         "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
-        "actual_noise_rate": None if true is None else (given != true).double().mean().item(),
+        "actual_noise_rate": None if true is None else _wrong_share(dataset.train, true),
+        **_of_sets(dataset.train),
         "test_labels": _test_labels(state),
         **_clean_labels(dataset),
         **noise_rates(dataset, true, loop.trajectories, combined),
-        "nominal_noise_rate": None if true is None else run.noise.parameters.get("rate"),
+        "nominal_noise_rate": None
+        if true is None
+        else run.noise.parameters.get(_rate_name(run.noise)),
         "epochs": run.epochs,
         "skipped_steps": method.skipped,
         "seconds": seconds.total,
         "training_seconds": seconds.training,
         "evaluation_seconds": seconds.evaluation,
         "saving_seconds": seconds.saving,
-        "images_per_second": run.epochs * len(given) / seconds.training,
+        "images_per_second": run.epochs * len(dataset.train) / seconds.training,
         "peak_memory_bytes": peak_memory(state.device),
         "run_id": made.run_id,
         **dataclasses.asdict(setup),
@@ -256,6 +262,22 @@ def _finish(
     features = made.features
     learnt = features.learnt() if features is not None and features.learns else {}
     folder.finish(result, arrays, weights, described, learnt)
+
+
+def _wrong_share(train: Examples, true: Tensor) -> float:
+    """Return the share of wrong labels, or of sets of candidates without the true one."""
+    return (~train.allows(true)).double().mean().item()
+
+
+def _of_sets(train: Examples) -> dict[str, float]:
+    """Return how many candidates an example has on average, where it has a set of them."""
+    sets = train.candidates
+    return {} if sets is None else {"mean_candidates": sets.sum(1).double().mean().item()}
+
+
+def _rate_name(noise: Component) -> str:
+    """Name the parameter of a noise that is its share of wrong labels."""
+    return "missing" if noise.name == "candidates" else "rate"
 
 
 def _attack(made: Plan, state: RunState, predictions: Predictions) -> dict[str, float | None]:
@@ -464,12 +486,16 @@ def assemble(
         guard=Guard(run.on_nan),
         say=say,
     )
+    method = build(lambda: made.method(context), "method", run.method)
+    targets = dataset.train.targets
+    few = (dataset.train.labels if targets is None else targets)[:2].to(device)
+    build(lambda: method.check_target(few), "method", run.method)
     state = RunState(
         config=run,
         name=made.name,
         dataset=dataset,
         true=true,
-        method=build(lambda: made.method(context), "method", run.method),
+        method=method,
         loss=loss,
         batches=batches,
         engine=engine,

@@ -19,6 +19,8 @@ class Trajectory:
     Args:
         labels: Given labels of one part of the data, int64 in [0, K), of shape (N).
         num_classes: K.
+        candidates: Which classes are in each example's set, bool, of shape (N, K): what is added is
+            then of the set as a whole, in place of the label; None where each has one label.
 
     Attributes:
         evaluations: How many predictions were added.
@@ -33,8 +35,9 @@ class Trajectory:
         tensor([0, 1], dtype=torch.int32)
     """
 
-    def __init__(self, labels: Tensor, num_classes: int) -> None:
+    def __init__(self, labels: Tensor, num_classes: int, candidates: Tensor | None = None) -> None:
         self._labels = labels
+        self._candidates = candidates
         self.evaluations = 0
         count = len(labels)
         self._given = torch.zeros(count, dtype=torch.float64)
@@ -50,13 +53,22 @@ class Trajectory:
         Args:
             probabilities: Class probabilities of the examples, of shape (N, K).
         """
-        target = self._labels[:, None]
-        given = probabilities.gather(1, target)
-        other = probabilities.scatter(1, target, -1.0).amax(1)
-        self._given += given.squeeze(1)
-        self._margin += given.squeeze(1) - other
-        # Where two are equal, the first is what is predicted.
-        self._disagreements += probabilities.argmax(1) != self._labels
+        predicted = probabilities.argmax(1)
+        if self._candidates is None:
+            target = self._labels[:, None]
+            given = probabilities.gather(1, target).squeeze(1)
+            other = probabilities.scatter(1, target, -1.0).amax(1)
+            self._margin += given - other
+            # Where two are equal, the first is what is predicted.
+            self._disagreements += predicted != self._labels
+        else:
+            given = probabilities.masked_fill(~self._candidates, 0.0).sum(1)
+            within = probabilities.masked_fill(~self._candidates, -1.0).amax(1)
+            # Of a set of all classes there is no other.
+            other = probabilities.masked_fill(self._candidates, 0.0).amax(1)
+            self._margin += within - other
+            self._disagreements += ~self._candidates.gather(1, predicted[:, None]).squeeze(1)
+        self._given += given
         if self._all is not None:
             self._all += probabilities
         self.evaluations += 1

@@ -688,6 +688,11 @@ def _read_one(folder: RunFolder) -> Evidence:
     data, result = folder.data(), folder.result()
     labels, predictions = folder.labels(), folder.predictions()
     classes = tuple(map(str, data["classes"]))
+    if "candidates" in labels:
+        raise DataError(
+            f"{folder.path}: expected one label for each example, got sets of candidates: which of "
+            f"a set is likeliest is in predictions.npz, and no single label can be called wrong"
+        )
     found: dict[str, list[Array]] = {}
     evaluations = []
     for prefix, part in PARTS.items():

@@ -56,9 +56,10 @@ FURTHER = {
     "test accuracy against given labels": "test_accuracy_given",
     "perfect model against given labels": "reachable_test_accuracy",
     "noise, estimated": "estimated_noise_rate",
+    "candidates": "mean_candidates",
 }
-"""Columns that follow these where some run has such a result; the last where its noise is not
-known."""
+"""Columns that follow these where some run has such a result; estimated noise only where it is not
+known. Candidates are how many an example has on average."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ class Group:
 
     def further(self, column: str) -> str:
         """Return the group's result of a column of ``FURTHER``."""
-        return self._percent(FURTHER[column])
+        key = FURTHER[column]
+        if key != "mean_candidates":
+            return self._percent(key)
+        counts = [value for run in self.runs if (value := (run.result or {}).get(key)) is not None]
+        return f"{statistics.fmean(counts):.2f}" if counts else UNKNOWN
 
     def _percent(self, key: str) -> str:
         results = [run.result or {} for run in self.runs]

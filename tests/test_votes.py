@@ -1,0 +1,159 @@
+"""Votes of several raters; estimates against a second computation, one example at a time."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from noisylabels.errors import ConfigError, DataError
+from noisylabels.losses import build
+from noisylabels.votes import consensus, count_votes, dawid_skene
+
+RELIABLE = (0.95, 0.9, 0.8, 0.6, 0.4)
+
+
+def crowd(count=400, classes=3, seed=0):
+    """True classes, and the votes of five raters, a fifth of which is missing."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.randint(classes, (count,), generator=generator)
+    columns = []
+    for right in RELIABLE:
+        wrong = torch.rand(count, generator=generator) >= right
+        step = torch.randint(1, classes, (count,), generator=generator)
+        columns.append(torch.where(wrong, (true + step) % classes, true))
+    votes = torch.stack(columns, 1)
+    missing = torch.rand(votes.shape, generator=generator) < 0.2
+    missing[:, 0] = False
+    return true, votes.masked_fill(missing, -1)
+
+
+def naive_dawid_skene(votes, classes, iterations, smoothing, tiny=1e-10):
+    belief = []
+    for row in votes:
+        given = [v for v in row if v >= 0]
+        belief.append([given.count(k) / len(given) for k in range(classes)])
+    for _ in range(iterations):
+        prior = [sum(b[k] for b in belief) / len(belief) for k in range(classes)]
+
+        def matrix(columns, lent, belief=belief):
+            rows = []
+            for k in range(classes):
+                cells = [lent[k][label] + tiny for label in range(classes)]
+                for b, row in zip(belief, votes, strict=True):
+                    for column in columns:
+                        if row[column] >= 0:
+                            cells[row[column]] += b[k]
+                rows.append([c / sum(cells) for c in cells])
+            return rows
+
+        raters = range(len(votes[0]))
+        pooled = matrix(raters, [[0.0] * classes] * classes)
+        lent = [[smoothing * c for c in row] for row in pooled]
+        confusion = [matrix([rater], lent) for rater in raters]
+        belief = []
+        for row in votes:
+            joint = [
+                prior[k]
+                * math.prod(confusion[r][k][label] for r, label in enumerate(row) if label >= 0)
+                for k in range(classes)
+            ]
+            belief.append([j / sum(joint) for j in joint])
+    return belief, confusion
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 5.0])
+def test_dawid_skene_equals_naive_computation(smoothing):
+    _, votes = crowd(60)
+    found = dawid_skene(votes, smoothing=smoothing, iterations=7, tolerance=0.0)
+    belief, confusion = naive_dawid_skene(votes.tolist(), 3, 7, smoothing)
+    torch.testing.assert_close(
+        found.probabilities, torch.tensor(belief).double(), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(found.confusion, torch.tensor(confusion).double(), atol=1e-6, rtol=0)
+    assert len(found.log_likelihood) == 7
+
+
+def test_raters_are_told_apart_and_believed_accordingly():
+    true, votes = crowd(2000)
+    found = dawid_skene(votes)
+    torch.testing.assert_close(
+        found.reliability, torch.tensor(RELIABLE).double(), atol=0.03, rtol=0
+    )
+    by = {
+        kind: (consensus(votes, by=kind).argmax(1) == true).double().mean().item()
+        for kind in ("majority", "dawid-skene")
+    }
+    assert by["dawid-skene"] > by["majority"] + 0.03
+
+
+def test_the_likelihood_never_falls_without_smoothing():
+    steps = dawid_skene(crowd()[1], smoothing=0.0, iterations=40, tolerance=0.0).log_likelihood
+    assert all(after >= before - 1e-9 for before, after in itertools.pairwise(steps))
+    assert steps[-1] > steps[0]
+
+
+def test_raters_by_number_are_those_of_columns_in_any_order():
+    _, votes = crowd()
+    generator = torch.Generator().manual_seed(1)
+    order = torch.rand(votes.shape, generator=generator).argsort(1)
+    mixed = dawid_skene(votes.gather(1, order), raters=order)
+    torch.testing.assert_close(mixed.probabilities, dawid_skene(votes).probabilities)
+
+
+def test_it_ends_where_nothing_changes():
+    _, votes = crowd()
+    ended = dawid_skene(votes, iterations=1000)
+    assert len(ended.log_likelihood) < 200
+    more = dawid_skene(votes, iterations=1000, tolerance=0.0)
+    torch.testing.assert_close(ended.probabilities, more.probabilities, atol=1e-3, rtol=0)
+
+
+def test_one_vote_for_each_is_that_vote():
+    labels = torch.tensor([0, 2, 1, 2])
+    for kind in ("soft", "majority", "dawid-skene"):
+        assert consensus(labels[:, None], by=kind).argmax(1).equal(labels)
+
+
+def test_shares_and_majorities_are_counts():
+    votes = torch.tensor([[0, 1, 1, -1], [2, 0, -1, -1], [2, 2, 2, 2]])
+    assert count_votes(votes).tolist() == [[1, 2, 0], [1, 0, 1], [0, 0, 4]]
+    assert consensus(votes, num_classes=4).tolist()[1] == [0.5, 0, 0.5, 0]
+    # Of equally many the first class.
+    assert consensus(votes, by="majority").argmax(1).tolist() == [1, 0, 2]
+
+
+def test_losses_take_them():
+    _, votes = crowd(8)
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    shares = consensus(votes)
+    each = torch.stack(
+        [build("gce", reduction="none")(logits, torch.full((8,), k)) for k in range(3)]
+    )
+    torch.testing.assert_close(build("gce")(logits, shares), (each.T * shares).sum(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("votes", "message"),
+    [
+        ([[0, 1], [-1, -1]], r"row 1: expected at least one vote, got none"),
+        (
+            [[0, 1], [0, -2]],
+            r"row 1: expected a class in 0..1, or -1 for no vote, got -2 in column 1",
+        ),
+        ([0, 1], r"expected int64 of shape \(N, R\), got torch.int64 of shape \(2,\)"),
+    ],
+)
+def test_votes_that_are_none(votes, message):
+    with pytest.raises(DataError, match=message):
+        consensus(torch.tensor(votes))
+
+
+def test_settings_out_of_range():
+    _, votes = crowd(10)
+    with pytest.raises(ConfigError, match="by must be 'soft' or 'majority' or 'dawid-skene'"):
+        consensus(votes, by="mean")
+    with pytest.raises(ConfigError, match="smoothing must be"):
+        dawid_skene(votes, smoothing=-1.0)
+    with pytest.raises(DataError, match="raters: expected int64 from 0 on"):
+        dawid_skene(votes, raters=votes)
