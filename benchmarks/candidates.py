@@ -152,7 +152,7 @@ def on_sets(data: str, images: Path | None, weights: Path | None) -> list[dict[s
     else:
         features = {"name": "timm", "model": "tf_efficientnet_lite0", "size": 128}
         features |= {"dimensions": 256, "weights": str(weights)}
-        source = {"name": "cifar10", "root": str(images), "limit": 10_000}
+        source = {"name": "parquet", "root": str(images), "limit": 10_000}
         dataset, _ = label(plan(parse({"data": source, "features": features}), trial=False))
 
     def vectors(part: Any) -> tuple[Tensor, Tensor]:
