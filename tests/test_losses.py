@@ -1467,6 +1467,7 @@ class TestOptimizedGradientClipping:
             self.train(build("ogc"), self.batches(5))
 
     # The compiler's own, where it leaves a graph.
+    @pytest.mark.long
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
     @pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")
     @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def test_weights_of_a_network_are_downloaded_once(photos, backbone, command, tmp
         np.testing.assert_array_equal(predicted(only(tmp_path / runs)), predicted(local))
 
 
+@pytest.mark.long
 def test_a_network_that_cannot_be_had_is_named(photos, command, tmp_path):
     (tmp_path / "served").mkdir()
     with hub.serve(tmp_path / "served") as (address, _):

@@ -128,7 +128,7 @@ def test_two_commands_share_a_study_with_runs_that_fail_and_die(place):
     assert ours.metrics() == theirs.metrics()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopping_and_being_killed_leave_whole_runs_and_no_process(place):
     (place / "study.toml").write_text(LONG)
 

@@ -22,7 +22,7 @@ from noisylabels.studies.sweep import prepare
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Slurm has no Windows")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_preempted_job_is_requeued_and_a_stopped_one_is_whole(
     digits, own_module, tmp_path, monkeypatch
 ):
