@@ -33,7 +33,7 @@ from noisylabels.paper.experiments import (
     host_key,
     own_loss,
 )
-from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER
+from noisylabels.paper.hyperparameters import PUBLISHED
 from noisylabels.paper.protocol import SCALES, Protocol
 from noisylabels.run import config
 from noisylabels.studies import space, study, tune
@@ -86,7 +86,7 @@ def main() -> None:
             given.out,
             trials=given.trials,
             name=f"{given.scale}-{given.dataset}-{key}{suffix}",
-            suggestions=HYPERPARAMETERS | LATER,
+            suggestions=PUBLISHED,
         )
         trials = tune.open_trials(tuning)
         print(tune.describe(tuning, trials), flush=True)

@@ -415,6 +415,7 @@ def test_a_class_that_is_given_up_is_named(rare, said):
         ({"learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
         ({"class_weight": "bal"}, "class_weight must be 'balanced', got 'bal'"),
         ({"class_weight": {"red": 2}}, "unknown class in class_weight 'red'"),
+        ({"class_weight": {"1": 2}}, "unknown class in class_weight '1'"),
         ({"method": "elr", "class_weight": "balanced"}, "the method must be 'single', got 'elr'"),
     ],
 )

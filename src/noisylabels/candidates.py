@@ -9,14 +9,14 @@ takes class probabilities.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisylabels import functional, schedules
 from noisylabels.errors import ConfigError, DataError, check_range
-from noisylabels.losses import Loss
+from noisylabels.losses import Loss, LossWrapper
 
 
-class CandidateLoss(nn.Module):
+class CandidateLoss(LossWrapper):
     r"""A loss of sets of candidates, each weighed by what the network thinks of it.
 
     .. math::
@@ -51,24 +51,14 @@ class CandidateLoss(nn.Module):
     """
 
     def __init__(self, loss: Loss, *, start: float = 0.0, end: float = 2.0) -> None:
-        super().__init__()
+        super().__init__(loss)
         if loss.needs_indices:
             raise ConfigError(
                 f"{type(loss).__name__} is not defined for class probabilities, which the weights "
                 f"of candidates are: expected a loss that is, such as CrossEntropyLoss"
             )
-        self.loss = loss
         self.start = check_range("start", start)
         self.end = check_range("end", end)
-
-    @property
-    def progress(self) -> float:
-        """Training progress in [0, 1]; a training loop sets it to ``epoch / epochs``."""
-        return self.loss.progress
-
-    @progress.setter
-    def progress(self, progress: float) -> None:
-        self.loss.progress = progress
 
     @property
     def sharpness(self) -> float:

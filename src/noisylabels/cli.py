@@ -836,7 +836,7 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
 
 def _tune(command: Tune, overrides: Sequence[str]) -> None:
     from noisylabels.display import TuneDisplay
-    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER
+    from noisylabels.paper.hyperparameters import PUBLISHED
     from noisylabels.run import config
     from noisylabels.studies import pages, space, tune, tune_page
     from noisylabels.studies.launchers import launcher
@@ -854,7 +854,7 @@ def _tune(command: Tune, overrides: Sequence[str]) -> None:
         prune=command.prune,
         storage=command.storage,
         name=command.config.stem,
-        suggestions=HYPERPARAMETERS | LATER,
+        suggestions=PUBLISHED,
     )
     made = launcher(command.launcher, command.jobs)
     trials = tune.open_trials(tuning)
@@ -1001,18 +1001,17 @@ def _losses(key: str | None) -> None:
     import inspect
 
     from noisylabels.losses import LOSSES, hyperparameters
-    from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER, describe
+    from noisylabels.paper.hyperparameters import PUBLISHED, describe
 
     if key is not None and key not in LOSSES:
         raise ConfigError(unknown("loss", key, LOSSES))
     chosen = LOSSES if key is None else {key: LOSSES[key]}
     width = max(map(len, LOSSES))
-    published = HYPERPARAMETERS | LATER
     for key, loss in chosen.items():
         print(f"{key:{width}} {loss().formula}")
         defaults = describe(hyperparameters(loss))
         print(f"{'':{width}} {loss.__name__}({defaults})")
-        for dataset, values in published.get(key, {}).items():
+        for dataset, values in PUBLISHED.get(key, {}).items():
             print(f"{'':{width}} {dataset}: {describe(values)}")
     if len(chosen) == 1:
         # As in the reference, but for the marks that only Sphinx reads.

@@ -783,6 +783,29 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
     return loss + scaled
 
 
+def entropy_weight(classes: int, *, q: float, lamb: float) -> float:
+    r"""Compute the weight of the entropy in :func:`dynamics_aware`, :math:`\lambda/(q \log K)`.
+
+    Args:
+        classes: Number of classes K, at least 2.
+        q: Exponent, at least 0.
+        lamb: Weight of the bootstrapping term :math:`\lambda`, at least 0; 0 where q is 0.
+
+    Returns:
+        The weight.
+
+    Raises:
+        ConfigError: ``lamb`` is not 0 where q is 0.
+
+    Example:
+        >>> round(entropy_weight(10, q=1.5, lamb=0.5), 4)
+        0.1448
+    """
+    if q == 0:
+        raise ConfigError(f"lamb must be 0 where q is 0, got {lamb!r}")
+    return lamb / (q * math.log(classes))
+
+
 def active_negative(
     input: Tensor, target: Tensor, *, alpha: float, beta: float, min_prob: float = 1e-7
 ) -> Tensor:
@@ -1353,29 +1376,6 @@ def clip_logits(input: Tensor, *, delta: float) -> Tensor:
     return (finite * scale).masked_fill(excluded, -math.inf)
 
 
-def entropy_weight(classes: int, *, q: float, lamb: float) -> float:
-    r"""Compute the weight of the entropy in :func:`dynamics_aware`, :math:`\lambda/(q \log K)`.
-
-    Args:
-        classes: Number of classes K, at least 2.
-        q: Exponent, at least 0.
-        lamb: Weight of the bootstrapping term :math:`\lambda`, at least 0; 0 where q is 0.
-
-    Returns:
-        The weight.
-
-    Raises:
-        ConfigError: ``lamb`` is not 0 where q is 0.
-
-    Example:
-        >>> round(entropy_weight(10, q=1.5, lamb=0.5), 4)
-        0.1448
-    """
-    if q == 0:
-        raise ConfigError(f"lamb must be 0 where q is 0, got {lamb!r}")
-    return lamb / (q * math.log(classes))
-
-
 def holds_candidates(input: Tensor, target: Tensor) -> bool:
     """Return whether targets are sets of candidates: truth values, one for each class."""
     return target.dtype is torch.bool and target.ndim == input.ndim
@@ -1412,14 +1412,8 @@ def log_total_probability(input: Tensor, candidates: Tensor) -> Tensor:
         >>> log_total_probability(torch.zeros(2, 4), sets).exp()
         tensor([0.5000, 1.0000])
     """
-    if candidates.shape != input.shape:
-        raise ValueError(
-            f"expected candidates of the input's shape {tuple(input.shape)}, got "
-            f"{tuple(candidates.shape)}"
-        )
     dim = _class_dim(input)
-    sizes = candidates.sum(dim)
-    _refuse_empty(sizes)
+    sizes = _set_sizes(input, candidates)
     log_p = _log_softmax(input)
     within = _logsumexp(log_p.masked_fill(~candidates, -math.inf), dim)
     without = _logsumexp(log_p.masked_fill(candidates, -math.inf), dim)
@@ -1463,16 +1457,10 @@ def candidate_weights(input: Tensor, candidates: Tensor, *, sharpness: float = 1
         Partial-Label Learning", 2020, for the weights at sharpness 1, which it takes from an
         example's last visit; here they are those of the present logits.
     """
-    if candidates.shape != input.shape:
-        raise ValueError(
-            f"expected candidates of the input's shape {tuple(input.shape)}, got "
-            f"{tuple(candidates.shape)}"
-        )
-    dim = _class_dim(input)
-    _refuse_empty(candidates.sum(dim))
+    _set_sizes(input, candidates)
     # A logit of -inf says nothing of its candidate at sharpness 0, and 0 times it would be NaN.
     log_p = _log_softmax(input.detach()).clamp(min=LEAST_LOG_P)
-    return (sharpness * log_p).masked_fill(~candidates, -math.inf).softmax(dim)
+    return (sharpness * log_p).masked_fill(~candidates, -math.inf).softmax(_class_dim(input))
 
 
 def reduce(
@@ -1628,13 +1616,19 @@ def _logsumexp(log_p: Tensor, dim: int) -> Tensor:
     return (below.logsumexp(dim) + top.squeeze(dim)).masked_fill(none.squeeze(dim), -math.inf)
 
 
-def _refuse_empty(sizes: Tensor) -> None:
-    """Refuse sets without a candidate, where nothing has to be waited for to see them."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return
-    if sizes.is_cpu and not bool(sizes.all()):
+def _set_sizes(input: Tensor, candidates: Tensor) -> Tensor:
+    """Count each set's candidates; an empty one is refused where no device is waited for."""
+    if candidates.shape != input.shape:
+        raise ValueError(
+            f"expected candidates of the input's shape {tuple(input.shape)}, got "
+            f"{tuple(candidates.shape)}"
+        )
+    sizes = candidates.sum(_class_dim(input))
+    looks = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    if looks and sizes.is_cpu and not bool(sizes.all()):
         row = int((sizes.reshape(-1) == 0).nonzero()[0])
         raise DataError(f"row {row}: expected at least one candidate class, got none")
+    return sizes
 
 
 def require_indices(name: str, target: Tensor) -> None:

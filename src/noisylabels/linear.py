@@ -28,11 +28,11 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisylabels import functional
 from noisylabels.errors import ConfigError, MissingExtraError, check_count
-from noisylabels.losses import Loss
+from noisylabels.losses import Loss, LossWrapper
 
 TILE_CPU = 2**19
 TILE = 2**22
@@ -45,7 +45,7 @@ LEAST_EXPONENT = -1000.0
 
 
 @final
-class LinearLoss(nn.Module):
+class LinearLoss(LossWrapper):
     """A linear layer and a loss of its logits, which are never all held at once.
 
     ``LinearLoss(loss)(input, linear_weight, target, linear_bias=bias)`` is
@@ -85,7 +85,7 @@ class LinearLoss(nn.Module):
 
     Example:
         >>> from noisylabels.losses import DynamicsAwareLoss
-        >>> head = nn.Linear(8, 1000)
+        >>> head = torch.nn.Linear(8, 1000)
         >>> loss = LinearLoss(DynamicsAwareLoss(q_start=0.4))
         >>> loss.progress = 0.5
         >>> features, target = torch.randn(16, 8), torch.randint(1000, (16,))
@@ -93,7 +93,7 @@ class LinearLoss(nn.Module):
     """
 
     def __init__(self, loss: Loss, *, tile: int | None = None, liger: bool = False) -> None:
-        super().__init__()
+        super().__init__(loss)
         if type(loss).of_log_p is Loss.of_log_p:
             raise ConfigError(
                 f"LinearLoss takes a loss of the label's probability and the entropy alone (ce, "
@@ -104,20 +104,10 @@ class LinearLoss(nn.Module):
                 f"LinearLoss is not defined for class probabilities: label_smoothing must be 0, "
                 f"got {loss.label_smoothing!r}"
             )
-        self.loss = loss
         self.tile = None if tile is None else check_count("tile", tile, low=1)
         self.liger = liger
         if liger:
             _liger()
-
-    @property
-    def progress(self) -> float:
-        """The loss's training progress in [0, 1]."""
-        return self.loss.progress
-
-    @progress.setter
-    def progress(self, progress: float) -> None:
-        self.loss.progress = progress
 
     def forward(
         self,

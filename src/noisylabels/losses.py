@@ -372,6 +372,27 @@ class Loss(nn.Module, ABC):
             )
 
 
+class LossWrapper(nn.Module):
+    """A module that computes a loss in another way, or of something else than logits and labels.
+
+    Args:
+        loss: The loss.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    @property
+    def progress(self) -> float:
+        """The loss's training progress in [0, 1]; a training loop sets it to ``epoch / epochs``."""
+        return self.loss.progress
+
+    @progress.setter
+    def progress(self, progress: float) -> None:
+        self.loss.progress = progress
+
+
 @final
 class CrossEntropyLoss(Loss):
     """Cross entropy, see :func:`noisylabels.functional.cross_entropy`."""

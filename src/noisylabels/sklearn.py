@@ -370,8 +370,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         times = np.zeros((len(given), 1), np.int64)
         folds, seed = check_cv(cv, given, classifier=True), self._seed()
         for number, (rows, held) in enumerate(folds.split(inputs, given)):
-            own = derive_seed(seed, "fold", number)
-            trained = self._train(inputs, labels, classes, weight, rows, own)
+            fold_seed = derive_seed(seed, "fold", number)
+            trained = self._train(inputs, labels, classes, weight, rows, fold_seed)
             sums[held] += trained.means[held]
             times[held] += 1
         if not times.all():
@@ -670,10 +670,10 @@ def _weigh(class_weight: Any, y: Array, sample_weight: Any) -> Array | None:
     if isinstance(class_weight, str):
         check_choice("class_weight", class_weight, ["balanced"])
     if isinstance(class_weight, Mapping):
-        known = {str(each) for each in np.unique(y)}
+        known = np.unique(y).tolist()
         for name in class_weight:
-            if str(name) not in known:
-                raise ConfigError(unknown("class in class_weight", str(name), known))
+            if name not in known:
+                raise ConfigError(unknown("class in class_weight", str(name), map(str, known)))
     if class_weight is not None:
         weight = weight * compute_sample_weight(class_weight, y)
     return np.asarray(weight)

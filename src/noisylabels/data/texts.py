@@ -31,6 +31,27 @@ Row = tuple[str, str, Any, object, str]
 PARTS = ("train", "test")
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """The labels of some rows as numbers; where a row is not sound, the others count for nothing.
+
+    Args:
+        sound: Which rows are sound, bool, of shape (N).
+        classes: The class names.
+        given: Given labels, int64, of shape (N).
+        better: The labels that rows have as test examples, of that shape.
+        targets: What is learnt in place of the given ones, of shape (N, K), if anything is.
+        better_targets: The same of the better ones.
+    """
+
+    sound: Tensor
+    classes: tuple[str, ...]
+    given: Tensor
+    better: Tensor
+    targets: Tensor | None = None
+    better_targets: Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Text(SplittableSource):
     """A CSV or Parquet file of texts and labels; features turn the texts into vectors.
@@ -100,20 +121,24 @@ class Text(SplittableSource):
             raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         places = [place for place, *_ in rows]
         encode = self._encode_votes if self.votes else self._encode
-        given, better, targets, better_targets, classes, sound = encode(rows, places, report)
-        if not bool(sound.all()):
+        encoded = encode(rows, places, report)
+        if not bool(encoded.sound.all()):
             # A row counts only with both of its labels.
-            rows = [row for row, keep in zip(rows, sound.tolist(), strict=True) if keep]
+            rows = [row for row, keep in zip(rows, encoded.sound.tolist(), strict=True) if keep]
             places = [place for place, *_ in rows]
-            given, better, targets, better_targets, classes, _ = encode(rows, places, report)
+            encoded = encode(rows, places, report)
+        classes = encoded.classes
         test = torch.tensor([split == "test" for *_, split in rows])
         if not self.has_test_set:
-            test = self.split_test_set(given, report)
+            test = self.split_test_set(encoded.given, report)
         texts = np.array([text for _, text, *_ in rows], dtype=object)
         where = np.array([place for place, *_ in rows], dtype=np.str_)
         train, tests = (
             _examples(texts, labels, own, where, chosen.nonzero().squeeze(1))
-            for labels, own, chosen in ((given, targets, ~test), (better, better_targets, test))
+            for labels, own, chosen in (
+                (encoded.given, encoded.targets, ~test),
+                (encoded.better, encoded.better_targets, test),
+            )
         )
         tests = dataclasses.replace(tests, targets=several(tests.targets))
         if len(set(train.mentioned().tolist())) < 2 or not len(tests):
@@ -133,25 +158,21 @@ class Text(SplittableSource):
             test_is_given=not self.has_test_set and self.test_label_column is None,
         )
 
-    def _encode(
-        self, rows: list[Row], places: list[str], report: LoadReport
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...], Tensor]:
-        """Labels and better labels, what is learnt in their place, classes, and sound rows."""
+    def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> _Encoded:
+        """Encode labels, or sets of candidates."""
         both = [label for _, _, label, _, _ in rows] + [better for *_, better, _ in rows]
         numbers, sets, classes, sound = encode_candidates(
             both, places * 2, None, report, self.labels, self.candidate_separator
         )
         whole = sound[: len(rows)] & sound[len(rows) :]
         if not bool(whole.all()):
-            return numbers, numbers, None, None, classes, whole
+            return _Encoded(whole, classes, numbers, numbers)
         given, better = numbers[: len(rows)], numbers[len(rows) :]
         own, others = (None, None) if sets is None else (sets[: len(rows)], sets[len(rows) :])
-        return given, better, own, others, classes, whole
+        return _Encoded(whole, classes, given, better, own, others)
 
-    def _encode_votes(
-        self, rows: list[Row], places: list[str], report: LoadReport
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...], Tensor]:
-        """The same where several people have given labels."""
+    def _encode_votes(self, rows: list[Row], places: list[str], report: LoadReport) -> _Encoded:
+        """Encode labels that several people have given."""
         given = [
             (row, column, who, vote)
             for row, (_, _, votes, _, _) in enumerate(rows)
@@ -179,7 +200,7 @@ class Text(SplittableSource):
             report.reject(places[row], f"expected a vote in {', '.join(self.votes)}, got none")
         sound &= voted
         if not bool(sound.all()):
-            return numbers, numbers, None, None, classes, sound
+            return _Encoded(sound, classes, numbers, numbers)
         numbered: dict[object, int] = {}
         votes, raters = torch.full((2, len(rows), len(self.votes)), -1).unbind()
         index = torch.tensor([(row, column) for row, column, *_ in given]).T
@@ -196,14 +217,8 @@ class Text(SplittableSource):
             f"raters, {len(given) / len(rows):.1f} for each text"
         )
         better = numbers[len(given) :] if betters else labels
-        return (
-            labels,
-            better,
-            None if self.consensus == "majority" else shares,
-            None,
-            classes,
-            sound,
-        )
+        targets = None if self.consensus == "majority" else shares
+        return _Encoded(sound, classes, labels, better, targets)
 
     @cached_property
     def _rows(self) -> list[Row]:

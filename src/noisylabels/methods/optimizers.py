@@ -56,7 +56,7 @@ def _add_signs(
     for group in optimizer.param_groups:
         trained = [each for each in group["params"] if each.grad is not None]
         if trained:
-            signs = torch._foreach_sign([each.detach() for each in trained])
+            signs = torch._foreach_sign(trained)
             torch._foreach_add_([each.grad for each in trained], signs, alpha=l1_decay)
 
 

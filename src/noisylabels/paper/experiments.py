@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noisylabels.errors import ConfigError, unknown
-from noisylabels.paper.hyperparameters import HYPERPARAMETERS, LATER
+from noisylabels.paper.hyperparameters import PUBLISHED
 from noisylabels.paper.protocol import DATASETS, SETTINGS, Protocol, Setting, recipe
 
 Changes = Mapping[str, Any]
@@ -154,8 +154,7 @@ def loss_values(
         return {"loss.name": key} | tuned[key]
     # Nobody has published values for digits: those of ten other classes are the nearest.
     name = DATASETS["cifar10" if dataset == "digits" else dataset]
-    published = HYPERPARAMETERS | LATER
-    own = published.get("dal" if key == "dgce" else key, {}).get(name, {})
+    own = PUBLISHED.get("dal" if key == "dgce" else key, {}).get(name, {})
     if key == "dgce":
         own = {name: own[name] for name in ("q_start", "q_end")}
     return {"loss.name": key} | {f"loss.{name}": value for name, value in own.items()}

@@ -109,6 +109,8 @@ LATER: dict[str, dict[str, Values]] = {
 No experiment of the paper reads it. Each loss's page in ``docs/losses`` says where its values were
 published; those of LogitClip and LDR-KL are as the authors of epsilon-softmax ran them.
 """
+PUBLISHED = HYPERPARAMETERS | LATER
+"""All of them, the paper's and those of later losses."""
 
 
 def describe(values: dict[str, Any]) -> str:

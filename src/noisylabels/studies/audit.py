@@ -365,8 +365,8 @@ class Audit:
             f"the score {self.score_name!r}"
         )
         said.append(self.trust())
-        trained, others = self._agreements
-        if trained - others > BY_HEART:
+        if self._by_heart:
+            trained, others = self._agreements
             said.append(
                 f"of the labels that it was trained on the network predicts "
                 f"{100 * trained:.1f} %, of others about {100 * others:.1f} %: it has learnt some "
@@ -399,6 +399,12 @@ class Audit:
         if not evidence.against_given:
             right -= max(estimate.share for estimate in self.estimates)
         return trained, evidence.accuracy * right
+
+    @property
+    def _by_heart(self) -> bool:
+        """Whether the network has learnt labels by heart; never where that cannot be told."""
+        trained, others = self._agreements
+        return trained - others > BY_HEART
 
     @property
     def alike(self) -> float:
@@ -484,8 +490,7 @@ class Audit:
             if self.skill >= MIDDLING
             else "; of a network as weak as this it can be half of that"
         )
-        trained, others = self._agreements
-        least = "at least " if trained - others > BY_HEART else ""
+        least = "at least " if self._by_heart else ""
         return f"{least}{share} are expected to be wrong labels{doubt}"
 
     def _against_truth(self, known: Array) -> str:
