@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -5,6 +6,7 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
+    default_device,
     flushing_denormals,
 )
 
@@ -18,6 +20,21 @@ def test_auto_precision_is_bf16_only_for_convolutions_on_devices_that_have_it(mo
         assert choose_precision(convolution, cpu) == expected
         assert choose_precision(nn.Linear(2, 2), cpu) == "32"
     assert choose_precision(convolution, torch.device("mps")) == "32"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [
+        (True, False, torch.device("cuda", 0)),
+        (True, True, torch.device("cuda", 0)),
+        (False, True, torch.device("mps", 0)),
+        (False, False, torch.device("cpu")),
+    ],
+)
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert default_device() == expected
 
 
 def test_tf32_is_allowed_to_products_and_convolutions_or_to_neither():

@@ -52,3 +52,17 @@ def test_one_process_is_global_zero(digits, monkeypatch, environment, expected):
         monkeypatch.setenv(name, value)
     assert is_global_zero(parse(digits | {"devices": 2})) is expected
     assert is_global_zero(parse(digits))
+
+
+@pytest.mark.slow
+def test_fabric_comes_without_what_takes_seconds_and_nothing_uses():
+    """In this environment it would bring torchmetrics, which can still be imported after."""
+    code = (
+        "import sys, noisylabels.run.launch; print(*sys.modules)\n"
+        "import torchmetrics; print(torchmetrics.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    brought, later = run.stdout.splitlines()
+    assert "lightning_fabric" in brought.split()
+    assert not {"torchmetrics", "transformers", "scipy"} & set(brought.split())
+    assert later == "torchmetrics"

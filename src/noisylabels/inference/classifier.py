@@ -33,8 +33,8 @@ from noisylabels.inference.metadata import KEY, Description, read
 from noisylabels.inference.network import Whole
 from noisylabels.run import config
 from noisylabels.run.config import Component
+from noisylabels.run.device import default_device
 from noisylabels.run.folder import LEARNT, RunFolder
-from noisylabels.run.launch import default_device
 from noisylabels.run.plan import REGISTRIES, build, source_digest
 
 Array = np.ndarray[Any, Any]

@@ -52,6 +52,13 @@ class Setup:
         return ", ".join(filter(None, chosen))
 
 
+def default_device() -> torch.device:
+    """Return the device that a run of this machine trains on: a GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps", 0) if torch.backends.mps.is_available() else torch.device("cpu")
+
+
 @contextmanager
 def flushing_denormals() -> Iterator[None]:
     """Let the CPU take numbers that are too small to be normal (below 1e-38) for zero meanwhile.

@@ -16,7 +16,7 @@ from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute, Features
 from noisylabels.features.cache import is_kept, keep, recall
 from noisylabels.features.reduction import Reduced
-from noisylabels.run.device import choose_memory_format, choose_precision
+from noisylabels.run.device import choose_memory_format, choose_precision, default_device
 from noisylabels.run.plan import Plan, build
 
 
@@ -41,7 +41,7 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     if not features.freeze:
         mean, std = build(functools.partial(features.normalisation, dataset), "features")
         return dataclasses.replace(dataset, mean=mean, std=std)
-    device = _device()
+    device = default_device()
     precision = functools.partial(_precision, made)
     compute = Compute(device, made.workers, precision, choose_memory_format, say)
     parts = {"train": dataset.train, "test": dataset.test}
@@ -84,7 +84,7 @@ def recall_outline(made: Plan) -> Dataset | None:
     noise = made.config.noise.name
     if noise in INPUT_NOISES or ":" in noise or made.features is None or not made.features.freeze:
         return None
-    identity = _identity(made, _device())
+    identity = _identity(made, default_device())
     parts = PARTS if made.config.test else PARTS[:1]
     kept = [*parts, *(("learnt",) if made.features.learns else ())]
     if not all(is_kept(identity | {"part": part}) for part in kept):
@@ -226,13 +226,6 @@ def _check_vectors(made: Plan, rows: Tensor, examples: Examples) -> None:
         row = int(bad[0])
         place = f"example {row}" if examples.places is None else str(examples.places[row])
         raise DataError(f"{place}: its features by {name!r} are not finite")
-
-
-def _device() -> torch.device:
-    # Fabric takes a second to import, which making labels does not need.
-    from noisylabels.run.launch import default_device
-
-    return default_device()
 
 
 def _precision(made: Plan, network: nn.Module, device: torch.device) -> str:

@@ -1,23 +1,41 @@
 """The processes that train a run together: the only place that knows Lightning Fabric."""
 
-import functools
 import inspect
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
 from noisylabels.methods.engine import Engine
 from noisylabels.run.config import RunConfig
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Hide a module that is not imported yet from what is imported meanwhile."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+# Fabric asks for torchmetrics' version by importing it, and with it torchvision, transformers and
+# scipy: 3 to 5 seconds of each process, for a callback that nothing here uses.
+with _without("torchmetrics"):
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
 PATIENCE = 30
 """Seconds in which the other processes of a run that failed may end by themselves."""
@@ -40,13 +58,6 @@ def is_global_zero(run: RunConfig) -> bool:
     return True
 
 
-@functools.cache
-def default_device() -> torch.device:
-    """Return the device that a run of this machine trains on."""
-    device: torch.device = _quiet_fabric(accelerator="auto", devices=1).device
-    return device
-
-
 def launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
     """Start the processes that train together; each comes back from here.
 
@@ -67,7 +78,8 @@ def launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     overwriting = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
     options: dict[str, Any] = {overwriting: False}
-    fabric = _quiet_fabric(
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
         accelerator=device.type,
         devices=run.devices,
         num_nodes=run.nodes,
@@ -79,11 +91,6 @@ def launch(run: RunConfig, device: torch.device, precision: str) -> Fabric:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"devices, nodes: {error}") from error
     return fabric
-
-
-def _quiet_fabric(**options: Any) -> Fabric:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric(**options)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from noisylabels.run.device import (
     allow_tf32,
     choose_memory_format,
     choose_precision,
+    default_device,
     flushing_denormals,
     peak_memory,
     reset_peak_memory,
@@ -40,7 +41,7 @@ from noisylabels.run.device import (
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.labelling import label
-from noisylabels.run.launch import default_device, ending_others, is_global_zero, launch
+from noisylabels.run.launch import ending_others, is_global_zero, launch
 from noisylabels.run.loop import TRIGGERED, Loop, Predictions, RunState, accuracies
 from noisylabels.run.noise_rates import noise_rates
 from noisylabels.run.plan import Plan, build, plan
