@@ -31,7 +31,7 @@ oldest: ## the tests of the core with the oldest torch that is supported
 		tests/test_fused.py tests/test_labels.py tests/test_clipping.py tests/test_linear.py tests/methods
 
 docs: .venv/.dev ## build the documentation into docs/_build/html, every warning an error
-	$(BIN)/sphinx-build -q -W --keep-going -E -j 4 docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -E -j 24 docs docs/_build/html
 
 format: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff check --fix

@@ -42,7 +42,7 @@ def logit_pair(share):
 class TestTotalProbability:
     def test_which_losses_take_sets(self):
         expected = {"ce", "mae", "gce", "tce", "js", "rce", "sce", "agce", "poly1", "dal"}
-        assert set(TAKING) == expected | {"dgce", "dtce", "djs"}
+        assert set(TAKING) == expected | {"dgce", "dtce", "djs", "adaptive-dal"}
 
     @pytest.mark.parametrize(
         ("key", "hyperparameters"),

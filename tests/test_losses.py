@@ -93,6 +93,13 @@ CASES = {
         0.5,
         functools.partial(naive.dal, progress=0.5),
     ),
+    # Without a gradient nothing is seen to begin: q moves from 0.
+    "adaptive-dal": (
+        "adaptive-dal",
+        {"q_end": 1.4, "lambda_end": 0.8},
+        0.15 + 0.85 * 0.9,
+        functools.partial(naive.dal, q_start=0.0, progress=0.9),
+    ),
     "dtce": (
         "dtce",
         {"order_start": 20.0, "order_end": 1.0},
@@ -1387,6 +1394,126 @@ class TestPeer:
         )
 
 
+class TestAdaptive:
+    """What it does with q is DAL's; here is when it does so."""
+
+    @staticmethod
+    def step(loss, scale, *, classes=10, seed=0):
+        """Call the loss with logits of a scale; return the relative entropy of the batch."""
+        generator = torch.Generator().manual_seed(seed)
+        logits = scale * torch.randn(40, classes, generator=generator)
+        loss(logits.requires_grad_(), torch.randint(classes, (40,), generator=generator)).item()
+        p = logits.detach().softmax(1)
+        return (-(p * p.log()).sum(1) / math.log(classes)).mean().item()
+
+    def test_begins_when_the_mean_of_ten_batches_has_fallen(self):
+        loss, mean, below = build("adaptive-dal"), 0.0, None
+        for step in range(40):
+            loss.progress = 0.02 * (step // 7)
+            assert (loss.began is None) == (below is None or step // 7 == below // 7)
+            assert (loss.q == 0) == (loss.began is None)
+            entropy = self.step(loss, 0.02 * step, seed=step)
+            mean += (entropy - mean) * max(1 / (step + 1), 0.1)
+            if below is None and mean <= losses.TAKE_OFF:
+                below = step
+        epoch, earlier = divmod(below, 7)
+        assert epoch > 1
+        assert earlier not in (0, 6)
+        assert loss.began == pytest.approx(0.02 * (epoch + (earlier + 1) / 7))
+
+    @pytest.mark.parametrize(("began", "share"), [(0.0, 1.0), (0.5, 0.5), (0.9, 0.1), (1.1, 0.0)])
+    @pytest.mark.parametrize(("classes", "scale"), [(5, 1.0), (10, 1.0), (100, 0.25)])
+    def test_is_dal_on_what_is_left(self, began, share, classes, scale):
+        began *= losses.LATEST
+        loss = build("adaptive-dal", q_start=0.8, q_end=1.4, lambda_end=0.7)
+        loss.progress = began - 1e-9 if began else 0.0
+        self.step(loss, 9.0, classes=classes)
+        assert loss.q == 0 or began > losses.LATEST
+        loss.progress = began + 1e-9
+        if share:
+            assert loss.began == pytest.approx(began, abs=1e-8)
+        else:
+            assert loss.began is None
+            began = losses.LATEST
+        dal = build("dal", q_start=0.8 * share * scale, q_end=1.4, lambda_end=0.7)
+        logits, target = torch.randn(6, classes), torch.randint(classes, (6,))
+        for passed in (0.1, 0.5, 0.9, 1.0):
+            loss.progress, dal.progress = min(1.0, began + passed * (1 - began)), passed
+            assert loss.dynamic() == pytest.approx(dal.dynamic(), abs=1e-6)
+            torch.testing.assert_close(loss(logits, target), dal(logits, target))
+
+    def test_goes_on_without_a_beginning(self, batch):
+        loss, late = build("adaptive-dal"), build("dal", q_start=0.0)
+        for share in (0.0, 0.5, 1.0):
+            loss.progress = losses.LATEST * share
+            self.step(loss, 0.0)
+            assert loss.dynamic() == {"q": 0.0, "lamb": 0.0}
+            torch.testing.assert_close(loss(*batch), build("ce")(*batch))
+        for progress in (0.5, 0.9, 1.0):
+            loss.progress = progress
+            late.progress = (progress - losses.LATEST) / (1 - losses.LATEST)
+            assert loss.dynamic() == pytest.approx(late.dynamic())
+
+    def test_only_training_counts(self):
+        loss = build("adaptive-dal")
+        logits, target = 9 * torch.randn(8, 10), torch.arange(8)
+        loss(logits, target)
+        with torch.no_grad():
+            loss(logits.clone().requires_grad_(), target)
+        loss.eval()(logits.clone().requires_grad_(), target)
+        # A step that is not finite is none, and no step is one of no example.
+        loss.train()(torch.full_like(logits, math.nan).requires_grad_(), target)
+        loss(logits[:0].clone().requires_grad_(), target[:0])
+        loss.progress = 0.01
+        assert loss.began is None
+        loss.per_example(logits.clone().requires_grad_(), target)
+        loss.progress = 0.02
+        assert loss.began == 0.02
+
+    def test_goes_on_exactly_where_it_was(self):
+        def train(loss, steps):
+            for step in steps:
+                loss.progress = (step // 5) / 100
+                self.step(loss, 0.02 * step, seed=step)
+            return loss
+
+        whole = train(build("adaptive-dal"), range(60))
+        assert 0.02 < whole.began < 0.1
+        taken = round(500 * whole.began)
+        for cut_at in (taken - 7, taken - 1, taken + 1, 45):
+            cut = train(build("adaptive-dal"), range(cut_at))
+            file = io.BytesIO()
+            torch.save(cut.state_dict(), file)
+            file.seek(0)
+            resumed = build("adaptive-dal")
+            resumed.load_state_dict(torch.load(file, weights_only=True))
+            assert train(resumed, range(cut_at, 60)).began == whole.began
+            assert resumed.dynamic() == whole.dynamic()
+
+    @pytest.mark.parametrize("shape", [(10,), (4, 10), (4, 10, 3)])
+    def test_any_shape_is_followed(self, shape):
+        loss = build("adaptive-dal")
+        target = torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else ()).long()
+        loss(torch.zeros(shape).requires_grad_(), target)
+        loss.progress = 0.01
+        assert loss.began is None
+        sure = torch.zeros(shape).movedim(0 if len(shape) == 1 else 1, -1)
+        sure[..., 2] = 50.0
+        sure = sure.movedim(-1, 0 if len(shape) == 1 else 1)
+        for _ in range(20):
+            loss(sure.requires_grad_(), target)
+        loss.progress = 0.02
+        assert 0.01 < loss.began < 0.02
+
+    def test_a_base_follows_too(self):
+        clipped = build("logit-clip", delta=1e6, base="adaptive-dal")
+        for progress in (0.0, 0.01):
+            clipped.progress = progress
+            self.step(clipped, 9.0)
+        assert clipped.loss.began == 0.01
+        assert clipped.dynamic()["q"] > 0
+
+
 class TestOptimizedGradientClipping:
     @staticmethod
     def train(loss, batches):
@@ -1472,7 +1599,12 @@ class TestOptimizedGradientClipping:
     @pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")
     @pytest.mark.parametrize(
         ("key", "hyperparameters"),
-        [("ogc", {"interval": 2, "queue": 40}), ("forward", {"warmup": 0.5}), ("peer", {})],
+        [
+            ("ogc", {"interval": 2, "queue": 40}),
+            ("forward", {"warmup": 0.5}),
+            ("peer", {}),
+            ("adaptive-dal", {}),
+        ],
     )
     def test_what_remembers_may_be_compiled_in_pieces(self, key, hyperparameters):
         torch._dynamo.reset()

@@ -182,7 +182,9 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_the_network(site):
 
 @pytest.mark.slow
 def test_every_page_fits_every_window(site, tmp_path):
-    pages = sorted(site.rglob("*.html"))
+    listings = sorted((site / "_modules").rglob("*.html"), key=lambda path: path.stat().st_size)
+    # Those of source code are all alike.
+    pages = sorted(set(site.rglob("*.html")) - set(listings[:-3]))
     assert len(pages) > 50
     with open_tab(tmp_path) as tab:
         found = {page: look(tab, page) for page in pages}

@@ -806,6 +806,28 @@ def entropy_weight(classes: int, *, q: float, lamb: float) -> float:
     return lamb / (q * math.log(classes))
 
 
+def relative_entropy(input: Tensor) -> Tensor:
+    r"""Compute how undecided predictions are: their entropy, of the greatest that there is.
+
+    .. math:: H(p) / \log K = -\sum_k p_k \log p_k / \log K
+
+    Args:
+        input: Logits.
+
+    Returns:
+        The share of each example, in [0, 1]: 1 where all classes are alike, 0 where one is
+        certain, or the only one.
+
+    Shape:
+        Of :func:`cross_entropy`'s target.
+
+    Example:
+        >>> relative_entropy(torch.tensor([[2.0, 2.0], [2.0, 0.0]]))
+        tensor([1.0000, 0.5271])
+    """
+    return _entropy(input) / math.log(max(2, input.shape[_class_dim(input)]))
+
+
 def active_negative(
     input: Tensor, target: Tensor, *, alpha: float, beta: float, min_prob: float = 1e-7
 ) -> Tensor:

@@ -23,6 +23,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, Unpack, final, overload
 
@@ -44,6 +45,12 @@ Reduction = Literal["mean", "sum", "none"]
 
 UNTOLD_CALLS = 1000
 """After so many calls a loss with schedules warns if it was never told the progress."""
+TAKE_OFF = 0.98
+"""Share of the greatest entropy to which predictions' falls when a network begins to learn."""
+LATEST = 0.15
+"""Progress by which a network has begun to learn, or q moves without it."""
+NEWEST = 0.1
+"""Weight of the newest batch in the mean that the take-off is seen by."""
 FEWEST_EXAMPLES = 8
 LOOKS = 3
 """A loss warns when so many looks in a row find one class predicted for a whole batch."""
@@ -239,11 +246,16 @@ class Loss(nn.Module, ABC):
 
     @progress.setter
     def progress(self, progress: float) -> None:
+        before = self._progress
         try:
             self._progress = check_range("progress", check_number("progress", progress), high=1)
         except ConfigError as error:
             raise ConfigError(f"{error}: expected epoch / epochs") from None
         self._told = True
+        self._moved(before)
+
+    def _moved(self, before: float) -> None:
+        """Take note that the progress has been told anew."""
 
     def dynamic(self) -> dict[str, float]:
         """Return the hyper-parameters that are schedules, at their present values."""
@@ -899,7 +911,6 @@ class Poly1Loss(Loss):
         return functional.poly1(input, target, epsilon=self.epsilon)
 
 
-@final
 class DynamicsAwareLoss(Loss):
     """Dynamics-aware loss, see :func:`noisylabels.functional.dynamics_aware`.
 
@@ -939,16 +950,22 @@ class DynamicsAwareLoss(Loss):
         self.q_end = check_range("q_end", q_end)
         self.lambda_end = check_range("lambda_end", lambda_end)
 
+    def _line(self) -> tuple[float, float]:
+        """Return where the line of q starts, and how far along it the present progress is."""
+        return self.q_start, self.progress
+
     @property
     def q(self) -> float:
         """The exponent at the present progress."""
-        return schedules.linear(self.progress, start=self.q_start, end=self.q_end)
+        start, passed = self._line()
+        return schedules.linear(passed, start=start, end=self.q_end)
 
     @property
     def lamb(self) -> float:
         """The weight of the bootstrapping term at the present progress."""
+        start, passed = self._line()
         return schedules.bootstrapping(
-            self.progress, q_start=self.q_start, q_end=self.q_end, lambda_end=self.lambda_end
+            passed, q_start=start, q_end=self.q_end, lambda_end=self.lambda_end
         )
 
     def dynamic(self) -> dict[str, float]:
@@ -990,6 +1007,139 @@ class DynamicsAwareLoss(Loss):
         if classes == 1 or lamb == 0:
             return 0.0
         return functional.entropy_weight(classes, q=q, lamb=lamb)
+
+
+@dataclass
+class _Seen:
+    """What an adaptive loss has seen of a network that has not begun to learn.
+
+    Args:
+        entropy: The mean of the last batches' relative entropies.
+        counted: How many batches are in it.
+        calls: Calls since the progress was told.
+        taken: How many of them there had been when learning began; 0 if it has not.
+        scale: Of ``q_start``, for the number of classes.
+    """
+
+    entropy: float = 1.0
+    counted: int = 0
+    calls: int = 0
+    taken: int = 0
+    scale: float = 1.0
+
+
+@final
+class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
+    r"""Dynamics-aware loss whose q waits until the network has begun to learn.
+
+    A robust loss hardly moves a network that predicts all classes alike, so with the clock a
+    ``q_start`` that serves long training leaves short training nowhere. Here the loss is cross
+    entropy until the entropy of the predictions, averaged over about ten batches, has fallen to
+    ``TAKE_OFF`` of its greatest value :math:`\log K`. Let that be at progress :math:`a` (within an
+    epoch by the share of its calls): from the next progress that is told, q is on a line to
+    ``q_end`` at 1, which at :math:`a` starts at
+
+    .. math:: q_a = q_\text{start} \, \min\Bigl(1, \frac{\log 10}{\log K}\Bigr)^2
+        \max\Bigl(0, 1 - \frac{a}{\text{LATEST}}\Bigr).
+
+    So a network that began at once, for which training is long, goes on robustly, and one that
+    took its time goes on fitting; where nothing is seen to begin by ``LATEST``, q moves from 0 at
+    that progress. The middle factor is for more than ten classes, of which labels at chance have
+    :math:`K^{-q}` of cross entropy's pull.
+
+    What it has seen is part of its state. Only calls count whose logits want a gradient; until the
+    beginning each of them waits for the device.
+
+    Args:
+        q_start: Where q goes on with up to ten classes if learning begins at once, at least 0.
+        q_end: q at progress 1, at least 0; up to 1 there is no bootstrapping.
+        lambda_end: Weight of the bootstrapping term at progress 1, at least 0.
+
+    Attributes:
+        began: Progress at which the network began to learn, or None where that is not known yet.
+
+    Example:
+        >>> loss = AdaptiveDynamicsAwareLoss()
+        >>> logits = torch.tensor([[4.0, 0.0, 0.0]], requires_grad=True)
+        >>> for epoch in range(3):
+        ...     loss.progress = epoch / 10
+        ...     _ = loss(logits, torch.tensor([0]))
+        ...     print(f"{loss.q:.2f}")
+        0.00
+        0.20
+        0.34
+
+    References:
+        This project's own; ``docs/losses/adaptive.md`` has what it was compared with.
+    """
+
+    formula = "cross entropy, and dal from when the network has begun to learn"
+    # What it follows needs all logits.
+    of_log_p = Loss.of_log_p
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        q_start: float = 0.6,
+        q_end: float = 1.5,
+        lambda_end: float = 1.0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(weight, q_start=q_start, q_end=q_end, lambda_end=lambda_end, **options)
+        self.began: float | None = None
+        self._seen = _Seen()
+
+    def per_example(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of each example, and in training see whether learning has begun."""
+        if self.training and input.requires_grad and torch.is_grad_enabled():
+            self._follow(input.detach())
+        return super().per_example(input, target)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the progress and what has been seen."""
+        return super().get_extra_state() | {"began": self.began} | asdict(self._seen)
+
+    def set_extra_state(self, state: object) -> None:
+        """Go on from a state."""
+        super().set_extra_state(state)
+        if isinstance(state, Mapping):
+            self.began = state.get("began", self.began)
+            for name in asdict(self._seen):
+                setattr(self._seen, name, state.get(name, getattr(self._seen, name)))
+
+    def _line(self) -> tuple[float, float]:
+        began = LATEST if self.began is None else self.began
+        start = self.q_start * self._seen.scale * max(0.0, 1 - began / LATEST)
+        return start, max(0.0, (self.progress - began) / (1 - began))
+
+    def _moved(self, before: float) -> None:
+        seen = self._seen
+        if self.progress <= before:
+            return
+        if self.began is None and seen.taken:
+            self.began = before + (self.progress - before) * seen.taken / seen.calls
+        seen.calls = 0
+
+    def _follow(self, input: Tensor) -> None:
+        if self.began is not None or self.progress >= LATEST:
+            return
+        if torch._C._are_functorch_transforms_active():
+            return
+        seen = self._seen
+        seen.calls += 1
+        if seen.taken:
+            return
+        entropy = float(functional.relative_entropy(input).mean())
+        # Nothing can be learnt of no example, nor of logits that are not finite.
+        if not math.isfinite(entropy):
+            return
+        seen.counted += 1
+        seen.entropy += (entropy - seen.entropy) * max(1 / seen.counted, NEWEST)
+        if seen.entropy <= TAKE_OFF:
+            seen.taken = seen.calls
+            classes = input.shape[0 if input.ndim == 1 else 1]
+            seen.scale = (math.log(10) / math.log(max(10, classes))) ** 2
 
 
 class _Balanced(Loss):
@@ -1290,8 +1440,26 @@ class LabelDistributionallyRobustLoss(Loss):
         )
 
 
+class _OnBase(Loss):
+    """A loss that is made of another one, which has its progress."""
+
+    loss: Loss
+
+    def dynamic(self) -> dict[str, float]:
+        """Return the hyper-parameters that are schedules, those of the base loss among them."""
+        return super().dynamic() | self.loss.dynamic()
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Tell the stateful schedules what has been measured."""
+        super().update(metrics)
+        self.loss.update(metrics)
+
+    def _moved(self, before: float) -> None:
+        self.loss.progress = self.progress
+
+
 @final
-class LogitClippedLoss(Loss):
+class LogitClippedLoss(_OnBase):
     """A loss of logits whose norm is clipped (LogitClip).
 
     See :func:`noisylabels.functional.clip_logits`.
@@ -1326,19 +1494,10 @@ class LogitClippedLoss(Loss):
         self.base = base
         self.loss = _build_base(base)
 
-    def dynamic(self) -> dict[str, float]:
-        """Return the hyper-parameters that are schedules, those of the base loss among them."""
-        return super().dynamic() | _following(self.loss, self).dynamic()
-
-    def update(self, metrics: Mapping[str, float]) -> None:
-        """Tell the stateful schedules what has been measured."""
-        super().update(metrics)
-        self.loss.update(metrics)
-
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         clipped = functional.clip_logits(input, delta=self.delta)
-        return _following(self.loss, self).per_example(clipped, target)
+        return self.loss.per_example(clipped, target)
 
 
 def _build_base(base: str | Mapping[str, Any]) -> Loss:
@@ -1637,7 +1796,7 @@ class BackwardCorrectedLoss(_Corrected):
 
 
 @final
-class PeerLoss(Loss):
+class PeerLoss(_OnBase):
     r"""A loss less that of examples with the labels of others (peer loss).
 
     See :func:`noisylabels.functional.peer`. Which examples and labels make the pairs of a batch is
@@ -1675,15 +1834,6 @@ class PeerLoss(Loss):
         self.seed = check_count("seed", seed)
         self.drawn = 0
 
-    def dynamic(self) -> dict[str, float]:
-        """Return the hyper-parameters that are schedules, those of the base loss among them."""
-        return super().dynamic() | _following(self.loss, self).dynamic()
-
-    def update(self, metrics: Mapping[str, float]) -> None:
-        """Tell the stateful schedules what has been measured."""
-        super().update(metrics)
-        self.loss.update(metrics)
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training count it."""
         value = super().forward(input, target)
@@ -1713,7 +1863,7 @@ class PeerLoss(Loss):
         return self._reduce(lambda z, y: self._each(z, y, pairs), input, target)
 
     def _each(self, input: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
-        each = _following(self.loss, self).per_example
+        each = self.loss.per_example
         return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
 
     def _draw(self, kept: Tensor) -> Tensor:
@@ -1726,12 +1876,6 @@ class PeerLoss(Loss):
         if len(places) == 0:
             return torch.zeros(2, len(kept), dtype=torch.int64, device=kept.device)
         return places[(chances.to(kept.device) * len(places)).long()]
-
-
-def _following(loss: Loss, leader: Loss) -> Loss:
-    """Return a base loss as it is at the progress of the loss that it is part of."""
-    loss._progress = leader._progress
-    return loss
 
 
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802
@@ -1845,6 +1989,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "poly1": Poly1Loss,
     "dgce": DynamicGeneralizedCrossEntropyLoss,
     "dal": DynamicsAwareLoss,
+    "adaptive-dal": AdaptiveDynamicsAwareLoss,
     "dtce": DynamicTaylorCrossEntropyLoss,
     "djs": DynamicJensenShannonLoss,
     # What came after the paper.
@@ -1879,6 +2024,42 @@ def hyperparameters(loss: Callable[..., Loss]) -> dict[str, Any]:
     shared = inspect.signature(Loss).parameters
     own = inspect.signature(loss).parameters.values()
     return {p.name: p.default for p in own if p.name not in shared and p.kind != p.VAR_KEYWORD}
+
+
+def make(loss: str | Callable[..., Loss], parameters: Mapping[str, Any]) -> Loss:
+    """Make a loss of what people write: a key or a class, and hyper-parameters by name.
+
+    Args:
+        loss: A key of ``LOSSES``, or what makes a loss.
+        parameters: Its keyword arguments.
+
+    Returns:
+        The loss.
+
+    Raises:
+        ConfigError: The key is unknown, the loss has no such hyper-parameter, or one is out of its
+            range; or what was made is no loss.
+
+    Example:
+        >>> make(GeneralizedCrossEntropyLoss, {"q": 0.9})
+        GeneralizedCrossEntropyLoss(q=0.9)
+    """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ConfigError(unknown("loss", loss, LOSSES))
+    maker = LOSSES[loss] if isinstance(loss, str) else loss
+    if not callable(maker):
+        raise ConfigError(f"loss must be a key, a class or a Loss, got {maker!r}")
+    try:
+        made = maker(**parameters)
+    except TypeError as error:
+        known = [*hyperparameters(maker), *LossOptions.__annotations__, "weight"]
+        for name in parameters:
+            if name not in known:
+                raise ConfigError(unknown(f"parameter of loss {loss!r}", name, known)) from error
+        raise ConfigError(f"loss {loss!r}: {error}") from error
+    if not isinstance(made, Loss):
+        raise ConfigError(f"loss must make a Loss, got {loss!r}")
+    return made
 
 
 def build(key: str, **hyperparameters: Any) -> Loss:

@@ -34,7 +34,7 @@ from noisylabels.errors import (
     unknown,
 )
 from noisylabels.estimation import estimate_noise_rate, wrong_probability
-from noisylabels.losses import LOSSES, Loss, LossOptions, hyperparameters
+from noisylabels.losses import Loss, make
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess, Task
 from noisylabels.methods.optimizers import sgd
 from noisylabels.methods.pair import Pair
@@ -469,24 +469,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             loss = copy.deepcopy(self.loss)
         else:
-            make = self.loss
-            if isinstance(make, str):
-                if make not in LOSSES:
-                    raise ConfigError(unknown("loss", make, LOSSES))
-                make = LOSSES[make]
-            if not callable(make):
-                raise ConfigError(f"loss must be a key, a class or a Loss, got {make!r}")
-            try:
-                loss = make(**params)
-            except TypeError as error:
-                known = [*hyperparameters(make), *LossOptions.__annotations__, "weight"]
-                for name in params:
-                    if name not in known:
-                        what = f"parameter of loss {self.loss!r}"
-                        raise ConfigError(unknown(what, name, known)) from error
-                raise ConfigError(f"loss {self.loss!r}: {error}") from error
-            if not isinstance(loss, Loss):
-                raise ConfigError(f"loss must make a Loss, got {self.loss!r}")
+            loss = make(self.loss, params)
         # What it would say is said after training, once.
         loss.warns = False
         loss.reduction = "mean"

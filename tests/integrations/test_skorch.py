@@ -233,6 +233,14 @@ def test_a_loss_that_is_made_is_refused_beside_hyperparameters(digits):
         fitted.set_params(criterion__reduction="sum").fit(x, y)
     with pytest.raises(ConfigError, match="unknown loss 'dall': did you mean 'dal'"):
         net(criterion="dall").initialize()
+    for criterion in ("ce", CrossEntropyLoss):
+        with pytest.raises(ConfigError, match="unknown parameter of loss .* 'q_start'"):
+            net(criterion=criterion).initialize()
+    with pytest.raises(ConfigError, match=r"q_start must be in \[0, inf\), got -1"):
+        net(criterion="dal", criterion__q_start=-1).initialize()
+    own = {"module": Perceptron, "criterion__reduction": "sum", "verbose": 0}
+    torchs = RobustNetClassifier(**own, criterion=torch.nn.CrossEntropyLoss).initialize()
+    assert torchs.criterion_.reduction == "sum"
 
 
 def test_without_skorch_the_extra_is_named():

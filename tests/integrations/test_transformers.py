@@ -166,6 +166,7 @@ def test_a_step_without_labels_leaves_the_weights_alone(adapter):
         ({"logits": torch.zeros(2, 1)}, torch.zeros(2), r"\(2,\) do not fit .* shape \(2, 1\)"),
         ({"logits": torch.zeros(2, 3)}, torch.zeros(2, 3, dtype=int), r"of shape \(2, 3\) do not"),
         ({"hidden": torch.zeros(2, 3)}, torch.zeros(2), "dict: expected a tensor of `logits`"),
+        ({"logits": torch.zeros(2, 3)}, torch.tensor([1, 3]), "which has 3 .*nor -100: Target 3"),
     ],
 )
 def test_outputs_and_labels_that_do_not_fit_are_refused(adapter, outputs, labels, message):

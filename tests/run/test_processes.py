@@ -235,6 +235,7 @@ def test_two_processes_divide_as_one_and_mix_each_for_itself(images, tmp_path, r
     assert both[-1]["test_accuracy"] > 0.6
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the second process in /proc")
 def test_a_killed_process_ends_the_job_and_it_continues(images, tmp_path, begin, ranks):
     both = images | {"devices": 2, "epochs": 400}

@@ -641,6 +641,7 @@ def test_bad_words_are_one_line_and_status_2(files, capsys, words, message):
 COMMAND = [sys.executable, "-m", "noisylabels", "tune", "run.toml", "--space", "space.toml"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_prunes_with_workers_and_writes_what_it_chose(files, capsys):
     words = ["--epochs", "12", "--trials", "9", "--jobs", "2", "--prune"]
@@ -661,6 +662,7 @@ def test_the_command_prunes_with_workers_and_writes_what_it_chose(files, capsys)
     assert "pruned" in (files / "tune.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_commands_share_a_study_and_one_takes_up_what_the_killed_one_left(files):
     words = ["--epochs", "10", "--trials", "6", "--storage", "sqlite:///tune.db"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
 from noisylabels.integrations import set_progress
-from noisylabels.losses import Loss, build
+from noisylabels.losses import Loss, make
 
 try:
     import numpy as np
@@ -85,7 +85,8 @@ class RobustNetClassifier(NeuralNetClassifier):  # type: ignore[misc]
         classes_: The K classes.
 
     Raises:
-        ConfigError: ``criterion`` is a loss beside hyper-parameters, or an unknown key.
+        ConfigError: ``criterion`` is a loss beside hyper-parameters, or an unknown key, or has no
+            such hyper-parameter.
         DataError: A label is none of the classes.
 
     Example:
@@ -127,16 +128,17 @@ class RobustNetClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def initialize_criterion(self) -> Self:
         """Make the loss."""
         kwargs = self.get_params_for("criterion")
-        if isinstance(self.criterion, str):
-            self.criterion_ = build(self.criterion, **kwargs)
-            return self
         if isinstance(self.criterion, Loss) and kwargs:
             raise ConfigError(
                 f"criterion: expected a loss's key or class beside "
                 f"{', '.join(f'criterion__{name}' for name in kwargs)}, got a loss that is made: "
                 f"{self.criterion!r}"
             )
-        super().initialize_criterion()
+        ours = not isinstance(self.criterion, type) or issubclass(self.criterion, Loss)
+        if isinstance(self.criterion, nn.Module) or not ours:
+            super().initialize_criterion()
+        else:
+            self.criterion_ = make(self.criterion, kwargs)
         return self
 
     def initialize_module(self) -> Self:

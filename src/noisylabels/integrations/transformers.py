@@ -108,7 +108,8 @@ class LossFunction:
 
         Raises:
             ConfigError: The outputs are of a causal language model, whose labels must be shifted.
-            DataError: There are no labels, or their shape does not fit.
+            DataError: There are no labels, their shape does not fit, or, but on a GPU, one is no
+                class.
         """
         logits = _logits(outputs)
         logits, labels = _flatten(logits, labels)
@@ -130,6 +131,11 @@ class LossFunction:
         reduction, loss.reduction = loss.reduction, "sum"
         try:
             total: Tensor = loss(logits, labels)
+        except IndexError as error:
+            raise DataError(
+                f"a label is no class of the model, which has {logits.shape[1]} (`num_labels`), "
+                f"nor {IGNORED}: {error}"
+            ) from None
         finally:
             loss.reduction = reduction
         return total

@@ -28,6 +28,7 @@ LOSSES = {
 }
 """The methods of tables 2 and 3 as the paper calls them, and their losses' keys."""
 LATER_LOSSES = {
+    "adaptive DAL": "adaptive-dal",
     "ANL-CE": "anl-ce",
     "ANL-FL": "anl-fl",
     "JAL-CE": "jal-ce",

@@ -200,6 +200,7 @@ def test_workers_that_were_started_ahead_make_the_runs_and_end(place, digits):
     assert workers() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_decodes_images_in_processes_of_its_own(tmp_path):
     """It hung where these were forked while a thread of the worker read its standard input."""
