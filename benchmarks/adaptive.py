@@ -10,19 +10,21 @@ Symmetric noise, drawn anew for each seed; test accuracy of the last epoch.
 "Cells" compares clocks, ``adaptive-dal`` and what else q could follow, in ten settings. "Pairs"
 compares ``adaptive-dal`` with DAL over five seeds where the clock may be wrong: short and long
 training, little data, all kinds of noise rates, a ``q_start`` that is off. Every run goes into
-``docs/results/adaptive.json`` as it ends, the tables into ``adaptive.md``; the same command
-continues. Two hours on one core.
+``docs/results/adaptive.json`` as it ends, the tables into ``adaptive-cells.md`` and
+``adaptive-pairs.md``; the same command continues. Two and a half hours of one core.
 """
 
 import argparse
-import functools
+import itertools
 import json
 import math
+import multiprocessing
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +44,9 @@ COMMAND = "python benchmarks/adaptive.py --data ../shared/data --weights lite0.p
 COUNTS = {"cifar10": 10_000, "cifar100": 20_000}
 Set = tuple[Tensor, Tensor, Tensor, Tensor]
 """Training inputs and clean labels, test inputs and labels."""
+Run = dict[str, Any]
+SETS: dict[str, Set] = {}
+"""Loaded once, for all processes that are forked then."""
 
 
 @dataclass(frozen=True)
@@ -182,15 +187,9 @@ OFF = {"adaptive-dal, q_start lower": "dal 0.4", "adaptive-dal, q_start higher":
 
 
 class Bench:
-    """The data, and what has been run.
+    """What has been run."""
 
-    Args:
-        data: Folder with ``cifar10`` and ``cifar100``.
-        weights: Of EfficientNet-Lite0.
-    """
-
-    def __init__(self, data: Path, weights: Path) -> None:
-        self.data, self.weights = data, weights
+    def __init__(self) -> None:
         self.path = FOLDER / "adaptive.json"
         stored = json.loads(self.path.read_text())["runs"] if self.path.exists() else []
         self.runs = {self.key(Cell(**run["cell"]), run["rule"], run["seed"]): run for run in stored}
@@ -200,36 +199,16 @@ class Bench:
         """Return what a run is found by."""
         return (*astuple(cell), rule, seed)
 
-    @functools.cache  # noqa: B019 - there is one
-    def set(self, name: str) -> Set:
-        """Return a dataset, its inputs normalised."""
-        if name == "digits":
-            digits = SOURCES["digits"]().load()
-            train, test = digits.train, digits.test
-            return train.tensor()[:] / 16, train.labels, test.tensor() / 16, test.labels
-        features = {"name": "timm", "model": "tf_efficientnet_lite0", "size": 128}
-        described = {
-            "data": {"name": "parquet", "root": str(self.data / name), "limit": COUNTS[name]},
-            "features": features | {"weights": str(self.weights), "dimensions": 256},
-            "model": "mlp",
-        }
-        dataset, _ = label(plan(parse(described)), print)
-        mean, std = (torch.as_tensor(each) for each in (dataset.mean, dataset.std))
-        x, z = ((part.tensor() - mean) / std for part in (dataset.train, dataset.test))
-        return x, dataset.train.labels, z, dataset.test.labels
-
-    def run(self, cell: Cell, rule: str, seed: int) -> None:
-        """Train, unless that has been done."""
-        key = self.key(cell, rule, seed)
-        if key in self.runs:
-            return
-        accuracy, began = train(cell, RULES[rule](), seed, self.set(cell.data))
-        self.runs[key] = {"cell": asdict(cell), "rule": rule, "seed": seed, "accuracy": accuracy}
-        if began is not None:
-            self.runs[key]["began"] = began
+    def keep(self, run: Run) -> None:
+        """Write a run, and the tables as they are with it."""
+        cell = Cell(**run["cell"])
+        self.runs[self.key(cell, run["rule"], run["seed"])] = run
         stored = {"command": COMMAND, "torch": torch.__version__, "runs": list(self.runs.values())}
         self.path.write_text(json.dumps(stored, indent=1) + "\n")
-        print(f"{cell.title}: {rule}, seed {seed}: {100 * accuracy:.1f}", flush=True)
+        for name, table in (("cells", cells_table(self)), ("pairs", pairs_table(self))):
+            (FOLDER / f"adaptive-{name}.md").write_text(table + "\n")
+        accuracy = 100 * run["accuracy"]
+        print(f"{cell.title}: {run['rule']}, seed {run['seed']}: {accuracy:.1f}", flush=True)
 
     def accuracies(self, cell: Cell, rule: str) -> dict[int, float]:
         """Return the accuracies of a rule in a cell, in percent, by seed."""
@@ -238,6 +217,32 @@ class Bench:
             for run in self.runs.values()
             if Cell(**run["cell"]) == cell and run["rule"] == rule
         }
+
+
+def load(name: str, root: Path, weights: Path) -> Set:
+    """Return a dataset, its inputs normalised."""
+    if name == "digits":
+        digits = SOURCES["digits"]().load()
+        train, test = digits.train, digits.test
+        return train.tensor()[:] / 16, train.labels, test.tensor() / 16, test.labels
+    features = {"name": "timm", "model": "tf_efficientnet_lite0", "size": 128}
+    described = {
+        "data": {"name": "parquet", "root": str(root / name), "limit": COUNTS[name]},
+        "features": features | {"weights": str(weights), "dimensions": 256},
+        "model": "mlp",
+    }
+    dataset, _ = label(plan(parse(described)), print)
+    mean, std = (torch.as_tensor(each) for each in (dataset.mean, dataset.std))
+    x, z = ((part.tensor() - mean) / std for part in (dataset.train, dataset.test))
+    return x, dataset.train.labels, z, dataset.test.labels
+
+
+def make(what: tuple[Cell, str, int]) -> Run:
+    """Train once, in a process that has the data."""
+    cell, rule, seed = what
+    accuracy, began = train(cell, RULES[rule](), seed, SETS[cell.data])
+    run = {"cell": asdict(cell), "rule": rule, "seed": seed, "accuracy": accuracy}
+    return run | ({} if began is None else {"began": began})
 
 
 def lower_by(less: float) -> Loss:
@@ -281,64 +286,60 @@ def train(cell: Cell, follower: Follower, seed: int, data: Set) -> tuple[float, 
 
 
 def todo(seeds: int) -> Iterator[tuple[Cell, str, int]]:
-    """Yield the runs, in their order."""
-    for seed in range(5):
-        for cell in PAIRED:
-            yield cell, "adaptive-dal", seed
-            yield cell, "dal 0.6", seed
-            if cell.epochs == 60 and cell.share == 1:
-                for rule, clock in OFF.items():
-                    yield cell, rule, seed
-                    yield cell, clock, seed
-    for seed in range(seeds):
-        for cell in CELLS:
-            for rule in IN_CELLS:
+    """Yield the runs, the long ones last."""
+    for epochs in (60, 20, None, 200):
+        if epochs is None:
+            for seed, cell, rule in itertools.product(range(seeds), CELLS, IN_CELLS):
                 yield cell, rule, seed
+            continue
+        for seed, cell in itertools.product(range(5), PAIRED):
+            if cell.epochs == epochs:
+                yield cell, "adaptive-dal", seed
+                yield cell, "dal 0.6", seed
+                if cell.epochs == 60 and cell.share == 1:
+                    for rule in itertools.chain(*OFF.items()):
+                        yield cell, rule, seed
 
 
 def cells_table(bench: Bench) -> str:
     """Return the mean accuracies in the ten cells, the best clock's in bold, and what is lost."""
-    rows = [
-        "| | " + " | ".join(cell.title for cell in CELLS) + " |",
-        "|---" * (len(CELLS) + 1) + "|",
-    ]
-    means = {
-        rule: [statistics.fmean(bench.accuracies(cell, rule).values()) for cell in CELLS]
-        for rule in IN_CELLS
-    }
-    best = [max(means[rule][at] for rule in IN_CELLS if rule[:4] == "dal ") for at in range(10)]
+    rows = ["| | " + " | ".join(cell.title for cell in CELLS) + " |", "|---" * 11 + "|"]
+    found = {rule: [bench.accuracies(cell, rule).values() for cell in CELLS] for rule in IN_CELLS}
+    means = {r: [statistics.fmean(x) if x else math.nan for x in found[r]] for r in found}
+    clocks = [rule for rule in IN_CELLS if rule.startswith("dal ")]
+    best = [max(means[rule][at] for rule in clocks) for at in range(len(CELLS))]
     for rule in IN_CELLS:
         shown = [
-            f"**{mean:.1f}**" if rule[:4] == "dal " and mean == best[at] else f"{mean:.1f}"
+            f"**{mean:.1f}**" if rule in clocks and mean == best[at] else f"{mean:.1f}"
             for at, mean in enumerate(means[rule])
         ]
         rows.append(f"| {rule} | {' | '.join(shown)} |")
     lost = [mean - best[at] for at, mean in enumerate(means["adaptive-dal"])]
     rows.append(f"| adaptive-dal - best clock | {' | '.join(f'{each:+.1f}' for each in lost)} |")
-    return "\n".join(rows)
+    seeds = [str(min(len(found[rule][at]) for rule in IN_CELLS)) for at in range(len(CELLS))]
+    return "\n".join([*rows, f"| seeds | {' | '.join(seeds)} |"]).replace("nan", "–")
 
 
-def pair(bench: Bench, cell: Cell, rule: str, other: str) -> str:
+def pair(bench: Bench, cell: Cell, rule: str, other: str) -> str | None:
     """Return a row that compares two rules over the seeds."""
     ours, theirs = bench.accuracies(cell, rule), bench.accuracies(cell, other)
     both = sorted(set(ours) & set(theirs))
+    if len(both) < 2:
+        return None
     a, b = (np.array([each[seed] for seed in both]) for each in (ours, theirs))
-    p = stats.ttest_rel(a, b).pvalue if len(both) > 1 else math.nan
-    shown = [f"{x.mean():.1f} ± {x.std(ddof=1):.1f}" for x in (a, b, a - b)]
-    return f"| {cell.title} | {other} | {shown[0]} | {shown[1]} | {shown[2]} | {p:.3f} |"
+    p = stats.ttest_rel(a, b).pvalue
+    shown = [f"{x.mean():.1f} ± {x.std(ddof=1):.1f}" for x in (a, b)]
+    shown.append(f"{(a - b).mean():+.1f} ± {(a - b).std(ddof=1):.1f}")
+    return f"| {cell.title} | {other} | {' | '.join(shown)} | {p:.3f} | {len(both)} |"
 
 
 def pairs_table(bench: Bench) -> str:
     """Return the paired comparisons."""
-    rows = ["| | against | adaptive-dal | clock | difference | p |", "|---|---|---|---|---|---|"]
-    rows += [pair(bench, cell, "adaptive-dal", "dal 0.6") for cell in PAIRED]
+    head = "| | against | adaptive-dal | clock | difference | p | seeds |"
+    rows = [pair(bench, cell, "adaptive-dal", "dal 0.6") for cell in PAIRED]
     for rule, clock in OFF.items():
-        rows += [
-            pair(bench, cell, rule, clock)
-            for cell in PAIRED
-            if cell.epochs == 60 and cell.share == 1
-        ]
-    return "\n".join(rows)
+        rows += [pair(bench, cell, rule, clock) for cell in PAIRED]
+    return "\n".join([head, "|---" * 7 + "|", *filter(None, rows)])
 
 
 def main() -> None:
@@ -347,14 +348,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="of the cells")
+    parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(given.data, given.weights)
-    for cell, rule, seed in todo(given.seeds):
-        bench.run(cell, rule, seed)
-    parts = {"cells": cells_table(bench), "pairs": pairs_table(bench)}
-    for name, table in parts.items():
-        (FOLDER / f"adaptive-{name}.md").write_text(table + "\n")
+    bench = Bench()
+    waiting = [each for each in todo(given.seeds) if bench.key(*each) not in bench.runs]
+    for name in {cell.data for cell, _, _ in waiting}:
+        SETS[name] = load(name, given.data, given.weights)
+    with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
+        for run in pool.imap_unordered(make, waiting):
+            bench.keep(run)
 
 
 if __name__ == "__main__":

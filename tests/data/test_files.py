@@ -18,6 +18,7 @@ from noisylabels.data.examples import StreamedImages
 from noisylabels.data.files import extensions
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError
+from noisylabels.votes import CONSENSUSES
 from pictures import bomb, change_one_byte, encode, pixels, save, table, write
 
 
@@ -1195,3 +1196,109 @@ def test_a_table_of_candidates(tmp_path):
     plain = SOURCES["table"](path=path)
     assert len(plain.load().classes) == 3
     assert plain.digest() != SOURCES["table"](path=path, candidate_separator="|").digest()
+
+
+VOTED = [
+    ("img/0.png", "ant", "bee", "bee", "train"),
+    ("img/1.png", "ant", "", "ant", "train"),
+    ("img/2.png", "bee", "bee", "bee", "train"),
+    ("img/3.png", "cow", "ant", "ant", "test"),
+]
+VOTERS = "path,ann,bob,eve,split"
+
+
+def test_a_table_of_votes(tmp_path):
+    path = csv(tmp_path, VOTED, header=VOTERS)
+    options = {"path": path, "votes": ("ann", "bob", "eve")}
+    data = load("table", **options)
+    assert data.classes == ("ant", "bee", "cow")
+    assert data.train.labels.tolist() == [1, 0, 1]
+    expected = torch.tensor([[1 / 3, 2 / 3, 0], [1, 0, 0], [0, 1, 0]])
+    torch.testing.assert_close(data.train.targets, expected)
+    assert data.test.labels.tolist() == [0]
+    assert data.test.targets is None
+    assert (
+        "labels are the soft consensus of 11 votes by 3 raters, 2.8 for each example" in data.notes
+    )
+    plain = load("table", consensus="majority", **options)
+    assert plain.train.targets is None
+    assert plain.train.labels.tolist() == [1, 0, 1]
+    believing = load("table", consensus="dawid-skene", **options)
+    digests = {SOURCES["table"](consensus=by, **options).digest() for by in CONSENSUSES}
+    assert len(digests) == 3
+    assert believing.train.targets.sum(1).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_votes_of_a_table_that_are_not_sound(tmp_path):
+    rows = [*VOTED, ("img/4.png", "", "", "", "train")]
+    path = csv(tmp_path, rows, header=VOTERS)
+    options = {"path": path, "votes": ("ann", "bob", "eve")}
+    with pytest.raises(DataError, match=r"row 6: expected a vote in ann, bob, eve, got none"):
+        load("table", **options)
+    data = load("table", on_error="skip", **options)
+    assert data.train.labels.tolist() == [1, 0, 1]
+    assert len(data.skipped) == 1
+    with pytest.raises(DataError, match="expected a column 'joe'"):
+        load("table", path=path, votes=("ann", "joe"))
+    with pytest.raises(DataError, match="expected images with votes, got none"):
+        load("table", path=csv(tmp_path, rows[-1:], header=VOTERS), votes=("ann",), on_error="skip")
+    with pytest.raises(ConfigError, match="raters: expected a column for each of 1"):
+        load("table", path=path, votes=("ann",), raters=("bob", "eve"))
+
+
+COUNTED = [
+    ("img/0.png", "1", "3", "", "train"),
+    ("img/1.png", "4", "0", "0", "train"),
+    ("img/2.png", "0", "2", "2.0", "train"),
+    ("img/3.png", "0", "0", "1", "test"),
+]
+
+
+def test_a_table_of_counts(tmp_path):
+    path = csv(tmp_path, COUNTED, header="path,bee,ant,cow,split")
+    data = load("table", path=path, vote_counts=("bee", "ant", "cow"))
+    assert data.classes == ("bee", "ant", "cow")
+    expected = torch.tensor([[0.25, 0.75, 0], [1, 0, 0], [0, 0.5, 0.5]])
+    torch.testing.assert_close(data.train.targets, expected)
+    assert data.train.labels.tolist() == [1, 0, 1]
+    assert data.test.labels.tolist() == [2]
+    assert "labels are the soft consensus of 13 votes, 3.2 for each example" in data.notes
+    plain = load("table", path=path, vote_counts=("bee", "ant", "cow"), consensus="majority")
+    assert plain.train.targets is None
+    assert plain.train.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("many", "row 6: cow: expected a count of votes, got 'many'"),
+        ("-1", "row 6: cow: expected a count of votes, got '-1'"),
+        ("0.5", "row 6: cow: expected a count of votes, got '0.5'"),
+        ("nan", "row 6: cow: expected a count of votes, got 'nan'"),
+        ("inf", "row 6: cow: expected a count of votes, got 'inf'"),
+        ("0", "row 6: expected a vote in bee, ant, cow, got none"),
+    ],
+)
+def test_counts_that_are_none(tmp_path, value, message):
+    rows = [*COUNTED, ("img/4.png", "0", "", value, "train")]
+    options = {"path": csv(tmp_path, rows, header="path,bee,ant,cow,split")}
+    options |= {"vote_counts": ("bee", "ant", "cow")}
+    with pytest.raises(DataError, match=message):
+        load("table", **options)
+    assert load("table", on_error="skip", **options).train.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"votes": ("a",)}, "votes must be left out where there are vote_counts"),
+        ({"consensus": "dawid-skene"}, "which do not say who gave which vote"),
+        ({"vote_counts": ("bee",)}, "a column for each of at least two classes, got bee"),
+        ({"vote_counts": ("bee", "ant", "bee")}, "at least two classes, got bee, ant, bee"),
+        ({"candidate_separator": "|"}, "candidate_separator must be left out"),
+    ],
+)
+def test_settings_of_counts_that_do_not_fit(tmp_path, options, message):
+    path = csv(tmp_path, COUNTED, header="path,bee,ant,cow,split")
+    with pytest.raises(ConfigError, match=message):
+        load("table", **({"path": path, "vote_counts": ("bee", "ant")} | options))

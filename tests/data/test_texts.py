@@ -169,7 +169,7 @@ class TestVotes:
         )
         assert data.test.labels.tolist() == [2, 0]
         assert data.test.targets is None
-        assert "the soft consensus of 13 votes by 3 raters, 2.6 for each text" in data.notes[-2]
+        assert "the soft consensus of 13 votes by 3 raters, 2.6 for each example" in data.notes[-2]
 
     def test_a_majority_is_labels(self, table):
         data = load(table(self.ROWS, self.NAMES), votes=self.VOTES, consensus="majority")
@@ -199,6 +199,21 @@ class TestVotes:
         # Unless it is told, one of the last two columns seems always right, and the other wrong.
         assert found is named
         assert data.train.targets.dtype is torch.float32
+
+    def test_counts(self, table):
+        rows = [
+            ("a fine film", "0", "3", "train", "good"),
+            ("dull", "2", "1", "train", "bad"),
+            ("splendid", "1", "4", "test", "good"),
+            ("a bore", "1", "4", "test", "bad"),
+        ]
+        names = ("text", "bad", "good", "split", "true")
+        data = load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
+        torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
+        assert data.test.labels.tolist() == [1, 0]
+        rows[0] = (*rows[0][:-1], "fair")
+        with pytest.raises(DataError, match="row 2: expected .* got 'fair'"):
+            load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
 
     def test_a_text_without_a_vote(self, table):
         rows = [*self.ROWS, ("hm", "", "", "", "train", "bad")]

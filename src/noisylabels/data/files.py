@@ -27,7 +27,9 @@ from noisylabels.data.tables import (
     read_text,
     read_values,
 )
+from noisylabels.data.voting import Voting
 from noisylabels.errors import DataError
+from noisylabels.votes import Consensus
 
 NO_PHOTOGRAPHS = frozenset(
     # Without a decoder, with the help of another program only, or moving pictures.
@@ -76,7 +78,7 @@ TEST_NAMES = ("test", "testing", "val", "valid", "validate", "validation", "eval
 PART_NAMES = (*TRAIN_NAMES, *TEST_NAMES, "holdout")
 """First words of folders that hold a part of a set, not a class."""
 
-Entry = tuple[str, str, object, bool]
+Entry = tuple[str, str, Any, bool]
 """Place for people, path relative to the root, label as it stands, whether it is a test example."""
 
 
@@ -228,6 +230,15 @@ class Table(SplittableImageSource):
             numbers where all of them are whole.
         candidate_separator: What stands between the candidates where a row may have several labels,
             such as ``"|"`` for ``cat|dog``; by default a row has one label, whatever is in it.
+        votes: Columns of labels by one rater each, empty where a rater gave none; they take the
+            place of the label column. None by default.
+        raters: Columns of who gave each of the votes, where that differs from row to row; by
+            default each column of votes is one rater's.
+        vote_counts: In place of votes, a column for each class, named as the class, of how many
+            gave it. None by default.
+        consensus: What becomes of the votes: ``"soft"`` learns their shares, ``"majority"`` the
+            commonest, and ``"dawid-skene"`` the classes' probabilities by the raters' estimated
+            reliability, see ``noisylabels.votes``.
         on_error: ``"raise"`` stops at the first bad row; ``"skip"`` leaves bad ones out, counts
             them and lists them in the run folder.
         test_share: Share of the examples that become the test set, in (0, 1); 0.2 by default. Only
@@ -247,6 +258,25 @@ class Table(SplittableImageSource):
     split_column: str | None = None
     labels: LabelKind = "auto"
     candidate_separator: str | None = None
+    votes: tuple[str, ...] = ()
+    raters: tuple[str, ...] = ()
+    vote_counts: tuple[str, ...] = ()
+    consensus: Consensus = "soft"
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ConfigError: The settings of votes do not fit each other.
+        """
+        super().__post_init__()
+        _ = self._voting
+
+    @property
+    def _voting(self) -> Voting:
+        return Voting(
+            self.votes, self.raters, self.vote_counts, self.consensus, self.candidate_separator
+        )
 
     @property
     def where(self) -> Path:
@@ -295,25 +325,35 @@ class Table(SplittableImageSource):
         if other:
             report.note(f"rows of another split than train and {test}, left out: {other}")
         return _make_manifest(
-            root, entries, None, report, self.path, self.labels, self.candidate_separator
+            root,
+            entries,
+            None,
+            report,
+            self.path,
+            self.labels,
+            self.candidate_separator,
+            self._voting,
         )
 
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values."""
         # What they lead to, the labels and the split, is hashed.
         own = ("path_column", "label_column", "split_column", "labels", "candidate_separator")
-        return {key: value for key, value in super().identity().items() if key not in own}
+        voting = ("votes", "raters", "vote_counts", "consensus")
+        return {k: value for k, value in super().identity().items() if k not in own + voting}
 
     def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
         numbered: Iterable[tuple[int, Mapping[str, Any]]]
+        voting = self._voting
+        labels = voting.columns or (self.label_column,)
         if self.path.suffix.lower() in LISTS:
             names = [self.path_column, self.label_column]
             numbered = read_list(self.path, names)
         else:
-            columns = (self.path_column, self.label_column, self.split_column or SPLIT)
+            columns = (self.path_column, *labels, self.split_column or SPLIT)
             names, numbered = read_table(self.path, columns, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
-        for column in (self.path_column, self.label_column, self.split_column):
+        for column in (self.path_column, *labels, self.split_column):
             if column is not None and column not in names:
                 raise DataError(
                     f"{self.path}: expected a column {column!r}, got {', '.join(map(repr, names))} "
@@ -321,7 +361,8 @@ class Table(SplittableImageSource):
                     f"path_column and label_column name other ones)"
                 )
         for row, values in numbered:
-            label, split = values[self.label_column], values.get(self.split_column or SPLIT)
+            label = voting.read(values) if voting else values[self.label_column]
+            split = values.get(self.split_column or SPLIT)
             yield (
                 f"{self.path}: row {row}",
                 str(values[self.path_column] or "").strip(),
@@ -707,6 +748,7 @@ def _make_manifest(
     where: Path | None = None,
     kind: LabelKind = "auto",
     separator: str | None = None,
+    voting: Voting | None = None,
 ) -> Manifest:
     """Check that every file is there, and number the labels."""
     where = where or root
@@ -734,14 +776,16 @@ def _make_manifest(
         present.append(entry)
     if not present:
         raise DataError(f"{where}: expected images, got none")
-    labels, sets, names, sound = encode_candidates(
-        [entry[2] for entry in present],
-        [entry[0] for entry in present],
-        classes,
-        report,
-        kind,
-        separator,
-    )
+    given, places = [entry[2] for entry in present], [entry[0] for entry in present]
+    if voting:
+        voted = voting.encode(given, places, report, kind)
+        labels, targets, names, sound = voted.given, voted.targets, voted.classes, voted.sound
+        if not len(labels):
+            raise DataError(f"{where}: expected images with votes, got none")
+    else:
+        labels, targets, names, sound = encode_candidates(
+            given, places, classes, report, kind, separator
+        )
     chosen = sound.numpy()
     images = ImagePaths(
         root,
@@ -749,7 +793,7 @@ def _make_manifest(
         origins=np.array([entry[0] for entry in present])[chosen],
     )
     test = torch.tensor([entry[3] for entry in present])[sound]
-    return Manifest(images, labels, test, names, report, targets=sets)
+    return Manifest(images, labels, test, names, report, targets=targets)
 
 
 def _folder(path: Path) -> Path:

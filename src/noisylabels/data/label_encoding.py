@@ -166,12 +166,15 @@ def encode_candidates(
 
 
 def several(sets: Tensor | None) -> Tensor | None:
-    """Return sets of candidates where one has more than one, else None: they are plain labels.
+    """Return what test examples have beside labels: sets of candidates, where one has several.
 
     Args:
-        sets: The sets of a part of the data, bool, of shape (N, K); None where it has none.
+        sets: The sets of a part of the data, bool, of shape (N, K), or class probabilities; None
+            where it has neither.
     """
-    return sets if sets is not None and bool((sets.sum(1) > 1).any()) else None
+    if sets is None or sets.is_floating_point():
+        return None
+    return sets if bool((sets.sum(1) > 1).any()) else None
 
 
 def note_lookalikes(classes: Sequence[str], report: LoadReport) -> None:

@@ -13,43 +13,17 @@ from torch import Tensor
 
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
-from noisylabels.data.label_encoding import (
-    LabelKind,
-    encode_candidates,
-    encode_labels,
-    note_empty,
-    several,
-)
+from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
 from noisylabels.data.source import Facts, SplittableSource
 from noisylabels.data.tables import read_table
-from noisylabels.errors import ConfigError, DataError, check_choice
-from noisylabels.votes import CONSENSUSES, Consensus, consensus
+from noisylabels.data.voting import Encoded, Voting
+from noisylabels.errors import ConfigError, DataError
+from noisylabels.votes import Consensus
 
 SPLIT = "split"
 Row = tuple[str, str, Any, object, str]
 """Place, text, label (or votes), label as a test example, and split."""
 PARTS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """The labels of some rows as numbers; where a row is not sound, the others count for nothing.
-
-    Args:
-        sound: Which rows are sound, bool, of shape (N).
-        classes: The class names.
-        given: Given labels, int64, of shape (N).
-        better: The labels that rows have as test examples, of that shape.
-        targets: What is learnt in place of the given ones, of shape (N, K), if anything is.
-        better_targets: The same of the better ones.
-    """
-
-    sound: Tensor
-    classes: tuple[str, ...]
-    given: Tensor
-    better: Tensor
-    targets: Tensor | None = None
-    better_targets: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +47,8 @@ class Text(SplittableSource):
             place of the label column. None by default.
         raters: Columns of who gave each of the votes, where that differs from row to row; by
             default each column of votes is one rater's.
+        vote_counts: In place of votes, a column for each class, named as the class, of how many
+            gave it. None by default.
         consensus: What becomes of the votes: ``"soft"`` learns their shares, ``"majority"`` the
             commonest, and ``"dawid-skene"`` the classes' probabilities by the raters' estimated
             reliability, see ``noisylabels.votes``.
@@ -92,6 +68,7 @@ class Text(SplittableSource):
     candidate_separator: str | None = None
     votes: tuple[str, ...] = ()
     raters: tuple[str, ...] = ()
+    vote_counts: tuple[str, ...] = ()
     consensus: Consensus = "soft"
 
     @property
@@ -120,13 +97,10 @@ class Text(SplittableSource):
         if not rows:
             raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         places = [place for place, *_ in rows]
-        encode = self._encode_votes if self.votes else self._encode
-        encoded = encode(rows, places, report)
-        if not bool(encoded.sound.all()):
-            # A row counts only with both of its labels.
-            rows = [row for row, keep in zip(rows, encoded.sound.tolist(), strict=True) if keep]
-            places = [place for place, *_ in rows]
-            encoded = encode(rows, places, report)
+        encoded = self._encode(rows, places, report)
+        rows = [row for row, keep in zip(rows, encoded.sound.tolist(), strict=True) if keep]
+        if not rows:
+            raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         classes = encoded.classes
         test = torch.tensor([split == "test" for *_, split in rows])
         if not self.has_test_set:
@@ -158,76 +132,39 @@ class Text(SplittableSource):
             test_is_given=not self.has_test_set and self.test_label_column is None,
         )
 
-    def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> _Encoded:
-        """Encode labels, or sets of candidates."""
-        both = [label for _, _, label, _, _ in rows] + [better for *_, better, _ in rows]
-        numbers, sets, classes, sound = encode_candidates(
-            both, places * 2, None, report, self.labels, self.candidate_separator
+    def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> Encoded:
+        """Encode labels, sets of candidates or votes."""
+        given, better = [label for _, _, label, _, _ in rows], [last for *_, last, _ in rows]
+        if voting := self._voting:
+            known = None if self.test_label_column is None else better
+            return voting.encode(given, places, report, self.labels, known)
+        numbers, sets, classes, good = encode_candidates(
+            given + better, places * 2, None, report, self.labels, self.candidate_separator
         )
-        whole = sound[: len(rows)] & sound[len(rows) :]
-        if not bool(whole.all()):
-            return _Encoded(whole, classes, numbers, numbers)
-        given, better = numbers[: len(rows)], numbers[len(rows) :]
-        own, others = (None, None) if sets is None else (sets[: len(rows)], sets[len(rows) :])
-        return _Encoded(whole, classes, given, better, own, others)
-
-    def _encode_votes(self, rows: list[Row], places: list[str], report: LoadReport) -> _Encoded:
-        """Encode labels that several people have given."""
-        given = [
-            (row, column, who, vote)
-            for row, (_, _, votes, _, _) in enumerate(rows)
-            for column, (who, vote) in enumerate(votes)
-            if vote not in (None, "")
-        ]
-        betters = [] if self.test_label_column is None else [better for *_, better, _ in rows]
-        numbers, classes, good = encode_labels(
-            [vote for *_, vote in given] + betters,
-            [f"{places[row]}: {self.votes[rater]}" for row, rater, *_ in given]
-            + (places if betters else []),
-            None,
-            report,
-            self.labels,
-        )
-        sound = torch.ones(len(rows), dtype=torch.bool)
-        sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
-            False
-        )
-        if betters:
-            sound &= good[len(given) :]
-        voted = torch.zeros(len(rows), dtype=torch.bool)
-        voted[[row for row, *_ in given]] = True
-        for row in (~voted).nonzero().squeeze(1).tolist():
-            report.reject(places[row], f"expected a vote in {', '.join(self.votes)}, got none")
-        sound &= voted
+        count = len(rows)
+        # A row counts only with both of its labels.
+        sound = good[:count] & good[count:]
         if not bool(sound.all()):
-            return _Encoded(sound, classes, numbers, numbers)
-        numbered: dict[object, int] = {}
-        votes, raters = torch.full((2, len(rows), len(self.votes)), -1).unbind()
-        index = torch.tensor([(row, column) for row, column, *_ in given]).T
-        votes[*index] = numbers[: len(given)]
-        raters[*index] = torch.tensor(
-            [numbered.setdefault(who, len(numbered)) for _, _, who, _ in given]
+            kept = sound.nonzero().squeeze(1).tolist()
+            rest = self._encode([rows[row] for row in kept], [places[row] for row in kept], report)
+            return dataclasses.replace(rest, sound=sound)
+        own, others = (None, None) if sets is None else (sets[:count], sets[count:])
+        return Encoded(sound, classes, numbers[:count], numbers[count:], own, others)
+
+    @property
+    def _voting(self) -> Voting:
+        return Voting(
+            self.votes, self.raters, self.vote_counts, self.consensus, self.candidate_separator
         )
-        shares = consensus(
-            votes, num_classes=len(classes), by=self.consensus, raters=raters.clamp(min=0)
-        )
-        labels = shares.argmax(1)
-        report.note(
-            f"labels are the {self.consensus} consensus of {len(given)} votes by {len(numbered)} "
-            f"raters, {len(given) / len(rows):.1f} for each text"
-        )
-        better = numbers[len(given) :] if betters else labels
-        targets = None if self.consensus == "majority" else shares
-        return _Encoded(sound, classes, labels, better, targets)
 
     @cached_property
     def _rows(self) -> list[Row]:
         return list(self._read())
 
     def _read(self) -> Iterator[Row]:
-        single = () if self.votes else (self.label_column,)
-        several = (*self.votes, *self.raters)
-        wanted = (self.text_column, *single, *several, self.split_column, self.test_label_column)
+        voting = self._voting
+        labels = voting.columns or (self.label_column,)
+        wanted = (self.text_column, *labels, self.split_column, self.test_label_column)
         names, numbered = read_table(
             self.path,
             filter(None, (*wanted, SPLIT)),
@@ -241,10 +178,7 @@ class Text(SplittableSource):
                     f"(text_column and label_column name other ones)"
                 )
         for row, values in numbered:
-            # A rater, by default its column, and a vote.
-            named = [values[name] for name in self.raters] or list(self.votes)
-            own = [(rater, values[name]) for rater, name in zip(named, self.votes, strict=True)]
-            label = own if self.votes else values[self.label_column]
+            label = voting.read(values) if voting else values[self.label_column]
             better = values[self.test_label_column] if self.test_label_column else label
             split = str(values.get(self.split_column or SPLIT) or "").strip().lower()
             text = values[self.text_column]
@@ -269,14 +203,8 @@ class Text(SplittableSource):
         super().__post_init__()
         if self.path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
             raise ConfigError(f"{self.path}: expected a .csv, .tsv or .parquet file of texts")
-        if self.raters and len(self.raters) != len(self.votes):
-            raise ConfigError(
-                f"raters: expected a column for each of {len(self.votes)} columns of votes, got "
-                f"{len(self.raters)}"
-            )
-        check_choice("consensus", self.consensus, CONSENSUSES)
-        if self.candidate_separator is not None and self.votes:
-            raise ConfigError("candidate_separator must be left out where there are votes")
+        # Which refuses what does not fit.
+        _ = self._voting
 
 
 def _examples(

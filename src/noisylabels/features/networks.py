@@ -181,7 +181,8 @@ class Resized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize images, float of shape (N, 1 or 3, height, width), and run the network."""
-        return self.network(resize(images, self.size))  # type: ignore[no-any-return]
+        resized = resize(images, self.size).contiguous(memory_format=_layout(images))
+        return self.network(resized)  # type: ignore[no-any-return]
 
 
 class Preprocessed(nn.Module):
@@ -213,7 +214,15 @@ class Preprocessed(nn.Module):
         # As Pillow has it: overshoots of the bicubic kernel are no colours. In place: to allocate
         # memory for each step takes longer than the arithmetic.
         normalised = resized.clamp(0, self.highest).sub_(self.mean).div_(self.std)
-        return self.network(normalised)  # type: ignore[no-any-return]
+        # Convolutions that have to turn them by themselves take a tenth longer.
+        turned = normalised.contiguous(memory_format=_layout(images))
+        return self.network(turned)  # type: ignore[no-any-return]
+
+
+def _layout(images: Tensor) -> torch.memory_format:
+    """Return the memory format that images are in."""
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def resize(images: Tensor, size: int) -> Tensor:

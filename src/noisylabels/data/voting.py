@@ -1,0 +1,256 @@
+"""Rows of a table that several people have labelled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisylabels.data.examples import LoadReport
+from noisylabels.data.label_encoding import LabelKind, encode_labels
+from noisylabels.errors import ConfigError, check_choice
+from noisylabels.votes import CONSENSUSES, Consensus, consensus
+
+Ballot = tuple[tuple[object, object], ...]
+"""Of each column who gave a vote, and the vote; or the class, and how many gave it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The labels of the rows that are sound, as numbers.
+
+    Args:
+        sound: Which rows are, bool, of the shape of all rows.
+        classes: The class names.
+        given: Given labels, int64, of shape (N).
+        better: The labels that rows have as test examples, of that shape.
+        targets: What is learnt in place of the given ones, of shape (N, K), if anything is.
+        better_targets: The same of the better ones.
+    """
+
+    sound: Tensor
+    classes: tuple[str, ...]
+    given: Tensor
+    better: Tensor
+    targets: Tensor | None = None
+    better_targets: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Which columns hold votes, and what becomes of them.
+
+    Args:
+        votes: Columns of labels by one rater each, empty where a rater gave none.
+        raters: Columns of who gave each of the votes; by default each column is one rater's.
+        counts: In place of both, a column for each class, of how many gave it.
+        consensus: What becomes of the votes, see ``noisylabels.votes``.
+        separator: What stands between the candidates of a set, which votes are not.
+
+    Raises:
+        ConfigError: The settings do not fit each other.
+    """
+
+    votes: tuple[str, ...]
+    raters: tuple[str, ...]
+    counts: tuple[str, ...]
+    consensus: Consensus
+    separator: str | None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.votes and self.counts:
+            raise ConfigError("votes must be left out where there are vote_counts")
+        if self.raters and len(self.raters) != len(self.votes):
+            raise ConfigError(
+                f"raters: expected a column for each of {len(self.votes)} columns of votes, got "
+                f"{len(self.raters)}"
+            )
+        check_choice("consensus", self.consensus, CONSENSUSES)
+        if self.counts and self.consensus == "dawid-skene":
+            raise ConfigError(
+                "consensus must be 'soft' or 'majority' with vote_counts, which do not say who "
+                "gave which vote; got 'dawid-skene'"
+            )
+        if len(set(self.counts)) == 1 or len(set(self.counts)) != len(self.counts):
+            raise ConfigError(
+                f"vote_counts: expected a column for each of at least two classes, got "
+                f"{', '.join(self.counts)}"
+            )
+        if self.separator is not None and self:
+            raise ConfigError("candidate_separator must be left out where there are votes")
+
+    def __bool__(self) -> bool:
+        """Whether there are votes."""
+        return bool(self.votes or self.counts)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return (*self.votes, *self.raters, *self.counts)
+
+    def read(self, values: Mapping[str, Any]) -> Ballot:
+        """Return a row's votes.
+
+        Args:
+            values: The row, by column.
+        """
+        columns = self.votes or self.counts
+        named = [values[name] for name in self.raters] or columns
+        return tuple((who, values[name]) for who, name in zip(named, columns, strict=True))
+
+    def encode(
+        self,
+        ballots: Sequence[Ballot],
+        places: Sequence[str],
+        report: LoadReport,
+        kind: LabelKind,
+        better: Sequence[object] | None = None,
+    ) -> Encoded:
+        """Turn votes into class numbers, and probabilities where these are learnt.
+
+        Args:
+            ballots: The votes of each row.
+            places: Where each row is, for messages.
+            report: Takes what is skipped.
+            kind: As for :func:`noisylabels.data.label_encoding.encode_labels`.
+            better: The labels that rows have as test examples; by default the consensus.
+
+        Returns:
+            The rows that are sound.
+
+        Raises:
+            DataError: A vote is no label or a row has none, and bad rows are not to be skipped.
+        """
+        encode = self._encode_counts if self.counts else self._encode_votes
+        return encode(ballots, places, report, kind, [] if better is None else list(better))
+
+    def _encode_votes(
+        self,
+        ballots: Sequence[Ballot],
+        places: Sequence[str],
+        report: LoadReport,
+        kind: LabelKind,
+        better: list[object],
+    ) -> Encoded:
+        given = [
+            (row, column, who, vote)
+            for row, ballot in enumerate(ballots)
+            for column, (who, vote) in enumerate(ballot)
+            if vote not in (None, "")
+        ]
+        numbers, classes, good = encode_labels(
+            [vote for *_, vote in given] + better,
+            [f"{places[row]}: {self.votes[column]}" for row, column, *_ in given]
+            + (list(places) if better else []),
+            None,
+            report,
+            kind,
+        )
+        sound = torch.ones(len(ballots), dtype=torch.bool)
+        sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
+            False
+        )
+        if better:
+            sound &= good[len(given) :]
+        sound &= self._have_votes({row for row, *_ in given}, places, report)
+        if not bool(sound.all()):
+            return self._again(sound, ballots, places, report, kind, better)
+        numbered: dict[object, int] = {}
+        votes, raters = torch.full((2, len(ballots), len(self.votes)), -1).unbind()
+        index = torch.tensor([(row, column) for row, column, *_ in given]).T
+        votes[*index] = numbers[: len(given)]
+        raters[*index] = torch.tensor(
+            [numbered.setdefault(who, len(numbered)) for _, _, who, _ in given]
+        )
+        shares = consensus(
+            votes, num_classes=len(classes), by=self.consensus, raters=raters.clamp(min=0)
+        )
+        self._note(len(given), len(ballots), f" by {len(numbered)} raters", report)
+        return self._encoded(sound, classes, shares, numbers[len(given) :] if better else None)
+
+    def _encode_counts(
+        self,
+        ballots: Sequence[Ballot],
+        places: Sequence[str],
+        report: LoadReport,
+        kind: LabelKind,
+        better: list[object],
+    ) -> Encoded:
+        counts = torch.zeros(len(ballots), len(self.counts), dtype=torch.float64)
+        sound = torch.ones(len(ballots), dtype=torch.bool)
+        for row, ballot in enumerate(ballots):
+            for column, (name, value) in enumerate(ballot):
+                count = _count(value)
+                if count is None:
+                    report.reject(
+                        f"{places[row]}: {name}", f"expected a count of votes, got {value!r}"
+                    )
+                    sound[row] = False
+                    break
+                counts[row, column] = count
+        voted = {row for row in range(len(ballots)) if not sound[row] or bool(counts[row].any())}
+        sound &= self._have_votes(voted, places, report)
+        numbers = None
+        if better:
+            numbers, _, good = encode_labels(better, places, self.counts, report, "names")
+            sound &= good
+        if not bool(sound.all()):
+            return self._again(sound, ballots, places, report, kind, better)
+        self._note(int(counts.sum()), len(ballots), "", report)
+        shares = (counts / counts.sum(1, keepdim=True)).float()
+        return self._encoded(sound, self.counts, shares, numbers)
+
+    def _have_votes(self, voted: set[int], places: Sequence[str], report: LoadReport) -> Tensor:
+        """Refuse rows that nobody has labelled."""
+        columns = ", ".join(self.votes or self.counts)
+        for row in sorted(set(range(len(places))) - voted):
+            report.reject(places[row], f"expected a vote in {columns}, got none")
+        return torch.tensor([row in voted for row in range(len(places))], dtype=torch.bool)
+
+    def _again(
+        self,
+        sound: Tensor,
+        ballots: Sequence[Ballot],
+        places: Sequence[str],
+        report: LoadReport,
+        kind: LabelKind,
+        better: list[object],
+    ) -> Encoded:
+        """Encode the rows that are sound, by themselves: they may have fewer classes."""
+        kept = sound.nonzero().squeeze(1).tolist()
+        if not kept:
+            none = torch.zeros(0, dtype=torch.int64)
+            return Encoded(sound, (), none, none)
+        rest = self.encode(
+            [ballots[row] for row in kept],
+            [places[row] for row in kept],
+            report,
+            kind,
+            [better[row] for row in kept] if better else None,
+        )
+        return Encoded(sound, rest.classes, rest.given, rest.better, rest.targets)
+
+    def _encoded(
+        self, sound: Tensor, classes: tuple[str, ...], shares: Tensor, better: Tensor | None
+    ) -> Encoded:
+        labels = shares.argmax(1)
+        targets = None if self.consensus == "majority" else shares
+        return Encoded(sound, classes, labels, labels if better is None else better, targets)
+
+    def _note(self, votes: int, rows: int, whose: str, report: LoadReport) -> None:
+        report.note(
+            f"labels are the {self.consensus} consensus of {votes} votes{whose}, "
+            f"{votes / rows:.1f} for each example"
+        )
+
+
+def _count(value: object) -> int | None:
+    if value in (None, ""):
+        return 0
+    try:
+        count = float(str(value))
+    except ValueError:
+        return None
+    return int(count) if count >= 0 and count.is_integer() else None
