@@ -47,8 +47,8 @@ UNTOLD_CALLS = 1000
 """After so many calls a loss with schedules warns if it was never told the progress."""
 TAKE_OFF = 0.98
 """Share of the greatest entropy to which predictions' falls when a network begins to learn."""
-LATEST = 0.15
-"""Progress by which a network has begun to learn, or q moves without it."""
+EARLY, LATEST = 0.05, 0.15
+"""Progress up to which learning began early, and by which it has begun, or q moves without it."""
 NEWEST = 0.1
 """Weight of the newest batch in the mean that the take-off is seen by."""
 FEWEST_EXAMPLES = 8
@@ -1039,12 +1039,12 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
     epoch by the share of its calls): from the next progress that is told, q is on a line to
     ``q_end`` at 1, which at :math:`a` starts at
 
-    .. math:: q_a = q_\text{start} \, \min\Bigl(1, \frac{\log 10}{\log K}\Bigr)^2
-        \max\Bigl(0, 1 - \frac{a}{\text{LATEST}}\Bigr).
+    .. math:: q_a = q_\text{start} \, \min\Bigl(1, \frac{10}{K}\Bigr) \min\Bigl(1,
+        \max\Bigl(0, \frac{\text{LATEST} - a}{\text{LATEST} - \text{EARLY}}\Bigr)\Bigr).
 
-    So a network that began at once, for which training is long, goes on robustly, and one that
-    took its time goes on fitting; where nothing is seen to begin by ``LATEST``, q moves from 0 at
-    that progress. The middle factor is for more than ten classes, of which labels at chance have
+    So a network that began early, for which training is long, goes on robustly, and one that took
+    its time goes on fitting; where nothing is seen to begin by ``LATEST``, q moves from 0 at that
+    progress. The middle factor is for more than ten classes, where labels at chance have
     :math:`K^{-q}` of cross entropy's pull.
 
     What it has seen is part of its state. Only calls count whose logits want a gradient; until the
@@ -1066,8 +1066,8 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         ...     _ = loss(logits, torch.tensor([0]))
         ...     print(f"{loss.q:.2f}")
         0.00
-        0.20
-        0.34
+        0.40
+        0.52
 
     References:
         This project's own; ``docs/losses/adaptive.md`` has what it was compared with.
@@ -1081,7 +1081,7 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         self,
         weight: Tensor | None = None,
         *,
-        q_start: float = 0.6,
+        q_start: float = 0.8,
         q_end: float = 1.5,
         lambda_end: float = 1.0,
         **options: Unpack[LossOptions],
@@ -1110,7 +1110,8 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
 
     def _line(self) -> tuple[float, float]:
         began = LATEST if self.began is None else self.began
-        start = self.q_start * self._seen.scale * max(0.0, 1 - began / LATEST)
+        lateness = min(1.0, max(0.0, (began - EARLY) / (LATEST - EARLY)))
+        start = self.q_start * self._seen.scale * (1 - lateness)
         return start, max(0.0, (self.progress - began) / (1 - began))
 
     def _moved(self, before: float) -> None:
@@ -1138,8 +1139,7 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         seen.entropy += (entropy - seen.entropy) * max(1 / seen.counted, NEWEST)
         if seen.entropy <= TAKE_OFF:
             seen.taken = seen.calls
-            classes = input.shape[0 if input.ndim == 1 else 1]
-            seen.scale = (math.log(10) / math.log(max(10, classes))) ** 2
+            seen.scale = min(1.0, 10 / input.shape[0 if input.ndim == 1 else 1])
 
 
 class _Balanced(Loss):
