@@ -723,8 +723,8 @@ def _fit(command: Fit) -> None:
             minutes=command.minutes,
             say=say,
         )
-        runs = len(recipe.runs) + 1
-        epochs = sum(run.epochs for run in recipe.runs) + recipe.runs[0].epochs
+        runs = len(recipe) + 1
+        epochs = sum(run.epochs for run in recipe) + recipe[0].epochs
         with Display(runs=runs, epochs=epochs, console=Console(stderr=True)) as display:
             made = fitting.fit(recipe, command.out / "runs", [display], say)
         found = audit.judge(audit.read([made.folder]))

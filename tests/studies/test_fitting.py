@@ -46,24 +46,24 @@ def backbone(tmp_path):
 def test_what_is_chosen_for_each_kind_of_data(photos, backbone, tmp_path):
     said = []
     images = recommend(spec.parse(str(photos)), **backbone, say=said.append)
-    assert {run.features.name for run in images.runs} == {"timm"}
-    assert {run.model.name for run in images.runs} == {"linear"}
-    assert [run.loss.parameters["q_start"] for run in images.runs] == [0.6, 0.0]
-    assert {run.validation for run in images.runs} == {0.1}
+    assert {run.features.name for run in images} == {"timm"}
+    assert {run.model.name for run in images} == {"linear"}
+    assert [run.loss.parameters["q_start"] for run in images] == [0.6, 0.0]
+    assert {run.validation for run in images} == {0.1}
     # What is computed comes after why it is.
     assert said[0].startswith("images: frozen features of test_resnet (weights of ")
     assert said[1].startswith("features of 60 images computed")
     # 48 photos are trained on: so few are learnt by heart unless the layer is held back.
-    (decay,) = {run.optimizer.parameters["weight_decay"] for run in images.runs}
+    (decay,) = {run.optimizer.parameters["weight_decay"] for run in images}
     assert 1e-4 < decay < fitting.decay(60, 1280) == 0.3
-    assert {(run.batch_size, run.epochs) for run in images.runs} == {(16, 200)}
+    assert {(run.batch_size, run.epochs) for run in images} == {(16, 200)}
     digits = recommend(spec.parse("digits"))
-    assert {run.model.name for run in digits.runs} == {"mlp"}
+    assert {run.model.name for run in digits} == {"mlp"}
     table = tmp_path / "reviews.csv"
     rows = "".join(f"a {word} film,{word}\n" for word in ("good", "bad") * 20)
     table.write_text(f"text,label\n{rows}")
     texts = recommend(spec.parse(f"text:{table}"))
-    assert {run.features.name for run in texts.runs} == {"tfidf"}
+    assert {run.features.name for run in texts} == {"tfidf"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(ph
         said = []
         (run,) = recommend(
             spec.parse(str(photos)), backbone="no-such-network", minutes=minutes, say=said.append
-        ).runs
+        )
         assert said[0].startswith("no pretrained network (features: ")
         return run.model.parameters["width"], run.epochs
 
@@ -195,7 +195,7 @@ def test_a_network_from_its_first_weights_judges_without_a_choice(photos, monkey
     monkeypatch.setattr(fitting, "check_timm_model", lambda name: None)
     monkeypatch.setattr(fitting, "seconds_per_epoch", lambda made: 1.0)
     jury = fitting.empanel(str(photos), backbone="no-such-network")
-    assert (jury.runs, jury.epochs) == (1, jury.recipe.runs[0].epochs)
+    assert (jury.runs, jury.epochs) == (1, jury.recipe[0].epochs)
     asked = []
     monkeypatch.setattr(
         fitting, "recommend", lambda data, **options: asked.append(options["minutes"])

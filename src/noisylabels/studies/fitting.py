@@ -49,16 +49,9 @@ SCHEDULES = (
 classes or few steps the first can underfit."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What will be trained on a dataset.
-
-    Args:
-        runs: A run for each candidate, with its hold-out; the best one's is made on all data. Where
-            there is one only there is nothing to choose.
-    """
-
-    runs: Sequence[RunConfig]
+Recipe = Sequence[RunConfig]
+"""What will be trained on a dataset: a run for each candidate, with its hold-out, where the best
+one's is made on all data; or one alone, where there is nothing to choose."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +177,7 @@ def _candidates(say: Callable[[str], None], base: dict[str, Any], reason: str) -
         base |= {"optimizer": base["optimizer"] | {"weight_decay": own}}
     runs = [parse(base | {"loss": loss}) for loss in SCHEDULES]
     say(f"{epochs} epochs of {steps} steps")
-    return Recipe(runs)
+    return runs
 
 
 def _from_scratch(
@@ -214,7 +207,7 @@ def _from_scratch(
                 network = f"{model['name']} of width {model['width']}"
                 said = f"{network}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
                 say(f"from its first weights instead: {said}")
-                return Recipe([run.replace(epochs=epochs, validation=HELD_OUT)])
+                return [run.replace(epochs=epochs, validation=HELD_OUT)]
     raise AssertionError("the last of each was taken")
 
 
@@ -242,7 +235,7 @@ def choose(
         StoppedError: SIGINT or SIGTERM came; the same call continues.
     """
     found: list[tuple[float, RunConfig]] = []
-    for run in recipe.runs:
+    for run in recipe:
         folder = RunFolder(train(run, out, callbacks))
         found.append((folder.result()["validation_accuracy"], run))
     accuracy, best = max(found, key=lambda each: each[0])
@@ -299,16 +292,16 @@ class Jury:
     @property
     def runs(self) -> int:
         """How many runs are made."""
-        return (len(self.recipe.runs) if self._chooses else 0) + max(1, self.folds)
+        return (len(self.recipe) if self._chooses else 0) + max(1, self.folds)
 
     @property
     def epochs(self) -> int:
         """How many epochs they take."""
-        return self.runs * self.recipe.runs[0].epochs
+        return self.runs * self.recipe[0].epochs
 
     @property
     def _chooses(self) -> bool:
-        return len(self.recipe.runs) > 1
+        return len(self.recipe) > 1
 
     def train(
         self,
@@ -330,7 +323,7 @@ class Jury:
             ConfigError: The data does not fit.
             StoppedError: SIGINT or SIGTERM came; the same call continues.
         """
-        run = self.recipe.runs[0]
+        run = self.recipe[0]
         if self._chooses:
             run = choose(self.recipe, out, callbacks, say)[0].replace(validation=0.0)
         parts = [f"{fold + 1}/{self.folds}" for fold in range(self.folds)]
@@ -372,7 +365,7 @@ def empanel(
         made = plan(run).config
         what = f"model {made.model.name}, {made.epochs} epochs, loss {made.loss.name}"
         say(f"as {data} says: {what}")
-        return Jury(Recipe([run]), folds)
+        return Jury([run], folds)
     recipe = recommend(
         spec.parse(data),
         backbone=backbone,
