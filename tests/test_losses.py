@@ -1506,6 +1506,20 @@ class TestAdaptive:
         loss.progress = 0.02
         assert 0.01 < loss.began < 0.02
 
+    def test_another_training_is_followed_anew(self):
+        loss = build("adaptive-dal")
+        for progress in (0.0, 0.01):
+            loss.progress = progress
+            self.step(loss, 9.0)
+        assert loss.q > 0
+        loss.progress = 0.0
+        self.step(loss, 0.0)
+        assert (loss.began, loss.q) == (None, 0.0)
+        for progress in (0.01, 0.02):
+            loss.progress = progress
+            self.step(loss, 0.0)
+        assert loss.began is None
+
     def test_a_base_follows_too(self):
         clipped = build("logit-clip", delta=1e6, base="adaptive-dal")
         for progress in (0.0, 0.01):

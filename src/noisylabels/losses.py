@@ -1047,11 +1047,11 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
     progress. The middle factor is for more than ten classes, where labels at chance have
     :math:`K^{-q}` of cross entropy's pull.
 
-    What it has seen is part of its state. Only calls count whose logits want a gradient; until the
-    beginning each of them waits for the device.
+    What it has seen is part of its state, and forgotten where the progress goes back. Only calls
+    count whose logits want a gradient; until the beginning each of them waits for the device.
 
     Args:
-        q_start: Where q goes on with up to ten classes if learning begins at once, at least 0.
+        q_start: Where q goes on with up to ten classes if learning begins early, at least 0.
         q_end: q at progress 1, at least 0; up to 1 there is no bootstrapping.
         lambda_end: Weight of the bootstrapping term at progress 1, at least 0.
 
@@ -1116,11 +1116,13 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
 
     def _moved(self, before: float) -> None:
         seen = self._seen
-        if self.progress <= before:
-            return
-        if self.began is None and seen.taken:
-            self.began = before + (self.progress - before) * seen.taken / seen.calls
-        seen.calls = 0
+        if self.progress < before:
+            # Another training begins.
+            self.began, self._seen = None, _Seen()
+        elif self.progress > before:
+            if self.began is None and seen.taken:
+                self.began = before + (self.progress - before) * seen.taken / seen.calls
+            seen.calls = 0
 
     def _follow(self, input: Tensor) -> None:
         if self.began is not None or self.progress >= LATEST:
