@@ -57,6 +57,21 @@ def test_an_epoch_is_gradient_descent_on_weighed_candidates():
     tiny.assert_same_weights(method, naive)
 
 
+def test_a_memory_weighs_by_the_last_visit():
+    method = METHODS["candidates"](tiny.context("ce"), start=1.0, end=1.0, memory=True)
+    naive, last = tiny.network(0), torch.zeros(len(tiny.labels()), tiny.CLASSES)
+    for epoch in range(3):
+        train_epoch(method, epoch, 3)
+        for batch in batches():
+            p = last[batch.index].softmax(1) * batch.target
+            weights = p / p.sum(1, keepdim=True)
+            logits = naive(batch.input)
+            value = -(weights * logits.log_softmax(1)).sum(1).mean()
+            last[batch.index] = logits.detach()
+            tiny.descend(naive, torch.autograd.grad(value, list(naive.parameters())))
+    tiny.assert_same_weights(method, naive, rtol=1e-4, atol=1e-6)
+
+
 def test_single_descends_on_the_total_probability():
     method = METHODS["single"](tiny.context("gce"))
     train_epoch(method, 0, 1)
@@ -100,7 +115,7 @@ class Stop(Callback):
             raise StoppedError(15, "cut")
 
 
-@pytest.mark.parametrize("method", ["single", "candidates"])
+@pytest.mark.parametrize("method", ["single", "candidates", {"name": "candidates", "memory": True}])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(method, tmp_path, monkeypatch):
     monkeypatch.setattr("noisylabels.run.loop.SECONDS_BETWEEN_SAVES", 0.0)
     run = parse(RUN | {"method": method, "loss": "dal"})

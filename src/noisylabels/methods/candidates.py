@@ -1,6 +1,7 @@
 """Sets of candidates: which of them is the label shows as the network learns."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,9 @@ from torch import Tensor
 from noisylabels.candidates import CandidateLoss
 from noisylabels.data.batches import Batch
 from noisylabels.errors import ConfigError
+from noisylabels.functional import candidate_weights
 from noisylabels.methods.base import Method, MethodContext
+from noisylabels.methods.engine import gather_shares
 
 
 class Candidates(Method):
@@ -23,14 +26,31 @@ class Candidates(Method):
         context: What the method is given; its loss is that of a label.
         start: Sharpness at the beginning, at least 0.
         end: Sharpness at the end, at least 0.
+        memory: Weigh by what was predicted at an example's last visit, all alike at the first: with
+            ``start`` and ``end`` 1 and cross entropy that is PRODEN. The N x K logits are the same
+            in all processes, and part of the checkpoint. By default the present prediction weighs.
 
     Raises:
         ConfigError: A sharpness is out of its range, or class probabilities do not define the loss.
+
+    References:
+        Lv, Xu, Feng, Niu, Geng, Sugiyama, "Progressive Identification of True Labels for
+        Partial-Label Learning", 2020, for the memory. A step that is skipped because it is not
+        finite leaves it as it was.
     """
 
-    def __init__(self, context: MethodContext, *, start: float = 0.0, end: float = 2.0) -> None:
+    def __init__(
+        self,
+        context: MethodContext,
+        *,
+        start: float = 0.0,
+        end: float = 2.0,
+        memory: bool = False,
+    ) -> None:
         self._loss = CandidateLoss(context.loss, start=start, end=end)
         super().__init__(context, networks=1)
+        shape = len(context.task.labels), context.task.num_classes
+        self._last = torch.zeros(shape, device=self.device) if memory else None
 
     def check_target(self, target: Tensor) -> None:
         """Refuse targets that are no sets of candidates.
@@ -52,13 +72,37 @@ class Candidates(Method):
         (network,) = self.networks
         network.train()
 
+        new: list[Tensor] = []
+
         def loss(part: Batch) -> Tensor:
-            value: Tensor = self._loss(network(part.input), part.target)
+            logits = network(part.input)
+            new.append(logits.detach())
+            target = part.target
+            if self._last is not None:
+                past = self._last[part.index.to(self.device)]
+                target = candidate_weights(past, target, sharpness=self._loss.sharpness)
+            value: Tensor = self._loss(logits, target)
             return value
 
         for batch in batches:
-            self.optimize(batch, loss)
+            new.clear()
+            if self.optimize(batch, loss) and self._last is not None:
+                size = self.whole_size(batch)
+                index = gather_shares(self.context.engine, batch.index, size)
+                rows = gather_shares(self.context.engine, torch.cat(new).float(), size)
+                self._last[index.to(self.device)] = rows.to(self.device)
 
     def metrics(self) -> dict[str, float]:
         """Return the sharpness of the present epoch."""
         return {"sharpness": self._loss.sharpness}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state that training changes: tensors and plain values."""
+        memory = {} if self._last is None else {"last": self._last}
+        return super().state_dict() | memory
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        if self._last is not None:
+            self._last.copy_(state["last"])
