@@ -8,16 +8,17 @@ import pytest
 import warm
 
 LOOPS = Path(__file__).parents[1] / "examples" / "loops"
-HEAVY = ("fastai_learner", "keras_model", "timm_train")
-"""Whose libraries alone take seconds to import."""
+MARKS = {"fastai_learner": "slow", "keras_model": "slow", "timm_train": "long"}
+"""Of those whose libraries alone take seconds to import; one starts further processes."""
 NAMES = [path.stem for path in sorted(LOOPS.glob("*.py"))]
 
 
-def slow(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+def marked(name):
+    marks = [getattr(pytest.mark, MARKS[name])] if name in MARKS else []
+    return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", [slow(name) for name in NAMES])
+@pytest.mark.parametrize("name", [marked(name) for name in NAMES])
 def test_a_script_reaches_its_accuracy_and_moves_its_loss(begin, name):
     job = begin((LOOPS / f"{name}.py").read_text(encoding="utf-8"), target=warm.code)
     shown, errors = job.communicate(timeout=300)

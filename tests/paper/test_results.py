@@ -109,6 +109,7 @@ def test_runs_of_other_precision_are_said(made, tmp_path):
     assert "runs computed in different precision: bfloat16, float32" in table.remarks
 
 
+@pytest.mark.long
 def test_curves_are_evaluated_in_every_epoch_and_drawn(tmp_path, capsys):
     words = ["--scale", "digits", "--seeds", "1", "--rows", "ce,dal", "--out", str(tmp_path)]
     assert main(["paper", "figure4", *words, "--epochs", "3"]) == 0
