@@ -178,8 +178,8 @@ RULES: dict[str, Callable[[], Follower]] = {
     "prediction changes": lambda: Held(prediction_changes),
     "mixture of losses": lambda: Held(mixture),
     "gradient alignment": lambda: Held(alignment),
-    "adaptive-dal, q_start lower": lambda: Follower(lower_by(0.2)),
-    "adaptive-dal, q_start higher": lambda: Follower(lower_by(-0.2)),
+    "adaptive-dal, q_start lower": lambda: Follower(off_by(-0.2)),
+    "adaptive-dal, q_start higher": lambda: Follower(off_by(0.2)),
 }
 IN_CELLS = list(RULES)[:9]
 OFF = {"adaptive-dal, q_start lower": "dal 0.4", "adaptive-dal, q_start higher": "dal 0.8"}
@@ -245,10 +245,10 @@ def make(what: tuple[Cell, str, int]) -> Run:
     return run | ({} if began is None else {"began": began})
 
 
-def lower_by(less: float) -> Loss:
-    """Return the adaptive loss with another ``q_start`` than its default."""
+def off_by(change: float) -> Loss:
+    """Return the adaptive loss with a ``q_start`` that is so far off its default."""
     usual = build("adaptive-dal").q_start
-    return build("adaptive-dal", q_start=usual - less)
+    return build("adaptive-dal", q_start=usual + change)
 
 
 def train(cell: Cell, follower: Follower, seed: int, data: Set) -> tuple[float, float | None]:

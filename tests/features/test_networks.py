@@ -93,6 +93,37 @@ def test_resizing_is_pillows():
     assert resize(found, 21) is found
 
 
+# Larger, as large in height, and one of each.
+@pytest.mark.parametrize("size", [71, 51, 50, 40])
+def test_enlarging_is_the_same_filter(size):
+    images = smooth_images(count=4, height=50, width=33).float()
+    options = {"mode": "bicubic", "antialias": True, "align_corners": False}
+    expected = nn.functional.interpolate(images, (size, size), **options)
+    torch.testing.assert_close(resize(images, size), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_enlarging_in_inference_leaves_gradients_possible():
+    images = torch.rand(1, 3, 5, 4)
+    with torch.inference_mode():
+        seen = resize(images, 17)
+    torch.testing.assert_close(resize(images.requires_grad_(), 17), seen)
+    resize(images, 17).sum().backward()
+    assert images.grad.sum().item() == pytest.approx(3 * 17 * 17, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_network_gets_its_images_in_the_format_in_which_they_came(layout):
+    class Look(nn.Module):
+        def forward(self, images):
+            self.strides = images.stride()
+            return images
+
+    network = Look()
+    images = smooth_images(count=2, height=8, width=8).contiguous(memory_format=layout)
+    Preprocessed(Backbone(network, 3, 16, (0.5,) * 3, (0.5,) * 3), 16)(images)
+    assert network.strides == torch.empty(2, 3, 16, 16, memory_format=layout).stride()
+
+
 def test_pixels_are_normalised_in_units_of_one():
     backbone = Backbone(nn.Identity(), 3, 2, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2).expand(1, 3, 2, 2)

@@ -36,10 +36,13 @@ def test_every_cell_is_a_valid_run(name):
         for part in experiment.parts(protocol):
             titles = [row.title for row in part.rows]
             assert len(set(titles)) == len(titles)
+            seen = set()
             for row, column, run in cells(part, protocol):
-                # What a row brings does not depend on what a column brings.
-                if row is not part.rows[0] and column is not part.columns[0]:
+                # Most rows bring the same to every column.
+                brought = {repr(row.changes(column)), repr(column.changes)}
+                if brought <= seen:
                     continue
+                seen |= brought
                 images = {"model": "auto", "augment": "auto", "features": "none"}
                 small = config.parse(run.tables() | images | {"data": "digits"})
                 made = plan(small, trial=False)

@@ -178,19 +178,15 @@ class Voting:
         kind: LabelKind,
         better: list[object],
     ) -> Encoded:
-        counts = torch.zeros(len(ballots), len(self.counts), dtype=torch.float64)
         sound = torch.ones(len(ballots), dtype=torch.bool)
-        for row, ballot in enumerate(ballots):
-            for column, (name, value) in enumerate(ballot):
-                count = _count(value)
-                if count is None:
-                    report.reject(
-                        f"{places[row]}: {name}", f"expected a count of votes, got {value!r}"
-                    )
-                    sound[row] = False
-                    break
-                counts[row, column] = count
-        voted = {row for row in range(len(ballots)) if not sound[row] or bool(counts[row].any())}
+        table = [[_count(value) for _, value in ballot] for ballot in ballots]
+        for row, numbered in enumerate(table):
+            if None in numbered:
+                column = numbered.index(None)
+                name, value = ballots[row][column]
+                report.reject(f"{places[row]}: {name}", f"expected a count of votes, got {value!r}")
+                sound[row] = False
+        voted = {row for row, numbered in enumerate(table) if None in numbered or any(numbered)}
         sound &= self._have_votes(voted, places, report)
         numbers = None
         if better:
@@ -198,6 +194,7 @@ class Voting:
             sound &= good
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
+        counts = torch.tensor(table, dtype=torch.float64)
         self._note(int(counts.sum()), len(ballots), "", report)
         shares = (counts / counts.sum(1, keepdim=True)).float()
         return self._encoded(sound, self.counts, shares, numbers)

@@ -134,8 +134,11 @@ class RobustNetClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 f"{', '.join(f'criterion__{name}' for name in kwargs)}, got a loss that is made: "
                 f"{self.criterion!r}"
             )
-        ours = not isinstance(self.criterion, type) or issubclass(self.criterion, Loss)
-        if isinstance(self.criterion, nn.Module) or not ours:
+        is_class = isinstance(self.criterion, type)
+        if isinstance(self.criterion, nn.Module) or (
+            is_class and not issubclass(self.criterion, Loss)
+        ):
+            # One that is made, or another library's.
             super().initialize_criterion()
         else:
             self.criterion_ = make(self.criterion, kwargs)

@@ -305,6 +305,20 @@ class Method(ABC):
         """Return how many examples a batch has over all processes."""
         return round(len(batch.target) * self.context.engine.world_size / batch.weight)
 
+    def gather(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring together what all processes have found of a batch's examples.
+
+        Args:
+            batch: This process's part of it.
+            rows: One for each of its examples, of shape (n, ...).
+
+        Returns:
+            The examples' indices, int64, of shape (N), and their rows, of shape (N, ...), the same
+            in every process.
+        """
+        size, engine = self.whole_size(batch), self.context.engine
+        return gather_shares(engine, batch.index, size), gather_shares(engine, rows, size)
+
     def settle(self) -> None:
         """Make sure that every step so far was finite.
 

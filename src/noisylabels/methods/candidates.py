@@ -11,7 +11,6 @@ from noisylabels.data.batches import Batch
 from noisylabels.errors import ConfigError
 from noisylabels.functional import candidate_weights
 from noisylabels.methods.base import Method, MethodContext
-from noisylabels.methods.engine import gather_shares
 
 
 class Candidates(Method):
@@ -71,14 +70,12 @@ class Candidates(Method):
         """Train on the batches of an epoch, or on those that are left of it."""
         (network,) = self.networks
         network.train()
-
         new: list[Tensor] = []
 
         def loss(part: Batch) -> Tensor:
-            logits = network(part.input)
-            new.append(logits.detach())
-            target = part.target
+            logits, target = network(part.input), part.target
             if self._last is not None:
+                new.append(logits.detach())
                 past = self._last[part.index.to(self.device)]
                 target = candidate_weights(past, target, sharpness=self._loss.sharpness)
             value: Tensor = self._loss(logits, target)
@@ -87,10 +84,8 @@ class Candidates(Method):
         for batch in batches:
             new.clear()
             if self.optimize(batch, loss) and self._last is not None:
-                size = self.whole_size(batch)
-                index = gather_shares(self.context.engine, batch.index, size)
-                rows = gather_shares(self.context.engine, torch.cat(new).float(), size)
-                self._last[index.to(self.device)] = rows.to(self.device)
+                index, rows = self.gather(batch, torch.cat(new).float())
+                self._last[index.to(self.device)] = rows
 
     def metrics(self) -> dict[str, float]:
         """Return the sharpness of the present epoch."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from noisylabels.data.batches import Batch
 from noisylabels.errors import check_choice, check_range
 from noisylabels.methods.base import Method, MethodContext
-from noisylabels.methods.engine import gather_shares
 from noisylabels.methods.functional import early_learning_penalty, early_learning_targets
 
 
@@ -86,15 +85,9 @@ class EarlyLearningRegularization(Method):
         for batch in batches:
             new.clear()
             if self.optimize(batch, loss):
-                self._remember(batch, torch.cat(new))
-
-    def _remember(self, batch: Batch, targets: Tensor) -> None:
-        """Keep the targets of a batch, those of all processes in each of them."""
-        size = self.whole_size(batch)
-        index = gather_shares(self.context.engine, batch.index, size)
-        rows = gather_shares(self.context.engine, targets, size)
-        place = self._targets.device
-        self._targets[index.to(place)] = rows.to(place, self._targets.dtype)
+                index, rows = self.gather(batch, torch.cat(new))
+                place = self._targets.device
+                self._targets[index.to(place)] = rows.to(place, self._targets.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state that training changes: tensors and plain values."""
