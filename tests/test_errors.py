@@ -58,4 +58,4 @@ def test_a_long_list_of_names_is_cut():
     names = [f"net{number:04}" for number in range(1234)]
     message = errors.unknown("model", "net1200x", names)
     assert message.startswith("unknown model 'net1200x': did you mean 'net1200'? (known: net0000, ")
-    assert message.endswith("net0099, and 1,134 more)")
+    assert message.endswith("net0039, and 1,194 more)")

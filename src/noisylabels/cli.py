@@ -194,10 +194,11 @@ class Features:
     """Compute the frozen features of a run's data, and keep them for every run that wants them.
 
     They lie in $NOISYLABELS_CACHE, or the user's cache folder. More than 10 GiB are never kept:
-    what was not used for longest goes first.
+    what was not used for longest goes first. Any key of the file can be set here too, as in train:
+    --features.size 64.
     """
 
-    config: tyro.conf.Positional[Path | None] = None
+    config: tyro.conf.Positional[str | None] = None
     """A run's TOML file with features; none where features are only deleted."""
     prune: float | None = None
     """Delete kept features, the longest unused first, until at most so many GiB are left."""
@@ -495,12 +496,13 @@ def run(words: Sequence[str]) -> None:
     """
     _check_command(words)
     _check_repetition(words)
+    words = _file_first(words)
     command, spare = tyro.cli(
         Command,
         prog="noisylabels",
         description="Train classifiers on data whose labels are partly wrong. "
         "Also: --version; --debug shows the traceback of an error.",
-        args=_file_first(words),
+        args=words,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         return_unknown_args=True,
     )
@@ -514,7 +516,7 @@ def run(words: Sequence[str]) -> None:
     elif isinstance(command, Export):
         _export(command)
     elif isinstance(command, Features):
-        _features(command)
+        _features(command, overrides)
     elif isinstance(command, Fit):
         _fit(command)
     elif isinstance(command, Sweep):
@@ -569,7 +571,7 @@ def _check_command(words: Sequence[str]) -> None:
 
 def _file_first(words: Sequence[str]) -> list[str]:
     """Put a run's file before its overrides, after which no positional word is looked for."""
-    if words[:1] not in (["train"], ["sweep"], ["tune"]):
+    if words[:1] not in (["train"], ["features"], ["sweep"], ["tune"]):
         return list(words)
     # The file of an option stays where it is.
     valued = options(CLASSES[words[0]], flags=False)
@@ -591,6 +593,7 @@ def _overrides(words: Sequence[str], spare: Sequence[str]) -> list[str]:
     name = " ".join(words[: 2 if COMMANDS.get(words[0]) else 1])
     prefix = {
         "train": "--",
+        "features": "--" if words[1:] and not words[1].startswith("-") else "",
         "sweep": "--",
         "tune": "--",
         "paper": "--",
@@ -680,7 +683,7 @@ def _megabytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def _features(command: Features) -> None:
+def _features(command: Features, overrides: Sequence[str]) -> None:
     from noisylabels.features import cache
     from noisylabels.run import config
     from noisylabels.run.labelling import label
@@ -694,7 +697,7 @@ def _features(command: Features) -> None:
         print(f"deleted {_megabytes(deleted)} of features, {_megabytes(cache.size())} are left")
     if command.config is None:
         return
-    made = plan(config.load(command.config))
+    made = plan(config.load(Path(command.config), overrides))
     if made.features is None or not made.features.freeze:
         raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
     dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
@@ -735,7 +738,7 @@ def _fit(command: Fit) -> None:
         print(sentence)
     for path in files:
         print(path)
-    print(f"to use the model: noisylabels predict {made.folder.path} IMAGES --out predictions.csv")
+    print(f"to use the model: noisylabels predict {made.folder.path} INPUTS --out predictions.csv")
 
 
 def _sweep(command: Sweep, overrides: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ class MissingExtraError(NoisyLabelsError, ImportError):
         super().__init__(f"{package} is not installed: pip install 'noisylabels[{extra}]'")
 
 
-MOST_NAMES = 100
+MOST_NAMES = 40
 """Names that a message lists at most: libraries of networks have more than a thousand."""
 
 

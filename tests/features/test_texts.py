@@ -95,11 +95,18 @@ def test_the_command_computes_vectors_beforehand(reviews, tmp_path, monkeypatch,
     )
     assert main(["features", str(path)]) == 0
     assert capsys.readouterr().out == "200 training and 100 test vectors of 8 numbers\n"
-    monkeypatch.setattr("noisylabels.features.texts.Tfidf.extract", None)
-    assert main(["features", str(path)]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("noisylabels.features.texts.Tfidf.extract", None)
+        assert main(["features", str(path)]) == 0
+    assert main(["features", "--features.dimensions", "5", str(path)]) == 0
+    assert "vectors of 5 numbers" in capsys.readouterr().out
     path.write_text('data = "digits"\n')
     assert main(["features", str(path)]) == 2
     assert "expected frozen features" in capsys.readouterr().err
+    assert main(["features"]) == 2
+    assert "expected a run's TOML file, or --prune GIB" in capsys.readouterr().err
+    assert main(["features", "--prun", "2"]) == 2
+    assert "unknown option of features '--prun': did you mean '--prune'?" in capsys.readouterr().err
 
 
 def test_texts_without_words_and_features_of_another_kind(reviews, tmp_path, digits):

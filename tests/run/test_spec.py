@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from noisylabels.errors import ConfigError
 from noisylabels.run import spec
@@ -75,6 +77,28 @@ def test_what_is_there_says_what_it_is(tmp_path):
     (tmp_path / "a.doc").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a.doc: expected a .csv, .txt, .parquet"):
         spec.parse(str(tmp_path / "a.doc"))
+
+
+def test_a_table_is_what_its_columns_say(tmp_path):
+    columns = {
+        "path": ["a.png"],
+        "text": ["words"],
+        "label": [1],
+        "img": [{"bytes": b"", "path": ""}],
+    }
+    for kind, names in {
+        "table": ["path", "text", "label"],
+        "text": ["text", "label"],
+        "parquet": ["img", "label"],
+    }.items():
+        file = tmp_path / f"{kind}.parquet"
+        parquet.write_table(pa.table({name: columns[name] for name in names}), file)
+        assert spec.parse(str(file)).name == kind
+    for header in ("text,label", "\ufefflabel;text", '"label"\t"text"'):
+        (tmp_path / "texts.csv").write_text(f"{header}\n", encoding="utf-8")
+        assert spec.parse(str(tmp_path / "texts.csv")).name == "text"
+    (tmp_path / "texts.csv").write_text("label,texts\nant,text\n")
+    assert spec.parse(str(tmp_path / "texts.csv")).name == "table"
 
 
 @pytest.mark.parametrize(

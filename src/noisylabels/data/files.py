@@ -375,7 +375,7 @@ class Table(SplittableImageSource):
 class Parquet(SplittableImageSource):
     """Images in the layout of Hugging Face image datasets, in files or a ``datasets`` folder.
 
-    ``root`` holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
+    A folder holds ``train*.parquet`` and, if there is a test set, ``test*.parquet`` (there, in
     ``data/``, or in ``train/`` and ``test/``), or what ``datasets`` writes with ``save_to_disk``
     (``train/*.arrow``) or caches (``<name>-train.arrow``): the last word of a file's name that
     names a part tells it, in any case. An image column is a struct of ``bytes`` (an encoded image)
@@ -383,7 +383,7 @@ class Parquet(SplittableImageSource):
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
-        root: Folder of the files.
+        root: Folder of the files, or one file, whose images are split.
         image: Image column; by default the only struct column with ``bytes``.
         label: Label column; by default ``label`` or ``fine_label``, whichever there is.
         labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
@@ -466,8 +466,10 @@ class Parquet(SplittableImageSource):
 
     def _files(self) -> dict[str, list[list[Path]]]:
         """Return the files of each part ("" is none), those of each place together."""
+        if self.root.is_file():
+            return {"train": [[self.root]]}
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder")
+            raise DataError(f"{self.root}: no such folder or file")
         parts: dict[str, list[list[Path]]] = {}
         for folder in (self.root, *_folders(self.root)):
             name = "" if folder == self.root else folder.name.casefold()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,18 @@ def read_csv(
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
     return names, numbered
+
+
+def read_names(path: Path) -> list[str]:
+    """Read what a table's columns are called, whatever parts them, or nothing if it is no table."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return list(read_schema(path).names)
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            header = file.readline()
+    except (OSError, DataError):
+        return []
+    return [name.strip().strip('"') for name in re.split("[,;\t]", header)]
 
 
 def read_list(path: Path, names: Sequence[str]) -> list[tuple[int, Mapping[str, Any]]]:

@@ -1,10 +1,12 @@
 """Pretrained networks for images, from timm and torchvision."""
 
 import functools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any
 
 import torch
@@ -521,11 +523,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of another protocol than its own, which is no news to whom it is refused.
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # any kind of damage, or pickled code
-        # torch says a number for a file that is none of its own.
         reason = str(error).partition("\n")[0]
-        said = "" if reason.strip("'").isdecimal() else f" ({reason})"
+        # torch advises to unpickle the code, and says a number for a file that is none of its own.
+        silent = isinstance(error, UnpicklingError) or reason.strip("'").isdecimal()
+        said = "" if silent else f" ({reason})"
         raise ConfigError(f"{path}: expected weights, without pickled code{said}") from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from noisylabels.data.datasets import ALIASES, SOURCES
-from noisylabels.data.files import LISTS
+from noisylabels.data.files import LISTS, image_columns
 from noisylabels.data.source import Source, check_source
+from noisylabels.data.tables import TABLES, read_names, read_schema
 from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import Component
@@ -73,8 +74,10 @@ def source(component: Component) -> Source:
 def _kind(path: Path) -> str:
     if path.is_file():
         suffix = path.suffix.lower()
-        if suffix in (".csv", ".tsv", ".parquet", *LISTS):
+        if suffix in LISTS:
             return "table"
+        if suffix in TABLES:
+            return _kind_of_table(path)
         if suffix == ".npz":
             return "arrays"
         raise ConfigError(
@@ -89,6 +92,17 @@ def _kind(path: Path) -> str:
     if all(p.is_dir() and any(p.glob("[0-9]_*")) for p in published):
         return "animal10n"
     return "folder"
+
+
+def _kind_of_table(path: Path) -> str:
+    names = read_names(path)
+    # What neither has is said by the one that tables are mostly read by.
+    if "path" in names:
+        return "table"
+    if "text" in names:
+        return "text"
+    images = path.suffix.lower() == ".parquet" and names and image_columns(read_schema(path))
+    return "parquet" if images else "table"
 
 
 def _place(target: Any) -> str:
