@@ -697,7 +697,6 @@ def test_parquet_without_a_test_set_is_split(root):
     assert (len(data.train), len(data.test)) == (16, 4)
     alone = load_parquet(root / "train-00001-of-00002.parquet")
     assert (len(alone.train), len(alone.test)) == (14, 3)
-    assert alone.test_labels == "given"
 
 
 def test_numbers_are_positions_even_where_names_are_numbers(root):
