@@ -1,9 +1,11 @@
 """What is published: the source distribution, the wheel, and what the wheel alone can do."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -116,3 +118,18 @@ def test_a_script_is_checked_against_its_types(installed, tmp_path):
     error, summary = checked.stdout.splitlines()
     assert error.startswith('wrong.py:10: error: Argument "q_start" to "DynamicsAwareLoss" has')
     assert summary == "Found 1 error in 1 file (checked 2 source files)"
+
+
+def test_the_oldest_torch_is_the_lowest_that_installs_and_ci_tries_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (needed,) = settings["project"]["dependencies"]
+    lowest = needed.removeprefix("torch>=")
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"torch=={lowest}.0" in makefile
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text()
+    assert "run: make ${{ matrix.target }}\n" in workflow
+    (targets,) = re.findall(r"target: \[(.*)\]", workflow)
+    assert targets == "test, oldest"
+    assert {*targets.split(", ")} <= {*re.findall(r"^(\w+):", makefile, re.MULTILINE)}
+    (python,) = re.findall(r'python-version: "(.*)"', workflow)
+    assert settings["project"]["requires-python"] == f">={python}"
