@@ -203,6 +203,19 @@ def test_a_default_of_all_losses_is_no_difference(digits):
     assert run_id(digits | smoothed) == run_id(digits)
 
 
+def test_a_loss_that_counts_epochs_is_told_how_many_there_are(digits):
+    made = plan(parse(digits | {"loss": "ce+sr", "epochs": 7}))
+    assert made.config.loss.parameters["epochs"] == made.loss().epochs == 7
+    assert made.identity["settings"]["loss"] == {"name": "ce+sr", "epochs": 7}
+    loss = made.loss()
+    loss.progress = 6 / 7
+    assert loss.current_lamb == pytest.approx(1.5 * 1.02**6)
+    as_published = plan(parse(digits | {"loss": "ce+sr", "epochs": 150})).identity["settings"]
+    assert as_published["loss"] == {"name": "ce+sr"}
+    own = {"name": "ce+sr", "epochs": 9}
+    assert plan(parse(digits | {"loss": own, "epochs": 7})).loss().epochs == 9
+
+
 def test_other_numbers_of_ours_make_other_runs(digits, monkeypatch):
     before = run_id(digits)
     monkeypatch.setattr(planning, "RESULTS_VERSION", planning.RESULTS_VERSION + 1)

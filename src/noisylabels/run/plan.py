@@ -207,8 +207,9 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         "augment": find("augment", _chosen(run.augment, augment)),
         **{
             what: find(what, getattr(run, what))
-            for what in ("method", "loss", "optimizer", "lr_schedule", "momentum_schedule")
+            for what in ("method", "optimizer", "lr_schedule", "momentum_schedule")
         },
+        "loss": _with_epochs(find("loss", run.loss), run),
     }
     parts = {
         what: functools.partial(each.target, **each.component.parameters)
@@ -496,6 +497,14 @@ def _with_map(noise: Component, facts: Facts) -> Component:
             "for, such as map = [1, 0, 2]"
         )
     return Component(noise.name, {**noise.parameters, "map": facts.class_map})
+
+
+def _with_epochs(loss: Found, run: RunConfig) -> Found:
+    """Tell a loss that counts epochs how many there are, unless its user does."""
+    if "epochs" not in loss.defaults or "epochs" in run.loss.parameters:
+        return loss
+    told = Component(run.loss.name, {**loss.component.parameters, "epochs": run.epochs})
+    return dataclasses.replace(loss, component=told)
 
 
 def _streamed(
