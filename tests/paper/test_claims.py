@@ -29,7 +29,7 @@ def test_claims_are_judged_pair_by_pair(tmp_path):
     plan, runs = made(
         {
             "GCE": [[0.80, 0.81, 0.82], [0.70, 0.72, 0.71]],
-            "DAL": [[0.79, 0.80, 0.81], [0.80, 0.82, 0.811]],
+            "DAL": [[0.79, 0.799, 0.811], [0.80, 0.82, 0.811]],
         },
         tmp_path,
     )
@@ -64,7 +64,7 @@ def test_what_differs_by_chance_is_not_shown(tmp_path):
 
 def test_verdicts_are_counted_and_listed(tmp_path):
     plan, runs = made(
-        {"GCE": [[0.8, 0.81], [0.5, 0.6]], "DAL": [[0.9, 0.91], [0.6, 0.5]]}, tmp_path
+        {"GCE": [[0.8, 0.81], [0.5, 0.6]], "DAL": [[0.9, 0.9101], [0.6, 0.5]]}, tmp_path
     )
     judged = claims.judge("table2", [plan], runs)
     assert "claimed: DAL is more accurate than GCE: held in 1, not held in 0, not shown in 1" in (
@@ -74,6 +74,29 @@ def test_verdicts_are_counted_and_listed(tmp_path):
     assert "| DAL is more accurate than GCE | 1 | 0 | 1 |" in text
     where = "DAL is more accurate than GCE | CIFAR-10, symmetric:0.2"
     assert f"| {where} | +10.0 ± 0.0 | < 0.001 | 2 | held |" in text
+    plan, runs = made({"GCE": [[0.8, 0.81]], "DAL": [[0.9, 0.91]]}, tmp_path, ("symmetric:0.2",))
+    # Two differences that are the same can be so by chance.
+    assert f"| {where} | +10.0 ± 0.0 | – | 2 | not shown |" in claims.markdown(
+        claims.judge("table2", [plan], runs)
+    )
+
+
+def test_what_depends_more_on_its_parameter_is_judged_seed_by_seed(tmp_path):
+    results = {
+        "GCE q 0.6": [[0.70, 0.71, 0.72]],
+        "GCE q 0.7": [[0.80, 0.80, 0.81]],
+        "DAL q_start 0.5": [[0.80, 0.82, 0.81]],
+        "DAL q_start 0.6": [[0.79, 0.80, 0.83, 0.9]],
+        "DAL q_end 1.2": [[0.1, 0.1, 0.1]],
+    }
+    plan, runs = made(results, tmp_path, ("instance:0.4",))
+    (judged,) = claims.judge("figure3", [plan], runs)
+    assert judged.claim == "accuracy depends more on GCE q than on DAL q_start"
+    # Ranges of 0.10, 0.09, 0.09 against 0.01, 0.02, 0.02.
+    assert judged.difference.mean == pytest.approx((0.09 + 0.07 + 0.07) / 3)
+    assert (judged.verdict, judged.difference.seeds) == ("held", 3)
+    alone, runs = made({"DAL q_end 1.2": [[0.5]], "DAL q_end 1.5": [[0.6]]}, tmp_path, ("a",))
+    assert claims.judge("figure3", [alone], runs) == []
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)

@@ -79,6 +79,7 @@ def test_the_fair_table_has_every_loss_with_the_better_of_both_penalties(monkeyp
         if row.title == "CE":
             assert run.optimizer.parameters["l1_decay"] == 1e-5
             assert run.optimizer.parameters["lr"] == 0.25
+    assert [row.title for row in part.rows if row.chosen] == ["CE"]
     assert loss_values(Protocol("digits"), "digits", "ce")["optimizer.lr"] == 0.5
 
 
@@ -88,6 +89,7 @@ def test_rows_and_columns_are_the_papers(name):
     printed = published(name, part.dataset, "test_accuracy")
     assert [row.title for row in part.rows] == list(printed)
     for row in part.rows:
+        assert row.chosen
         assert [column.key for column in part.columns] == list(printed[row.title])
 
 

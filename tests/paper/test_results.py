@@ -1,9 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
 from noisylabels.__main__ import main
 from noisylabels.paper import figures, results
+from noisylabels.paper import protocol as protocols
 from noisylabels.paper.experiments import find
 from noisylabels.paper.protocol import Protocol
 from noisylabels.paper.results import Choice
@@ -107,6 +109,23 @@ def test_runs_of_other_precision_are_said(made, tmp_path):
     runs = results.collect([whole], [tmp_path / "mixed.jsonl"], tmp_path / "runs")
     (table,) = results.tabulate(find("table2"), DIGITS, whole, runs)
     assert "runs computed in different precision: bfloat16, float32" in table.remarks
+
+
+def test_values_that_are_not_tuned_at_a_scale_are_said(made, monkeypatch):
+    out, _ = made
+    (whole,) = plans(out)
+    runs = results.collect([whole], [], out / "runs")
+
+    def remarks():
+        (part,) = find("table2").parts(DIGITS)
+        rows = [row for row in part.rows if row.title in ("CE", "DAL")]
+        again = dataclasses.replace(whole, part=dataclasses.replace(whole.part, rows=rows))
+        (table,) = results.tabulate(find("table2"), DIGITS, again, runs)
+        return [remark for remark in table.remarks if "as published" in remark]
+
+    assert remarks() == []
+    monkeypatch.setattr(protocols, "_tuned", {"digits": {"digits": {"ce": {}}}}.get)
+    assert remarks() == ["values as published, not tuned for this: DAL"]
 
 
 @pytest.mark.long

@@ -28,11 +28,11 @@ class Claim:
 
     Args:
         text: What is claimed.
-        pairs: ``(what looks cells up, the columns) -> what is compared``.
+        pairs: ``(what looks cells up, the rows, the columns) -> what is compared``.
     """
 
     text: str
-    pairs: Callable[[Look, Sequence[str]], Pairs]
+    pairs: Callable[[Look, Sequence[str], Sequence[str]], Pairs]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def ordering(more: str, less: str, value: str = "test_accuracy") -> Claim:
         value: Of what.
     """
 
-    def pairs(look: Look, columns: Sequence[str]) -> Pairs:
+    def pairs(look: Look, rows: Sequence[str], columns: Sequence[str]) -> Pairs:
         for column in columns:
             yield column, look(more, column, value), look(less, column, value)
 
@@ -86,7 +86,7 @@ def growth(more: str, less: str) -> Claim:
         less: The other.
     """
 
-    def pairs(look: Look, columns: Sequence[str]) -> Pairs:
+    def pairs(look: Look, rows: Sequence[str], columns: Sequence[str]) -> Pairs:
         rates = [column for column in columns if column.startswith("symmetric:")]
         for low, high in itertools.pairwise(rates):
             yield f"{low} to {high}", lead(look, high), lead(look, low)
@@ -96,6 +96,31 @@ def growth(more: str, less: str) -> Claim:
         return {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
 
     return Claim(f"the lead of {more} over {less} grows with the noise", pairs)
+
+
+def sensitivity(more: str, less: str) -> Claim:
+    """Claim that accuracy depends more on one parameter than on another, each moved as far.
+
+    Args:
+        more: What the rows of the first have in common, the loss and the parameter.
+        less: What those of the other have.
+    """
+
+    def pairs(look: Look, rows: Sequence[str], columns: Sequence[str]) -> Pairs:
+        for column in columns:
+            first, second = (
+                spread([look(row, column, "test_accuracy") for row in rows if row.startswith(name)])
+                for name in (f"{more} ", f"{less} ")
+            )
+            yield column, first, second
+
+    def spread(values: Sequence[Numbers]) -> Numbers:
+        """Return the greatest less the least by seed, of seeds that have all of them."""
+        seeds = set.intersection(*(set(each) for each in values)) if len(values) > 1 else set()
+        by_seed = {seed: [each[seed] for each in values] for seed in seeds}
+        return {seed: max(own) - min(own) for seed, own in by_seed.items()}
+
+    return Claim(f"accuracy depends more on {more} than on {less}", pairs)
 
 
 EVERY_LOSS = (
@@ -110,6 +135,7 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
     "table3": EVERY_LOSS,
     "table5": [ordering(f"{host} + DAL", host) for host in (*PAIRED_LOSSES, *HOSTS)],
     "table6": [ordering(other, "DAL", "attack_success") for other in ("CE", "GCE")],
+    "figure3": [sensitivity("GCE q", "DAL q_start")],
     "figure4": [
         ordering("CE", "DAL", "train_accuracy_wrong"),
         ordering("GCE", "DAL", "train_accuracy_wrong"),
@@ -154,7 +180,7 @@ def judge(experiment: str, plans: Iterable[Plan], runs: Mapping[str, Run]) -> li
             }
 
         for claim in CLAIMS.get(experiment, ()):
-            for where, more, less in claim.pairs(look, list(columns)):
+            for where, more, less in claim.pairs(look, list(rows), list(columns)):
                 gap = difference(more, less)
                 if gap is not None:
                     place = f"{DATASETS[made.part.dataset]}, {titles.get(where, where)}"

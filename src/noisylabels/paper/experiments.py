@@ -85,10 +85,12 @@ class Row:
     Args:
         title: Its name, the paper's where it has one.
         changes: ``column -> what it changes``.
+        chosen: Whether its values were chosen for this scale: tuned, or published for it.
     """
 
     title: str
     changes: Callable[[Column], Changes]
+    chosen: bool = True
 
 
 @dataclass(frozen=True)
@@ -161,16 +163,36 @@ def loss_values(
     return {"loss.name": key} | {f"loss.{name}": value for name, value in own.items()}
 
 
+def _is_chosen(protocol: Protocol, dataset: str, key: str, *, either_decay: bool = False) -> bool:
+    """Return whether values of a loss or method were chosen for a scale."""
+    tuned = protocol.tuned(dataset, either_decay=either_decay)
+    return key in tuned or (protocol.scale == "paper" and not either_decay)
+
+
 def _settings(settings: Iterable[Setting]) -> list[Column]:
     return [Column(each.key, each.title, each) for each in settings]
 
 
-def _fixed(title: str, changes: Changes) -> Row:
-    return Row(title, lambda column: changes)
+def _fixed(title: str, changes: Changes, *, chosen: bool = True) -> Row:
+    return Row(title, lambda column: changes, chosen)
 
 
-def _loss_rows(protocol: Protocol, dataset: str, titles: Iterable[str]) -> list[Row]:
-    return [_fixed(title, loss_values(protocol, dataset, LOSSES[title])) for title in titles]
+def _loss_rows(
+    protocol: Protocol,
+    dataset: str,
+    titles: Iterable[str],
+    losses: Mapping[str, str] = LOSSES,
+    *,
+    either_decay: bool = False,
+) -> list[Row]:
+    return [
+        _fixed(
+            title,
+            loss_values(protocol, dataset, losses[title], either_decay=either_decay),
+            chosen=_is_chosen(protocol, dataset, losses[title], either_decay=either_decay),
+        )
+        for title in titles
+    ]
 
 
 def _comparison(dataset: str) -> Callable[[Protocol], list[Part]]:
@@ -186,13 +208,11 @@ def _comparison(dataset: str) -> Callable[[Protocol], list[Part]]:
 def _fair(protocol: Protocol) -> list[Part]:
     """Return the parts of a table of all losses, those that came after the paper among them."""
     datasets = ("digits",) if protocol.scale == "digits" else ("cifar10", "cifar100")
+    every = LOSSES | LATER_LOSSES
     return [
         Part(
             dataset,
-            [
-                _fixed(title, loss_values(protocol, dataset, key, either_decay=True))
-                for title, key in (LOSSES | LATER_LOSSES).items()
-            ],
+            _loss_rows(protocol, dataset, every, every, either_decay=True),
             _settings(SETTINGS),
         )
         for dataset in datasets
@@ -215,9 +235,10 @@ def _hosts(protocol: Protocol) -> list[Part]:
     dataset = "digits" if protocol.scale == "digits" else "cifar100"
     rows = []
     for title, (key, moving) in PAIRED_LOSSES.items():
+        (own,) = _loss_rows(protocol, dataset, [title], {title: key})
         alone = loss_values(protocol, dataset, key)
-        rows.append(_fixed(title, alone))
-        rows.append(_fixed(f"{title} + DAL", _with(alone, {"loss.name": moving})))
+        inside = _with(alone, {"loss.name": moving})
+        rows += [own, _fixed(f"{title} + DAL", inside, chosen=own.chosen)]
     for title, method in HOSTS.items():
         if method == "gjs" and protocol.scale == "features":
             # It compares two views of an image, and frozen vectors have one.
@@ -252,7 +273,8 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
             own = own | {"method.lambda_u": 25.0 if setting.key == "symmetric:0.2" else 150.0}
         return _with(own, {"loss": INSIDE}) if dal else own
 
-    return Row(f"{title} + DAL" if dal else title, changes)
+    chosen = _is_chosen(protocol, dataset, host_key(method, dal=dal))
+    return Row(f"{title} + DAL" if dal else title, changes, chosen)
 
 
 def host_key(method: str, *, dal: bool) -> str:

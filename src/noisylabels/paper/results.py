@@ -294,6 +294,9 @@ def _remarks(
             rates.append(f"{column.title} is {100 * sum(actual) / len(actual):.1f} % ({origin})")
     if rates:
         remarks.append(f"labels that are wrong: {', '.join(rates)}")
+    published_values = [row.title for row in made.part.rows if not row.chosen]
+    if published_values:
+        remarks.append(f"values as published, not tuned for this: {', '.join(published_values)}")
     computed = sorted({str(run.computed) for run in _own(made, runs)})
     if len(computed) > 1:
         remarks.append(f"runs computed in different precision: {', '.join(computed)}")
