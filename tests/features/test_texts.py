@@ -86,6 +86,21 @@ def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch
         again.features.restore({"words": learnt["words"]})
 
 
+@pytest.mark.parametrize(("key", "part"), [("test_labels", "test"), ("validation_labels", "train")])
+def test_clean_labels_find_texts_where_their_vectors_are_kept(
+    reviews, tmp_path, monkeypatch, key, part
+):
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
+    first = getattr(plan(parse(reviews)).source.load(), part).inputs.values[0]
+    clean = tmp_path / "clean.csv"
+    clean.write_text(f"text,label\n{first},good\n")
+    found = [label(plan(parse(reviews | {key: str(clean)}), trial=False))[0] for _ in range(2)]
+    for data in found:
+        known = data.test_clean if key == "test_labels" else data.validation_clean
+        assert (known == data.classes.index("good")).sum() >= 1
+    assert torch.equal(found[0].train.tensor(), found[1].train.tensor())
+
+
 def test_the_command_computes_vectors_beforehand(reviews, tmp_path, monkeypatch, capsys):
     path = tmp_path / "run.toml"
     data, features = reviews["data"]["path"], reviews["features"]["dimensions"]

@@ -79,10 +79,13 @@ def recall_outline(made: Plan) -> Dataset | None:
 
     Returns:
         The dataset as the source has it, but for inputs of no width; None where its frozen vectors
-        are not all in the cache, or its noise looks at the inputs.
+        are not all in the cache, or its noise looks at the inputs, or files of clean labels may
+        find examples by them.
     """
     noise = made.config.noise.name
     if noise in INPUT_NOISES or ":" in noise or made.features is None or not made.features.freeze:
+        return None
+    if (made.config.test_labels or made.config.validation_labels) and made.source.facts().texts:
         return None
     identity = _identity(made, default_device())
     parts = PARTS if made.config.test else PARTS[:1]
