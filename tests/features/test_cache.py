@@ -28,6 +28,7 @@ def test_a_damaged_file_is_as_good_as_none(own_cache, content):
     (file,) = (own_cache / "features").iterdir()
     file.write_bytes(content)
     assert cache.recall({}) is None
+    assert not cache.is_kept({})
     cache.keep({}, {"x": torch.ones(1, 2)})
     assert cache.recall({})["x"].tolist() == [[1, 1]]
 

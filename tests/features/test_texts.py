@@ -86,6 +86,21 @@ def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch
         again.features.restore({"words": learnt["words"]})
 
 
+def test_damaged_vectors_are_made_anew(reviews, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
+    sound, _ = label(plan(parse(reviews)))
+    kept = sorted((tmp_path / "cache" / "features").iterdir())
+    # Of both parts, of their statistics, of what was learnt, and the outline.
+    assert len(kept) == 5
+    for path in kept:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        again, _ = label(plan(parse(reviews)))
+        assert torch.equal(again.train.tensor(), sound.train.tensor())
+        assert torch.equal(again.test.tensor(), sound.test.tensor())
+        assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(("key", "part"), [("test_labels", "test"), ("validation_labels", "train")])
 def test_clean_labels_find_texts_where_their_vectors_are_kept(
     reviews, tmp_path, monkeypatch, key, part

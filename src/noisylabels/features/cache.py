@@ -21,15 +21,22 @@ LIMIT = 10 * 2**30
 def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """Return tensors that were kept; None where there are none, or they cannot be read.
 
+    A damaged file is deleted.
+
     Args:
         identity: All that they depend on, plain values.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with suppress(OSError, SafetensorError, RuntimeError, KeyError):
+    with suppress(OSError, RuntimeError, KeyError):
         path = _path(identity)
-        found = load_file(path)
+        try:
+            found = load_file(path)
+        except SafetensorError:
+            # Or it would count as kept for good.
+            path.unlink()
+            return None
         with suppress(OSError):
             # What prune goes by: access times are not kept on every file system.
             os.utime(path)

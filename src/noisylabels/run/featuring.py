@@ -20,6 +20,10 @@ from noisylabels.run.device import choose_memory_format, choose_precision, defau
 from noisylabels.run.plan import Plan, build
 
 
+class VectorsGoneError(DataError):
+    """Kept vectors that turn out to be missing or damaged, where no inputs have been read."""
+
+
 def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Dataset:
     """Turn the inputs of a dataset into vectors, or prepare them for a network to be fine-tuned.
 
@@ -35,6 +39,7 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
     Raises:
         ConfigError: There is no such network, or its weights do not fit.
         DataError: An input cannot be read.
+        VectorsGoneError: The dataset is an outline, and its vectors are not all there any more.
     """
     features = made.features
     assert features is not None, "asked of plans with features only"
@@ -189,9 +194,7 @@ def _vectors(
     missing = {part: examples for part, examples in parts.items() if part not in vectors}
     if missing:
         if any(examples.shape == (0,) for examples in missing.values()):
-            raise DataError(
-                "vectors have just gone from the cache: the same command makes them anew"
-            )
+            raise VectorsGoneError("vectors have just gone from the cache")
         if isinstance(features, Reduced):
             # Vectors of any length come from the same ones.
             needed = {"train": parts["train"], **missing}

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -24,7 +24,13 @@ from noisylabels.data.examples import (
 )
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse_fold
-from noisylabels.run.featuring import INPUT_NOISES, featurise, keep_outline, recall_outline
+from noisylabels.run.featuring import (
+    INPUT_NOISES,
+    VectorsGoneError,
+    featurise,
+    keep_outline,
+    recall_outline,
+)
 from noisylabels.run.plan import Plan, build
 
 _kept: dict[str, Dataset] | None = None
@@ -93,7 +99,18 @@ def label(
             it does not have.
     """
     outline = recall_outline(made) if vectors else None
-    dataset = whole = outline or load(made)
+    if outline is not None:
+        # What is kept can be damaged, or deleted by another process at any time.
+        with suppress(VectorsGoneError):
+            return _label(made, outline, say, vectors=True, outlined=True)
+    return _label(made, load(made), say, vectors=vectors, outlined=False)
+
+
+def _label(
+    made: Plan, whole: Dataset, say: Callable[[str], None], *, vectors: bool, outlined: bool
+) -> tuple[Dataset, Tensor | None]:
+    """Make a dataset's noise and features, as :func:`label` does."""
+    dataset = whole
     train = dataset.train
     clean, notes = read_clean(made, "train", dataset)
     if made.config.test:
@@ -105,7 +122,7 @@ def label(
         dataset = dataclasses.replace(dataset, test=none, test_is_given=False)
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
     # Of an outline nothing looks at the inputs.
-    seen = isinstance(train.inputs, Tensor) and outline is None
+    seen = isinstance(train.inputs, Tensor) and not outlined
     features = train.tensor() if seen else None
     if features is None and made.config.noise.name in INPUT_NOISES:
         raise ConfigError(
@@ -132,7 +149,7 @@ def label(
         limited = build(apply, "poison", made.config.poison)
     if made.features is not None and vectors:
         limited = featurise(made, limited, say)
-        if outline is None:
+        if not outlined:
             keep_outline(made, whole)
     if made.config.validation:
         seed = derive_seed(made.config.seed, "validation")
