@@ -1231,6 +1231,13 @@ def test_a_table_of_votes(tmp_path):
     assert believing.train.targets.sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
+def test_votes_that_are_no_text_are_refused(tmp_path):
+    path = csv(tmp_path, VOTED, header=VOTERS)
+    path.write_bytes(path.read_bytes().replace(b"cow", b"caf\xe9"))
+    with pytest.raises(DataError, match=r"row 5: expected a label in UTF-8, .*caf\\udce9"):
+        load("table", path=path, votes=("ann", "bob", "eve"))
+
+
 def test_votes_of_a_table_that_are_not_sound(tmp_path):
     rows = [*VOTED, ("img/4.png", "", "", "", "train")]
     path = csv(tmp_path, rows, header=VOTERS)

@@ -86,6 +86,22 @@ def test_bad_rows_are_named_or_skipped(table, row, said):
     assert said in f"{place.removeprefix(f'{path}: ')}: {reason}"
 
 
+@pytest.mark.parametrize("column", range(3))
+def test_what_is_no_utf_8_is_named_or_skipped(tmp_path, column):
+    path = tmp_path / "reviews.csv"
+    rows = [["fine", "good", "good"], ["dull", "bad", "bad"], *[["so so", "bad", "bad"]] * 8]
+    rows[2] = [*rows[2][:column], "caf\xe9", *rows[2][column + 1 :]]
+    lines = [",".join(row) for row in (("text", "label", "true"), *rows)]
+    path.write_text("\n".join(lines), encoding="cp1252")
+    for each in ({"test_label_column": "true"}, {"votes": ("label", "true")}):
+        with pytest.raises(DataError, match=r"row 4: expected UTF-8 .* as that; got .*caf\\udce9"):
+            load(path, **each)
+        data = load(path, on_error="skip", **each)
+        assert data.classes == ("bad", "good")
+        assert len(data.train) + len(data.test) == 9
+        assert [place for place, _ in data.skipped] == [f"{path}: row 4"]
+
+
 def test_bad_tables(table, tmp_path):
     with pytest.raises(DataError, match=r"expected a column 'review', got 'text', 'label'"):
         load(table(), text_column="review")

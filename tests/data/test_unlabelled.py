@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from noisylabels.data.unlabelled import PillowImages, of_images, read_places
+from noisylabels.data.unlabelled import PillowImages, of_images, read_places, read_texts
 from noisylabels.errors import DataError
 from pictures import encode, exif, pixels, save, write
 
@@ -46,6 +46,18 @@ def test_tables_of_paths_need_no_labels(tmp_path, suffix):
     assert moved.positions() == [0, 1, 4]
     with pytest.raises(DataError, match="expected a column 'path', got 'file', '[0n]'"):
         read_places([table])
+
+
+def test_texts_that_are_empty_or_no_utf_8_are_bad_ones(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("text,n\nfine,0\ncaf\xe9,1\n ,2\ndull,3\n", encoding="cp1252")
+    found = read_texts(table)
+    assert found.inputs.values.tolist() == ["fine", "dull"]
+    assert found.positions() == [0, 3]
+    assert found.bad == {
+        1: "expected UTF-8 text, save it as that",
+        2: "expected a text, got none",
+    }
 
 
 def test_parquet_of_images_has_rows(tmp_path):

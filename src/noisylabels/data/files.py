@@ -19,6 +19,7 @@ from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, Parqu
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, encode_labels
 from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
 from noisylabels.data.tables import (
+    is_text,
     open_arrow,
     read_list,
     read_parquet,
@@ -303,7 +304,7 @@ class Table(SplittableImageSource):
             relative = inside(root, name, place, report)
             if relative is None:
                 continue
-            if not _is_text(str(label)):
+            if not is_text(label):
                 report.reject(place, f"expected a label in UTF-8, got {label!r}: save it as that")
                 continue
             if relative in seen:
@@ -760,7 +761,7 @@ def _make_manifest(
             found = os.stat(root / entry[1])  # noqa: PTH116 - a tenth of Path.stat's time
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            if not _is_text(entry[1]):
+            if not is_text(entry[1]):
                 reason = f"{reason}; the name is no UTF-8 text"
             if where.suffix.lower() in LISTS:
                 reason = (
@@ -902,11 +903,6 @@ def inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
         report.reject(place, f"expected a path inside {root}, got {name!r}, which leads out of it")
         return None
     return str(path.relative_to(root))
-
-
-def _is_text(value: str) -> bool:
-    """Return whether a string has no bytes in it that are no UTF-8."""
-    return not any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def _some(names: Sequence[str]) -> str:

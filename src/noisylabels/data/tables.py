@@ -168,6 +168,22 @@ def read_values(path: Path, table: Any, name: str) -> list[Any]:
     return values
 
 
+def is_text(value: object) -> bool:
+    """Return whether no string in a value has bytes in it that are no UTF-8.
+
+    Args:
+        value: A cell, or tuples of cells.
+    """
+    if isinstance(value, tuple):
+        return all(map(is_text, value))
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
 def read_text(path: Path, errors: str = "strict") -> str:
     """Read a file as UTF-8 text.
 

@@ -15,7 +15,7 @@ from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
 from noisylabels.data.source import Facts, SplittableSource
-from noisylabels.data.tables import read_table
+from noisylabels.data.tables import is_text, read_table
 from noisylabels.data.voting import Encoded, Voting
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import Consensus
@@ -185,13 +185,17 @@ class Text(SplittableSource):
             yield f"{self.path}: row {row}", str(text or ""), label, better, split
 
     def _sound(self, row: Row, report: LoadReport) -> bool:
-        place, text, _, _, split = row
+        place, text, label, better, split = row
         if split not in ("", *PARTS):
             report.reject(place, f"expected split train or test, got {split!r}")
             return False
         if not text.strip():
             report.reject(place, "expected a text, got none")
             return False
+        for value in (text, label, better):
+            if not is_text(value):
+                report.reject(place, f"expected UTF-8 text, save it as that; got {value!r:.80}")
+                return False
         return True
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from noisylabels.data.files import (
     inside,
 )
 from noisylabels.data.images import ORIENTATION
-from noisylabels.data.tables import TABLES, read_parquet, read_schema, read_table
+from noisylabels.data.tables import TABLES, is_text, read_parquet, read_schema, read_table
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
 
@@ -201,8 +201,8 @@ def read_texts(path: Path, column: str = "text") -> Unlabelled:
         column: Its column of texts.
 
     Returns:
-        The texts; an empty one is a bad one. They are called by their row, counted as a spreadsheet
-        does: the header is row 1.
+        The texts; one that is empty or no UTF-8 is a bad one. They are called by their row, counted
+        as a spreadsheet does: the header is row 1.
 
     Raises:
         DataError: It cannot be read, or has no such column.
@@ -221,8 +221,13 @@ def of_texts(texts: Sequence[str], names: Sequence[str] | None = None) -> Unlabe
         texts: The texts.
         names: What they are called; by default their number.
     """
-    bad = {n: "expected a text, got none" for n, text in enumerate(texts) if not text.strip()}
-    sound = np.array([text for text in texts if text.strip()], dtype=object)
+    bad = {}
+    for number, text in enumerate(texts):
+        if not text.strip():
+            bad[number] = "expected a text, got none"
+        elif not is_text(text):
+            bad[number] = "expected UTF-8 text, save it as that"
+    sound = np.array([t for number, t in enumerate(texts) if number not in bad], dtype=object)
     return Unlabelled(Texts(sound), names or _numbers(len(texts)), bad, "row")
 
 
