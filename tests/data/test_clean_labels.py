@@ -118,9 +118,23 @@ def test_numbers_that_are_class_names_are_meant_as_names(tmp_path):
     import pyarrow.parquet as parquet
 
     path = tmp_path / "c.parquet"
-    for labels, expected in (([3, 7], [0, 1]), ([0, 1], [0, 1])):
+    for labels, expected in (([3, 7], [0, 1]), ([0, 1], [0, 1]), ([3.0, 7.0], [0, 1])):
         parquet.write_table(pa.table({"row": [0, 1], "label": labels}), path)
         assert list(known(read_clean_labels(path, data, "test")[0]).values()) == expected
+
+
+@pytest.mark.parametrize("labels", [("1", "2"), ("1.0", "2.00"), ("3.0", "2")])
+def test_numbers_with_zeros_behind_a_point_are_the_same_names(tmp_path, labels):
+    for name in ("1", "2", "3"):
+        for number in range(4):
+            save(tmp_path / "photos" / name / f"{number}.png", pixels(number, (8, 8, 3)))
+    data = SOURCES["folder"](root=tmp_path / "photos", test_share=0.5).load()
+    path = write(tmp_path / "c.csv", ("row", "label"), *enumerate(labels))
+    clean = known(read_clean_labels(path, data, "test")[0])
+    assert clean == {row: int(float(label)) - 1 for row, label in enumerate(labels)}
+    # In a file that names none of them they are positions.
+    write(path, ("row", "label"), (0, "0.0"), (1, "0"))
+    assert known(read_clean_labels(path, data, "test")[0]) == {0: 0, 1: 0}
 
 
 @pytest.mark.parametrize("name", ["y_test", "labels", None])

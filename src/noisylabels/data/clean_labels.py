@@ -1,7 +1,7 @@
 """Labels of some examples that are known to be right: a small clean set, in a file of its own."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
-from noisylabels.data.label_encoding import LabelKind, encode_labels
+from noisylabels.data.label_encoding import WHOLE, LabelKind, encode_labels
 from noisylabels.data.tables import TABLES, read_table
 from noisylabels.errors import DataError
 from noisylabels.labels import read, read_archive
@@ -149,7 +149,11 @@ def _read_table(
     clean = torch.full((len(getattr(dataset, part)),), UNKNOWN, dtype=torch.int64)
     if values:
         # A class that is called by a number is meant by it, not the one in that place.
-        kind: LabelKind = "names" if {str(v) for v in values} <= {*dataset.classes} else "auto"
+        classes = {*dataset.classes}
+        kind: LabelKind = "auto"
+        named = [_named(value, classes) for value in values]
+        if {str(value) for value in named} <= classes:
+            values, kind = named, "names"
         encoded, _, _ = encode_labels(values, places, dataset.classes, torn, kind)
         torn.refuse()
         for found, number in zip(positions, encoded.tolist(), strict=True):
@@ -160,6 +164,13 @@ def _read_table(
 def _cell(cells: Mapping[str, Any], name: str) -> str:
     value = cells.get(name)
     return "" if value is None else str(value).strip()
+
+
+def _named(value: object, classes: Collection[str]) -> object:
+    """Return a label; without zeros behind its point where a class is called so."""
+    text = str(value)
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole and text not in classes and whole[1] in classes else value
 
 
 class _Paths:
