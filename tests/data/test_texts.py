@@ -1,8 +1,10 @@
+import csv
 import re
 
 import pytest
 import torch
 
+from noisylabels.data import tables
 from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse
@@ -84,6 +86,32 @@ def test_bad_rows_are_named_or_skipped(table, row, said):
     assert len(data.train) == 3
     (place, reason) = data.skipped[0]
     assert said in f"{place.removeprefix(f'{path}: ')}: {reason}"
+
+
+def test_torn_rows_are_said_each_time(tmp_path):
+    path = tmp_path / "reviews.csv"
+    lines = ["text,label", *["fine,good", "dull,bad"] * 5, "so, so,bad", "splendid"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="row 12: expected 2 columns, got 3"):
+        load(path)
+    source = SOURCES["text"](path=path, on_error="skip")
+    for _ in range(2):
+        data = source.load()
+        assert [place.rpartition(": ")[2] for place, _ in data.skipped] == ["row 12", "row 13"]
+        assert any("left out: 2 (the first: " in note for note in data.notes)
+
+
+def test_texts_may_be_long(table, monkeypatch):
+    long = "word " * 40_000
+    before = csv.field_size_limit()
+    assert before < len(long)
+    path = table([(long, *ROWS[0][1:]), *ROWS[1:]])
+    assert load(path).train.inputs.values[0] == long
+    assert csv.field_size_limit() == before
+    monkeypatch.setattr(tables, "LONGEST", before)
+    if path.suffix == ".csv":
+        with pytest.raises(DataError, match="not valid CSV: field larger than field limit"):
+            load(path)
 
 
 @pytest.mark.parametrize("column", range(3))

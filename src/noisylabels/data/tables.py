@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from noisylabels.errors import DataError, MissingExtraError
 
 TABLES = (".csv", ".tsv", ".parquet")
 """How the names of tables with named columns end."""
+LONGEST = 2**24
+"""The most characters of a cell of a CSV file: more of them tell of a quote that never ends."""
 
 
 def read_table(
@@ -70,20 +73,32 @@ def read_csv(
             break
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = [name.strip() for name in next(rows, [])]
-        numbered = []
-        for position, row in enumerate(rows, start=2):
-            if not row:
-                continue
-            if len(row) != len(names):
-                report.reject(
-                    f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
-                )
-                continue
-            numbered.append((position, dict(zip(names, row, strict=True))))
+        with _long_cells():
+            names = [name.strip() for name in next(rows, [])]
+            numbered = []
+            for position, row in enumerate(rows, start=2):
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    report.reject(
+                        f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
+                    )
+                    continue
+                numbered.append((position, dict(zip(names, row, strict=True))))
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
     return names, numbered
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let the cells of CSV files be as long as texts are."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, LONGEST))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_names(path: Path) -> list[str]:

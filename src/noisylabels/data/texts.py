@@ -79,7 +79,7 @@ class Text(SplittableSource):
     @property
     def has_test_set(self) -> bool:
         """Whether a row is of the split ``test``."""
-        return any(split == "test" for *_, split in self._rows)
+        return any(split == "test" for *_, split in self._read[0])
 
     def facts(self) -> Facts:
         """Return that the inputs are texts."""
@@ -92,8 +92,9 @@ class Text(SplittableSource):
     def load(self, workers: int = 0) -> Dataset:
         """Read all examples."""
         self.check_split()
-        report = LoadReport(self.on_error)
-        rows = [row for row in self._rows if self._sound(row, report)]
+        found, torn = self._read
+        report = torn.copy()
+        rows = [row for row in found if self._sound(row, report)]
         if not rows:
             raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         places = [place for place, *_ in rows]
@@ -158,10 +159,12 @@ class Text(SplittableSource):
         )
 
     @cached_property
-    def _rows(self) -> list[Row]:
-        return list(self._read())
+    def _read(self) -> tuple[list[Row], LoadReport]:
+        """The rows, and what was found while reading them."""
+        report = LoadReport(self.on_error)
+        return list(self._rows(report)), report
 
-    def _read(self) -> Iterator[Row]:
+    def _rows(self, report: LoadReport) -> Iterator[Row]:
         voting = self._voting
         labels = voting.columns or (self.label_column,)
         wanted = (self.text_column, *labels, self.split_column, self.test_label_column)
@@ -169,7 +172,7 @@ class Text(SplittableSource):
             self.path,
             filter(None, (*wanted, SPLIT)),
             self.text_column,
-            LoadReport(self.on_error),
+            report,
         )
         for column in filter(None, wanted):
             if column not in names:
