@@ -181,6 +181,43 @@ def test_links_that_lead_out_are_followed_and_said(tmp_path, folder):
     assert any(f"links that lead out of {folder}, followed: 2" in note for note in data.notes)
 
 
+def test_linked_folders_below_a_class_are_followed_once_and_said(tmp_path, folder):
+    digest = SOURCES["folder"](root=folder).digest()
+    for number in range(4):
+        save(tmp_path / "else" / "more" / f"{number}.png", pixels(70 + number))
+    save(tmp_path / "else" / "x.png", pixels(80))
+    save(folder / "ant" / "deep" / "y.png", pixels(81))
+    for link, target in (
+        (folder / "ant" / "deep" / "linked", tmp_path / "else" / "more"),
+        (folder / "ant" / "linked", tmp_path / "else"),
+        (folder / "bee" / "other", folder / "cow"),
+        # These lead to nothing new.
+        (folder / "ant" / "again", folder / "ant" / "deep"),
+        (folder / "ant" / "round", folder),
+        (tmp_path / "else" / "more" / "back", tmp_path / "else"),
+        (tmp_path / "else" / "more" / "home", folder / "ant"),
+    ):
+        link.symlink_to(target)
+    data = load(root=folder)
+    places = [*data.train.places, *data.test.places]
+    found = sorted(str(place).removeprefix(f"{folder}/") for place in places)
+    assert [name for name in found if name.startswith("ant") and name.count("/") > 1] == [
+        *(f"ant/deep/linked/{number}.png" for number in range(4)),
+        "ant/deep/y.png",
+        "ant/linked/x.png",
+    ]
+    assert sum(name.startswith("bee/other/") for name in found) == 10
+    assert len(found) == 30 + 6 + 10
+    for said in (
+        f"links that lead out of {folder}, followed: 2 (ant/deep/linked, ant/linked)",
+        f"links to elsewhere in {folder}, followed: 1 (bee/other)",
+    ):
+        assert said in data.notes
+    linked = SOURCES["folder"](root=folder).digest()
+    save(tmp_path / "else" / "more" / "0.png", pixels(90))
+    assert len({digest, linked, SOURCES["folder"](root=folder).digest()}) == 3
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

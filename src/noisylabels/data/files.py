@@ -140,9 +140,10 @@ class Folder(SplittableImageSource):
                 # Composed and decomposed letters are the same letters.
                 name = unicodedata.normalize("NFC", folder.name)
                 entries += [(str(self.root / n), n, name, part == "test") for n in found]
-        links = list(self._links(name for _, name, _, _ in entries))
+        links = self._links(name for _, name, _, _ in entries)
         for sentence, places in (
-            (f"links that lead out of {self.root}, followed", links),
+            (f"links that lead out of {self.root}, followed", links[True]),
+            (f"links to elsewhere in {self.root}, followed", links[False]),
             ("files without an image extension, ignored", others),
             ("folders that a system or a file manager made, ignored", system),
         ):
@@ -195,18 +196,19 @@ class Folder(SplittableImageSource):
             report.note(f"folders that are neither train nor test, left out: {', '.join(unused)}")
         return parts
 
-    def _links(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield the files and class folders that are links to somewhere outside the root."""
+    def _links(self, names: Iterable[str]) -> dict[bool, list[str]]:
+        """Return the files and folders that are links, by whether they lead out of the root."""
         root, seen = self.root.resolve(), set[str]()
+        links: dict[bool, list[str]] = {True: [], False: []}
         for name in names:
-            for part in (name.rpartition(os.sep)[0], name):
-                if part in seen:
-                    continue
+            part = name
+            while part and part not in seen:
                 seen.add(part)
                 path = f"{self.root}{os.sep}{part}"
-                link = os.path.islink(path)  # noqa: PTH114 - a path object for each takes far longer
-                if link and not Path(path).resolve().is_relative_to(root):
-                    yield part
+                if os.path.islink(path):  # noqa: PTH114 - a path object for each takes far longer
+                    links[not Path(path).resolve().is_relative_to(root)].append(part)
+                part = part.rpartition(os.sep)[0]
+        return links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -864,13 +866,16 @@ def images_below(folder: Path, root: Path, others: list[str], system: list[str])
         system: Gets the paths of folders that a system or a file manager made.
 
     Yields:
-        Paths. Hidden files and folders are left out.
+        Paths. Hidden files and folders are left out. Links are followed, but to no folder
+        twice, nor back to one that they are in.
     """
-    known = extensions()
-    for top, below, files in os.walk(folder):
+    known, home = extensions(), folder.resolve()
+    seen = {home}
+    for top, below, files in os.walk(folder, followlinks=True):
         made = [name for name in below if _is_system_name(name)]
         system += [f"{top}{os.sep}{name}" for name in made]
-        below[:] = sorted(name for name in below if _is_users(name) and name not in made)
+        users = sorted(name for name in below if _is_users(name) and name not in made)
+        below[:] = [name for name in users if _is_new(Path(top, name), home, seen)]
         # One path object per folder: one per file would take as long as hashing all of them.
         relative = str(Path(top).relative_to(root))
         for name in sorted(filter(_is_users, files)):
@@ -878,6 +883,20 @@ def images_below(folder: Path, root: Path, others: list[str], system: list[str])
                 yield f"{relative}{os.sep}{name}"
             else:
                 others.append(f"{top}{os.sep}{name}")
+
+
+def _is_new(folder: Path, home: Path, seen: set[Path]) -> bool:
+    """Return whether a folder below home is to be read: links may lead to it again, or round."""
+    real = folder.resolve()
+    if folder.is_symlink():
+        around = any(each.is_relative_to(real) for each in (home, folder.parent.resolve()))
+        # What is below home is read without the link.
+        if around or real.is_relative_to(home):
+            return False
+    if real in seen:
+        return False
+    seen.add(real)
+    return True
 
 
 def inside(root: Path, name: str, place: str, report: LoadReport) -> str | None:
