@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from noisylabels import estimation
-from noisylabels.errors import ConfigError
+from noisylabels.errors import ConfigError, DataError
 from noisylabels.estimation import (
     confident_joint,
     disagreement,
@@ -216,3 +216,43 @@ def test_an_interval_holds_the_estimate_and_shrinks_with_examples(monkeypatch):
     monkeypatch.setattr(estimation, "LARGEST_RESAMPLE", 600 * 6)
     part_low, part_high = wrong_share_interval(p, given)
     assert part_high - part_low == pytest.approx(high - low, rel=0.35)
+
+
+TAKES_LABELS = [
+    confident_joint,
+    disagreement,
+    estimate_noise_rate,
+    posterior,
+    posterior_joint,
+    wrong_probability,
+    wrong_share_interval,
+]
+
+
+@pytest.mark.parametrize("estimate", TAKES_LABELS)
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1, 5, 2], r"labels: row 2: expected a label in 0\.\.2, got 5"),
+        ([0, 1, -1, 2], r"labels: row 2: expected a label in 0\.\.2, got -1"),
+        ([0, 1], "labels: expected 4 labels, .*, got 2"),
+        ([[0, 1, 2, 0]], r"whole labels of shape \(N\), got shapes \(4, 3\) and \(1, 4\)"),
+        ([0.0, 1.0, 2.0, 0.0], "whole labels .*float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(estimate, labels, said):
+    with pytest.raises(DataError, match=said):
+        estimate(torch.full((4, 3), 1 / 3), torch.tensor(labels))
+
+
+def test_an_interval_of_nothing_is_refused():
+    with pytest.raises(DataError, match="expected at least one example"):
+        wrong_share_interval(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("estimate", TAKES_LABELS)
+def test_a_gpus_tensors_tell_the_same(estimate):
+    _, given, p = noisy()
+    found, expected = estimate(p.cuda(), given.cuda()), estimate(p, given)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

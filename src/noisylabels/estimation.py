@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from noisylabels.errors import check_choice
+from noisylabels.errors import DataError, check_choice
+from noisylabels.labels import check
 
 DEFAULT_ESTIMATOR = "confident joint"
 """The estimate that is made where nobody names another; :func:`estimate_noise_rate` says why."""
@@ -64,6 +65,7 @@ def estimate_noise_rate(
 
     Raises:
         ConfigError: There is no such estimator.
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -94,7 +96,10 @@ def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: Given labels, int64 in [0, K), of shape (N).
 
     Returns:
-        Counts, float64, of shape (K, K): given labels in rows, true ones in columns.
+        Counts, float64 on the CPU, of shape (K, K): given labels in rows, true ones in columns.
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -106,8 +111,8 @@ def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
         2021.
     """
-    classes = probabilities.shape[1]
-    p = probabilities.double()
+    p, labels = _checked(probabilities, labels)
+    classes = p.shape[1]
     given = torch.bincount(labels, minlength=classes).double()
     own = p.gather(1, labels[:, None]).squeeze(1)
     sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, own)
@@ -133,7 +138,11 @@ def disagreement(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: Given labels, int64 in [0, K), of shape (N).
 
     Returns:
-        Counts, float64, of shape (K, K): given labels in rows, likeliest classes in columns.
+        Counts, float64 on the CPU, of shape (K, K): given labels in rows, likeliest classes in
+        columns.
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -141,8 +150,9 @@ def disagreement(probabilities: Tensor, labels: Tensor) -> Tensor:
         tensor([[2., 0.],
                 [1., 2.]], dtype=torch.float64)
     """
-    classes = probabilities.shape[1]
-    cells = labels * classes + probabilities.argmax(1)
+    p, labels = _checked(probabilities, labels)
+    classes = p.shape[1]
+    cells = labels * classes + p.argmax(1)
     return torch.bincount(cells, minlength=classes**2).double().reshape(classes, classes)
 
 
@@ -164,8 +174,11 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: Given labels, int64 in [0, K), of shape (N).
 
     Returns:
-        The :math:`q_{ij}`, float64, of shape (N, K). One less that of the given label is the
-        probability that the label is wrong.
+        The :math:`q_{ij}`, float64 on the CPU, of shape (N, K). One less that of the given label is
+        the probability that the label is wrong.
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -176,7 +189,8 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
         Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
         1977, for the method; the priors are our own, see ``docs/results/audit.md``.
     """
-    p = probabilities.double().clamp(min=LEAST)
+    p, labels = _checked(probabilities, labels)
+    p = p.clamp(min=LEAST)
     return _given_label(p, _fit(p, labels), labels)
 
 
@@ -194,14 +208,18 @@ def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: Given labels, int64 in [0, K), of shape (N).
 
     Returns:
-        Probabilities, float64, of shape (N).
+        Probabilities, float64 on the CPU, of shape (N).
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> wrong_probability(p, torch.tensor([0, 0, 1, 1, 1])).round(decimals=2)
         tensor([0.0000, 0.0100, 0.0000, 0.0100, 0.9100], dtype=torch.float64)
     """
-    p = probabilities.double().clamp(min=LEAST)
+    p, labels = _checked(probabilities, labels)
+    p = p.clamp(min=LEAST)
     matrix = _fit(p, labels)
     own = _given_label(p, matrix, labels).gather(1, labels[:, None]).squeeze(1)
     odds = torch.logit(1 - own, eps=1e-12)
@@ -209,6 +227,22 @@ def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
     others = max(1, p.shape[1] - 1)
     prior = torch.logit(torch.tensor(rate / (others * (1 - rate) + rate + 1e-12)), eps=1e-12)
     return torch.sigmoid((odds - prior) / tau + prior)
+
+
+def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both on the CPU, where all is counted, as float64 and int64.
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
+    """
+    if probabilities.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(
+            f"expected probabilities of shape (N, K) and whole labels of shape (N), got shapes "
+            f"{tuple(probabilities.shape)} and {tuple(labels.shape)} ({labels.dtype})"
+        )
+    p, given = probabilities.detach().cpu().double(), labels.detach().cpu().long()
+    check(given, "labels", count=len(p), num_classes=p.shape[1])
+    return p, given
 
 
 def _try(p: Tensor, labels: Tensor, tau: float) -> tuple[float, float, float]:
@@ -288,14 +322,19 @@ def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: Given labels, int64 in [0, K), of shape (N).
 
     Returns:
-        Expected counts, float64, of shape (K, K): given labels in rows, true ones in columns.
+        Expected counts, float64 on the CPU, of shape (K, K): given labels in rows, true ones in
+        columns.
+
+    Raises:
+        DataError: The shapes do not fit each other, or a label is outside [0, K).
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> round(wrong_share(posterior_joint(p, torch.tensor([0, 0, 1, 1, 1]))), 2)
         0.14
     """
-    return _count(posterior(probabilities, labels), labels)
+    p, labels = _checked(probabilities, labels)
+    return _count(posterior(p, labels), labels)
 
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -361,15 +400,22 @@ def wrong_share_interval(
 
     Returns:
         Its ends, in [0, 1].
+
+    Raises:
+        DataError: There is no example, the shapes do not fit each other, or a label is outside
+            [0, K).
     """
-    count, classes = probabilities.shape
+    p, labels = _checked(probabilities, labels)
+    count, classes = p.shape
+    if not count:
+        raise DataError("expected at least one example to draw from, got none")
     # Of very many examples only some are drawn each time, and the deviation is scaled.
     drawn = min(count, max(1, LARGEST_RESAMPLE // classes))
     generator = torch.Generator().manual_seed(seed)
     shares = []
     for _ in range(RESAMPLES):
         index = torch.randint(count, (drawn,), generator=generator)
-        shares.append(wrong_share(joint(probabilities[index], labels[index])))
+        shares.append(wrong_share(joint(p[index], labels[index])))
     deviation = float(torch.tensor(shares, dtype=torch.float64).std()) * math.sqrt(drawn / count)
-    centre = wrong_share(joint(probabilities, labels))
+    centre = wrong_share(joint(p, labels))
     return max(0.0, centre - WITHIN * deviation), min(1.0, centre + WITHIN * deviation)
