@@ -458,3 +458,11 @@ def test_an_animation_gives_its_first_frame():
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     assert decode(file.getvalue())[0].eq(7).all()
+
+
+def test_a_jpeg_file_is_decoded_no_larger_than_enough():
+    content = encode(pixels(0, (400, 800, 3)), "JPEG", exif=exif(6))
+    assert decode(content, enough=100)[0].shape == (3, 200, 100)
+    assert decode(content, enough=101)[0].shape == (3, 400, 200)
+    assert decode(content)[0].shape == (3, 800, 400)
+    assert decode(encode(pixels(0, (400, 800, 3))), enough=100)[0].shape == (3, 400, 800)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from noisylabels.data.decoding import decode_examples
 from noisylabels.data.examples import Examples, LoadReport, StreamedImages, Texts
+from noisylabels.data.images import choose_image_spec, decode, peek
 
 SIDE = 96
 """Longest side of a picture, in pixels."""
@@ -47,15 +48,21 @@ def read(places: Sequence[str]) -> list[Thumbnail] | None:
     Returns:
         A picture of each; None if any of them is no image file that can be opened.
     """
-    made = []
-    for place in places:
-        try:
-            with Image.open(Path(place)) as image:
-                image.draft("RGB", (2 * SIDE, 2 * SIDE))
-                made.append(_shrink(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError):
+    try:
+        headers = [peek(Path(place).read_bytes()) for place in places]
+        known = [header for header in headers if header is not None]
+        if not known or len(known) < len(headers):
             return None
-    return made
+        # One depth for all: of 16 bits, the same value is to have the same shade.
+        spec = choose_image_spec(known, None)
+        return [
+            _shrink(
+                _image(decode(Path(place).read_bytes(), spec, resize=False, enough=2 * SIDE)[0])
+            )
+            for place in places
+        ]
+    except (OSError, ValueError):
+        return None
 
 
 def draw(examples: Examples, index: Tensor) -> list[Thumbnail]:
