@@ -955,6 +955,8 @@ def _apply(command: Apply) -> None:
     print("{} kept, {} relabelled, {} set aside".format(*counts))
     if changed := int((made.test != made.dataset.test.labels).sum()):
         print(f"{changed} of them in the test set: accuracy is counted against their new labels")
+    if made.dataset.train.targets is not None:
+        print("of votes or sets of candidates one label of each example is left: the rest is lost")
     print(command.out)
     print(f"to train on them: {setting}")
 

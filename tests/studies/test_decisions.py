@@ -1,5 +1,8 @@
 import csv
 import json
+import os
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,12 @@ import torch
 from noisylabels.__main__ import main
 from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError, DataError
-from noisylabels.run.config import parse
+from noisylabels.run import spec
+from noisylabels.run.config import Component, parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
-from noisylabels.studies import decisions
+from noisylabels.studies import decisions, pages
 from pictures import pixels, save, split_folders
 
 DIGITS = parse({"data": {"name": "digits", "limit": 100}})
@@ -306,3 +310,105 @@ def test_texts_are_audited_and_relabelled(tmp_path, monkeypatch, capsys):
     assert sum(row["label"] != row["label_before"] for row in rows) >= 7
     data = decisions.configuration("text:new/labels.csv")
     assert len(label(plan(data, trial=False), vectors=False)[0].train) == 48
+
+
+def decided(tmp_path, data, *entries):
+    """A dataset in one word, with decisions about it."""
+    found = decisions.read(write(tmp_path / "d.json", *entries))
+    return decisions.apply(found, decisions.configuration(data))
+
+
+def loaded(setting):
+    """The dataset that a line of a run's file names."""
+    return spec.source(Component.parse(tomllib.loads(setting)["data"])).load()
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (("ant", "bee"), True),
+        (("0", "1"), True),
+        (("nan", "dosa"), False),
+        (("-1", "-2"), False),
+        (("1.0", "2.0"), False),
+        (("10", "20"), False),
+    ],
+)
+def test_the_printed_line_reads_the_same_classes(tmp_path, names, short):
+    for number in range(12):
+        save(tmp_path / "photos" / names[number % 2] / f"{number}.png", pixels(number, (8, 8, 3)))
+    made = decided(tmp_path, f"folder:{tmp_path / 'photos'}")
+    setting = decisions.write(made, tmp_path / "labels.csv")
+    assert ("labels" not in setting.partition("labels.csv")[2]) is short
+    again = loaded(setting)
+    assert set(again.classes) == set(made.dataset.classes) == set(names)
+    for part in ("train", "test"):
+        before, after = getattr(made.dataset, part), getattr(again, part)
+        named = [
+            {place: data.classes[label] for place, label in zip(each.places, labels, strict=True)}
+            for data, each, labels in (
+                (made.dataset, before, before.labels.tolist()),
+                (again, after, after.labels.tolist()),
+            )
+        ]
+        assert named[0] == named[1]
+
+
+def test_the_printed_line_keeps_how_images_are_seen(photos, tmp_path):
+    made = decided(tmp_path, f"folder:{photos},size=16,storage=stream")
+    setting = decisions.write(made, tmp_path / "labels.csv")
+    assert setting.endswith('size = 16, storage = "stream" }')
+    assert loaded(setting).train.shape == made.dataset.train.shape == (3, 16, 16)
+    made = decided(tmp_path, f"folder:{photos},memory_budget=0")
+    assert decisions.write(made, tmp_path / "labels.csv").endswith("memory_budget = 0 }")
+
+
+def test_what_is_lost_of_votes_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"text {n},{'ab'[n % 2]},{'ab'[n % 3 > 0]}\n" for n in range(20))
+    (tmp_path / "texts.csv").write_text(f"text,one,two\n{rows}")
+    (tmp_path / "run.toml").write_text(
+        "data = {name = 'text', path = 'texts.csv', votes = ['one', 'two']}\nfeatures = 'tfidf'\n"
+    )
+    write(tmp_path / "d.json")
+    assert main(["apply", "d.json", "--data", "run.toml", "--out", "new.csv"]) == 0
+    assert "one label of each example is left" in capsys.readouterr().out
+    assert main(["apply", "d.json", "--data", "run.toml", "--out", "new.npy"]) == 2
+    assert "votes or sets of candidates are learnt here" in capsys.readouterr().err
+    assert not (tmp_path / "new.npy").exists()
+
+
+def test_a_file_in_two_classes_is_named(photos, tmp_path):
+    link = photos / "train" / "bee" / "00.png"
+    link.symlink_to(photos / "train" / "ant" / "00.png")
+    made = decided(tmp_path, f"folder:{photos}")
+    with pytest.raises(ConfigError, match=r"ant/00.png is linked to as 'ant' .* and as 'bee'"):
+        decisions.write(made, tmp_path / "labels.csv")
+    row = [str(place) for place in made.dataset.train.places].index(str(link))
+    aside = entry(row, "bee", "aside", path=str(link))
+    setting = decisions.write(decided(tmp_path, f"folder:{photos}", aside), tmp_path / "labels.csv")
+    assert len(loaded(setting).train) == len(made.dataset.train) - 1
+
+
+def test_names_that_are_no_text(photos, tmp_path):
+    """They come out of every file as they went in, or as the page of an audit has them."""
+    odd = Path(os.fsdecode(os.fsencode(photos / "train" / "ant") + b"/caf\xe9.png"))
+    try:
+        save(odd, pixels(99, (8, 8, 3)))
+    except OSError:
+        pytest.skip("the file system has no names that are not UTF-8")
+    data = f"folder:{photos}"
+    row = [str(place) for place in decided(tmp_path, data).dataset.train.places].index(str(odd))
+    table = f"part,row,path,given,suggested,score\ntrain,{row},{odd},ant,bee,0.9\n"
+    pages.write(tmp_path / "suspects.csv", table)
+    assert b"/caf\xe9.png" in (tmp_path / "suspects.csv").read_bytes()
+    (found,) = decisions.read(tmp_path / "suspects.csv", above=0.5)
+    assert found.place == str(odd)
+    made = decisions.apply([found], decisions.configuration(data))
+    setting = decisions.write(made, tmp_path / "labels.csv")
+    assert b"/caf\xe9.png,bee,train,ant\n" in (tmp_path / "labels.csv").read_bytes()
+    assert str(odd) in loaded(setting).train.places
+    seen = entry(row, "ant", "relabel", path="caf\ufffd.png", label="bee")
+    assert int(decided(tmp_path, data, seen).train[row]) == 1
+    with pytest.raises(DataError, match="not the data that was audited"):
+        decided(tmp_path, data, seen | {"path": "cafe.png"})

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from noisylabels.atomic import replacing
 from noisylabels.data.batches import derive_seed
-from noisylabels.data.examples import Dataset, Examples, Texts, stratified_split
+from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts, stratified_split
+from noisylabels.data.label_encoding import encode_labels
+from noisylabels.data.source import ImageSource
 from noisylabels.errors import ConfigError, DataError, check_range
 from noisylabels.run import config, spec
 from noisylabels.run.config import Component, RunConfig
@@ -34,6 +36,8 @@ PARTS = ("train", "validation", "test")
 BEFORE = "label_before"
 """Column, or end of an array's name, of the labels as they were given."""
 KINDS = (".csv", ".npy", ".npz")
+IMAGE_SETTINGS = ("size", "storage", "memory_budget")
+"""What a source of images and a table of them can be told alike."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,14 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
         assert clean is not None, "as the run says"
         held = clean[rows] >= 0
         positions |= {"train": rows[~held], "validation": rows[held]}
-    numbers = {name: number for number, name in enumerate(dataset.classes)}
+    legible = Counter(map(pages.legible, dataset.classes))
+    # As the page has names that are no text, unless they are no longer told apart.
+    numbers = {
+        name: number
+        for number, own in enumerate(dataset.classes)
+        for name in (own, pages.legible(own))
+        if name == own or legible[name] == 1
+    }
     for decision in found:
         own = positions.get(decision.part, rows[:0])
         if decision.row >= len(own):
@@ -259,7 +270,11 @@ def _check_given(decision: Decision, dataset: Dataset, part: str, row: int) -> N
     examples = dataset.train if part == "train" else dataset.test
     label = dataset.classes[int(examples.labels[row])]
     place = "" if examples.places is None else str(examples.places[row])
-    if label != decision.given or Path(place).name != Path(decision.place).name:
+    names = label, Path(place).name
+    # The page has U+FFFD where a name is no text.
+    if [*map(pages.legible, names)] != [
+        *map(pages.legible, (decision.given, Path(decision.place).name))
+    ]:
         named = f" of {place}" if place else f" in row {row} of {part}"
         raise DataError(
             f"{decision.where}: expected the label {decision.given!r} of "
@@ -275,7 +290,8 @@ def write(relabelled: Relabelled, out: Path) -> str:
         relabelled: The dataset with its new labels.
         out: ``.csv``, a table of image files that ``data = {name = "table"}`` reads, or of texts
             that ``data = {name = "text"}`` reads, with the labels as they were in a column of their
-            own, without the examples that were set aside;
+            own, without the examples that were set aside, and of votes or sets of candidates with
+            one label of each;
             ``.npy``, a label file that ``noise = {name = "file"}`` reads; or ``.npz``, an archive
             of arrays that ``data = {name = "arrays"}`` reads.
 
@@ -317,8 +333,10 @@ def _write_texts(relabelled: Relabelled, out: Path) -> str:
         assert isinstance(examples.inputs, Texts), "as the training set's are"
         return list(map(str, examples.inputs.values))
 
-    _write_csv(out, "text", _rows(relabelled, values))
-    return _table_of(relabelled, 'name = "text"', f"path = {_toml(out)}")
+    rows = _rows(relabelled, values)
+    _write_csv(out, "text", rows)
+    labels = [now for _, now, *_ in rows]
+    return _table_of(relabelled, labels, 'name = "text"', f"path = {_toml(out)}")
 
 
 def _write_csv(out: Path, first: str, rows: Sequence[Sequence[str]]) -> None:
@@ -331,6 +349,7 @@ def _write_csv(out: Path, first: str, rows: Sequence[Sequence[str]]) -> None:
 
 def _write_table(relabelled: Relabelled, out: Path) -> str:
     rows = _rows(relabelled, lambda examples: _files(examples, out))
+    _check_once(rows, out)
     root = Path(os.path.commonpath([Path(path).parent for path, *_ in rows]))
     beside = out.absolute().parent.resolve()
     inside = root.is_relative_to(beside)
@@ -339,17 +358,47 @@ def _write_table(relabelled: Relabelled, out: Path) -> str:
         out, "path", [(Path(path).relative_to(top).as_posix(), *cells) for path, *cells in rows]
     )
     where = [] if inside else [f"root = {_toml(root)}"]
-    return _table_of(relabelled, 'name = "table"', f"path = {_toml(out)}", *where)
+    labels = [now for _, now, *_ in rows]
+    return _table_of(relabelled, labels, 'name = "table"', f"path = {_toml(out)}", *where)
 
 
-def _table_of(relabelled: Relabelled, *settings: str) -> str:
+def _check_once(rows: Sequence[tuple[str, str, str, str]], out: Path) -> None:
+    """Refuse a file that several links make several examples of, unless they are the same."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path, now, part, _ in rows:
+        before = seen.setdefault(path, (now, part))
+        if before != (now, part):
+            raise ConfigError(
+                f"{out}: a table names each file once, and {path} is linked to as {before[0]!r} "
+                f"({before[1]}) and as {now!r} ({part}): set one of them aside, or write a .npy "
+                f'of labels for noise = {{name = "file"}}'
+            )
+
+
+def _table_of(relabelled: Relabelled, labels: Iterable[str], *settings: str) -> str:
     """Return the data of a run's file that reads a table."""
-    # Numbers would be taken for positions, of which there may be fewer than that.
-    classes = list(relabelled.dataset.classes)
-    numeric = any(name.isdecimal() for name in classes)
-    names = numeric and classes != [str(number) for number in range(len(classes))]
-    listed = [*settings, 'labels = "names"'] if names else settings
+    listed = list(settings)
+    if not _reads_back(set(labels)):
+        listed.append('labels = "names"')
+    source = spec.source(relabelled.config.data)
+    if isinstance(source, ImageSource):
+        # What is seen of an image is to stay the same.
+        listed += [
+            f"{name} = {json.dumps(value)}"
+            for name in IMAGE_SETTINGS
+            if (value := getattr(source, name)) != getattr(ImageSource, name)
+        ]
     return f"data = {{ {', '.join(listed)} }}"
+
+
+def _reads_back(labels: Collection[str]) -> bool:
+    """Return whether labels that nobody says to be names are read as those that they are."""
+    listed = sorted(labels)
+    try:
+        numbers, classes, _ = encode_labels(listed, listed, None, LoadReport("raise"))
+    except DataError:
+        return False
+    return [classes[number] for number in numbers.tolist()] == listed
 
 
 def _toml(path: Path) -> str:
@@ -370,6 +419,11 @@ def _files(examples: Examples, out: Path) -> list[str]:
 
 
 def _write_labels(relabelled: Relabelled, out: Path) -> str:
+    if relabelled.dataset.train.targets is not None:
+        raise ConfigError(
+            f"{out}: a label file replaces labels, and votes or sets of candidates are learnt "
+            f"here: write a .csv (image files, texts) or an .npz (arrays)"
+        )
     aside = int((relabelled.train < 0).sum())
     if aside:
         raise ConfigError(

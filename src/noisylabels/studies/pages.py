@@ -1,6 +1,7 @@
 """Pages for a browser: a template and what fills it, in one file that needs no network."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,25 @@ def render(template: str, **context: Any) -> str:
     Raises:
         MissingExtraError: Jinja is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
+    require()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("noisylabels.studies"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template(template).render(**context)
+
+
+def require() -> None:
+    """Refuse to make pages where that cannot be done, before any work is done for them.
+
+    Raises:
+        MissingExtraError: Jinja is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report") from error
 
 
 def check(path: Path) -> None:
@@ -61,10 +73,28 @@ def write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            # Names of files are not always text.
-            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+            # Names of files are not always text: their bytes stay what they are.
+            temporary.write_bytes(_bytes(text))
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a pair, which is no byte of a name.
+        return text.encode("utf-8", "backslashreplace")
+
+
+def legible(text: str) -> str:
+    r"""Return a text as a browser has it: what is no character becomes U+FFFD.
+
+    Example:
+        >>> legible("caf\udce9.png") == "caf\ufffd.png"
+        True
+    """
+    return re.sub("[\\ud800-\\udfff]", "\ufffd", text)
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
@@ -79,4 +109,4 @@ def write_page(path: Path, template: str, **context: Any) -> None:
         MissingExtraError: Jinja is not installed.
         DataError: The file cannot be written.
     """
-    write(path, render(template, **context))
+    write(path, legible(render(template, **context)))
