@@ -74,6 +74,12 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     assert capsys.readouterr().err == "noisylabels: none.npz: no such file\n"
     assert main(["predict", folder, "--out", "none.csv"]) == 2
     assert "expected a folder, files, a table or an .npz file, got none" in capsys.readouterr().err
+    for option in ("column", "root"):
+        save(Path("new/0.png"), np.zeros((8, 8), np.uint8))
+        for place in ("new", "new/0.png", "new.npz"):
+            assert main(["predict", folder, place, f"--{option}", "a", "--out", "none.csv"]) == 2
+            said = f"noisylabels: {place}: {option} is for a table of paths, and this is none"
+            assert capsys.readouterr().err.startswith(said)
     assert not Path("none.csv").exists()
     assert main(["export", folder, "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
@@ -116,6 +122,8 @@ def test_predict_reads_texts_and_names_what_it_cannot_use(run, capsys):
     assert main(["train", "texts.toml"]) == 0
     folder = capsys.readouterr().out.strip()
     Path("new.csv").write_text('review\nfine\n" "\ndull\n')
+    assert main(["predict", folder, "new.csv", "--root", "."]) == 2
+    assert "root is for a table of paths: expected none of texts" in capsys.readouterr().err
     assert main(["predict", folder, "new.csv", "--column", "review"]) == 0
     assert capsys.readouterr().err == "row 3: expected a text, got none\n"
     written = [line.split(",") for line in Path("predictions.csv").read_text().splitlines()]

@@ -23,7 +23,7 @@ from noisylabels.data.files import (
 )
 from noisylabels.data.images import ORIENTATION
 from noisylabels.data.tables import TABLES, is_text, read_parquet, read_schema, read_table
-from noisylabels.errors import DataError
+from noisylabels.errors import ConfigError, DataError
 from noisylabels.labels import read_archive
 
 IN_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
@@ -96,7 +96,7 @@ class PillowImages:
 
 
 def read_places(
-    places: Sequence[Path], *, column: str = "path", root: Path | None = None
+    places: Sequence[Path], *, column: str | None = None, root: Path | None = None
 ) -> Unlabelled:
     """List what lies at some places.
 
@@ -104,7 +104,7 @@ def read_places(
         places: Folders of images, in any depth, and image files, by Pillow's extensions; or one
             table (``.csv``, ``.tsv``, ``.parquet``) of paths or, in Parquet, encoded images; or one
             ``.npz`` file with ``x``.
-        column: A table's column of paths.
+        column: A table's column of paths, ``path`` by default.
         root: Folder that a table's paths are relative to, and must not lead out of; by default that
             of the table.
 
@@ -112,6 +112,7 @@ def read_places(
         The inputs.
 
     Raises:
+        ConfigError: A column or root is given, and there is no table of paths.
         DataError: A place is missing, or has nothing of the kind.
     """
     if not places:
@@ -119,12 +120,24 @@ def read_places(
     suffixes = [path.suffix.lower() for path in places if not path.is_dir()]
     single = next((path for path in places if path.suffix.lower() in (*TABLES, ".npz")), None)
     if single is None or single.is_dir():
+        _check_no_table(places[0], column, root)
         return _read_images(places)
     if len(places) > 1:
         raise DataError(f"{single}: expected it alone, or images alone, got {len(places)} places")
     if suffixes == [".npz"]:
+        _check_no_table(single, column, root)
         return _read_arrays(single)
     return _read_table(single, column, root)
+
+
+def _check_no_table(place: Path, column: str | None, root: Path | None) -> None:
+    """Refuse what is for a table of paths alone."""
+    for name, value in (("column", column), ("root", root)):
+        if value is not None:
+            raise ConfigError(
+                f"{place}: {name} is for a table of paths, and this is none: expected it left out, "
+                f"got {str(value)!r}"
+            )
 
 
 def _read_images(places: Sequence[Path]) -> Unlabelled:
@@ -151,11 +164,13 @@ def _read_images(places: Sequence[Path]) -> Unlabelled:
     return Unlabelled(ImagePaths(Path(), array, array), names, {})
 
 
-def _read_table(path: Path, path_column: str, root: Path | None) -> Unlabelled:
+def _read_table(path: Path, column: str | None, root: Path | None) -> Unlabelled:
+    path_column = column or "path"
     if path.suffix.lower() == ".parquet":
         schema = read_schema(path)
         images = image_columns(schema)
         if path_column not in schema.names and len(images) == 1:
+            _check_no_table(path, None if column == images[0] else column, root)
             return _read_embedded(path, images[0])
     rows = _read_column(path, path_column)
     folder = (root or path.parent).resolve()

@@ -254,10 +254,13 @@ class Classifier:
             root: Folder that a table's paths are relative to; by default that of the table.
 
         Raises:
+            ConfigError: A column or root is given that would be ignored.
             DataError: A place is missing, or has nothing of the kind.
         """
         if not self._texts:
-            return read_places(places, column=column or "path", root=root)
+            return read_places(places, column=column, root=root)
+        if root is not None:
+            raise ConfigError(f"root is for a table of paths: expected none of texts, got {root}")
         if len(places) != 1:
             raise DataError(f"expected one table of texts, got {len(places)} places")
         return read_texts(places[0], column or "text")
