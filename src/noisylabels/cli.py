@@ -672,7 +672,10 @@ def _demo(command: Demo) -> None:
     from noisylabels.display import Display
     from noisylabels.run.plan import plan
     from noisylabels.run.trainer import train
+    from noisylabels.studies import pages
 
+    pages.require()
+    pages.check(command.report)
     plans = [plan(run) for run in demo.runs(command.seeds)]
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
         folders = [train(made, command.out, [display]) for made in plans]
@@ -710,13 +713,21 @@ def _fit(command: Fit) -> None:
     from rich.console import Console
 
     from noisylabels.display import Display
-    from noisylabels.run import spec
+    from noisylabels.run import config, spec
     from noisylabels.run.labelling import keeping_data
-    from noisylabels.studies import audit, audit_page, fitting
+    from noisylabels.studies import audit, audit_page, fitting, pages
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
+    page = command.out / "audit.html"
+    pages.require()
+    pages.check(page)
+    if Path(command.data).suffix == ".toml":
+        ignored = [key for key in config.read_toml(Path(command.data)) if key != "data"]
+        if ignored:
+            keys = ", ".join(ignored)
+            say(f"of {command.data} only data counts, not {keys}: fit chooses what is trained")
     with keeping_data():
         recipe = fitting.recommend(
             spec.parse(command.data),
@@ -731,9 +742,8 @@ def _fit(command: Fit) -> None:
         with Display(runs=runs, epochs=epochs, console=Console(stderr=True)) as display:
             made = fitting.fit(recipe, command.out / "runs", [display], say)
         found = audit.judge(audit.read([made.folder]))
-        page = command.out / "audit.html"
-        audit_page.write(found, page, say=say)
         files = [page, *audit.write(found, command.out)]
+        audit_page.write(found, page, say=say)
     for sentence in (*made.sentences(), *found.sentences()):
         print(sentence)
     for path in files:
@@ -844,6 +854,7 @@ def _tune(command: Tune, overrides: Sequence[str]) -> None:
     from noisylabels.studies import pages, space, tune, tune_page
     from noisylabels.studies.launchers import launcher
 
+    pages.require()
     pages.check(command.report)
     # On Slurm, where a study's file would say how, each machine runs the command itself.
     check_choice("--launcher", command.launcher, ("local", "ray"))
@@ -887,36 +898,31 @@ def _status(command: Status) -> None:
 
 
 def _audit(command: Audit) -> None:
-    from noisylabels.run.folder import RunFolder
-    from noisylabels.studies import audit, audit_page
+    from noisylabels.studies import audit, audit_page, pages
 
     check_choice("--score", command.score, audit.SCORES)
     if command.photos < 0:
         raise ConfigError(f"--photos: expected at least 0, got {command.photos}")
-    if not command.data:
-        raise ConfigError("audit: expected run folders, or data, got none")
-    places = [Path(word) for word in command.data]
-    if command.folds < 0 or command.folds == 1:
-        raise ConfigError(f"--folds: expected at least 2, or 0 for none, got {command.folds}")
-    if all(audit.is_of_runs(place) for place in places):
-        if command.folds:
-            raise ConfigError("--folds: expected data to make runs of, got finished runs")
-        folders = RunFolder.find(places)
-    elif len(places) == 1:
+    training = ("backbone", "weights", "minutes")
+    defaults = {field.name: field.default for field in fields(Audit)}
+    given = [name for name in training if getattr(command, name) != defaults[name]]
+    folders = audit.find([Path(word) for word in command.data], folds=command.folds, given=given)
+    page = command.out / "audit.html"
+    pages.require()
+    pages.check(page)
+    if folders is None:
         folders = _train_for_audit(command)
-    else:
-        raise ConfigError("audit: expected one dataset, or run folders alone")
     for folder in folders:
         if not folder.finished:
             print(f"not finished, left out: {folder.path}", file=sys.stderr)
     found = audit.judge(audit.read(folders), command.score)
     for sentence in found.sentences():
         print(sentence)
-    page = command.out / "audit.html"
+    files = audit.write(found, command.out)
     audit_page.write(
         found, page, photos=command.photos, say=lambda sentence: print(sentence, file=sys.stderr)
     )
-    for path in (page, *audit.write(found, command.out)):
+    for path in (page, *files):
         print(path)
 
 

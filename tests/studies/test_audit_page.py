@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
+import noisylabels
 from browser import browse
 from noisylabels.__main__ import main
+from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
@@ -260,7 +262,11 @@ def test_the_command_takes_runs_or_data(digits, tmp_path, monkeypatch, capsys):
         (["audit", str(digits), "--score", "best"], "--score must be 'posterior'"),
         (["audit", "nowhere"], "nowhere"),
         (["audit", str(digits), "--folds", "3"], "expected data to make runs of"),
-        (["audit", "digits", "--folds", "1"], "--folds: expected at least 2"),
+        (["audit", "digits", "--folds", "1"], "folds: expected at least 2"),
+        (["audit", str(digits), "--minutes", "3"], "minutes: expected data to make runs of"),
+        (["audit", "held.toml", "--minutes", "3"], "minutes must be left out"),
+        (["audit", "held.toml", "--backbone", "x"], "backbone must be left out"),
+        (["audit", "held.toml", "--weights", "x"], "weights must be left out"),
         (["audit", "held.toml", "--folds", "3"], "validation must be left out"),
     ):
         assert main(words) == 2
@@ -282,3 +288,25 @@ def test_folds_are_judged_by_the_command(tmp_path, monkeypatch, capsys):
     # The runs themselves tell the same.
     assert main(["audit", "audit/runs", "--out", "again"]) == 0
     assert stored((tmp_path / "again" / "audit.html").read_text()) == data
+
+
+def test_suspects_are_there_even_where_the_page_fails(digits, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise DataError("no page")
+
+    monkeypatch.setattr(audit_page, "write", fail)
+    assert main(["audit", str(digits), "--out", str(tmp_path / "found")]) == 2
+    assert (tmp_path / "found" / "suspects.csv").exists()
+    assert (tmp_path / "found" / "audit.npz").exists()
+
+
+def test_python_refuses_what_finished_runs_would_ignore(digits, tmp_path):
+    for options, said in (
+        ({"folds": 5}, "folds: expected data to make runs of"),
+        ({"weights": "w.pth"}, "weights: expected data to make runs of"),
+        ({"folds": 1}, "folds: expected at least 2"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            noisylabels.audit(digits, **options)
+    with pytest.raises(ConfigError, match="run folders alone, got nowhere too"):
+        noisylabels.audit([digits, "nowhere"])

@@ -315,3 +315,41 @@ def test_a_slip_of_the_pen_is_no_reason_to_train_for_long(tmp_path, changes, mes
     photos = class_folders(tmp_path / "photos", count=4)
     with pytest.raises(ConfigError, match=message):
         fitting.recommend(spec.parse(f"folder:{photos}"), **changes)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fit", "digits"], ["audit", "digits"], ["tune", "run.toml", "--space", "s"], ["demo"]],
+)
+def test_what_makes_the_page_is_asked_for_before_training(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith("pip install 'noisylabels[report]'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"weights": Path("w.pth")}, {"backbone": "resnet18"}])
+@pytest.mark.parametrize("kind", ["numbers", "texts", "tiny images"])
+def test_a_network_that_cannot_count_is_refused(kind, option, tmp_path):
+    np.savez(tmp_path / "numbers.npz", x=np.zeros((8, 3), np.float32), y=np.arange(8) % 2)
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a film,good\nanother,bad\n" * 4)
+    place = {"numbers": tmp_path / "numbers.npz", "texts": tmp_path / "texts.csv"}
+    data = spec.parse(str(place.get(kind, "digits")))
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"{name}: must be left out, for {kind} go through no"):
+        recommend(data, **option)
+
+
+def test_what_of_a_runs_file_is_left_out_is_said(tmp_path, monkeypatch, capsys):
+    def stop(*args, **options):
+        raise ConfigError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting, "recommend", stop)
+    Path("run.toml").write_text("data = 'digits'\nepochs = 3\nnoise = {name = 'symmetric'}\n")
+    assert main(["fit", "run.toml"]) == 2
+    assert "of run.toml only data counts, not epochs, noise: fit" in capsys.readouterr().err
+    Path("run.toml").write_text("data = 'digits'\n")
+    assert main(["fit", "run.toml"]) == 2
+    assert capsys.readouterr().err == "noisylabels: enough\n"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from noisylabels.atomic import replacing
-from noisylabels.errors import DataError, MissingExtraError, check_choice
+from noisylabels.errors import ConfigError, DataError, MissingExtraError, check_choice
 from noisylabels.estimation import (
     ESTIMATORS,
     posterior,
@@ -589,6 +589,38 @@ def is_of_runs(place: Path) -> bool:
     return (place / config).exists() or any(True for _ in place.glob(f"*/{config}"))
 
 
+def find(
+    places: Sequence[Path], *, folds: int = 0, given: Sequence[str] = ()
+) -> list[RunFolder] | None:
+    """Find the runs that are to be audited.
+
+    Args:
+        places: Run folders or folders of them; or one dataset in one word, or a run's TOML file.
+        folds: Of data: runs, of which each judges the part that it held out; 0 for none.
+        given: Other options of how runs are made of data that somebody has set.
+
+    Returns:
+        The runs; None where they are to be made first.
+
+    Raises:
+        ConfigError: Places are of several kinds, or an option would be ignored.
+    """
+    if not places:
+        raise ConfigError("audit: expected run folders, or data, got none")
+    if folds < 0 or folds == 1:
+        raise ConfigError(f"folds: expected at least 2, or 0 for none, got {folds}")
+    if all(map(is_of_runs, places)):
+        if ignored := [*(["folds"] if folds else []), *given]:
+            raise ConfigError(
+                f"{', '.join(ignored)}: expected data to make runs of, got finished runs"
+            )
+        return RunFolder.find(places)
+    if len(places) > 1:
+        other = next(place for place in places if not is_of_runs(place))
+        raise ConfigError(f"audit: expected one dataset, or run folders alone, got {other} too")
+    return None
+
+
 def read(folders: Sequence[RunFolder]) -> Evidence:
     """Read what finished runs predicted for examples whose labels they were given.
 
@@ -869,13 +901,15 @@ def audit(
         What was found; ``frame()`` has the suspects.
 
     Raises:
-        ConfigError: There is no such score, or the data cannot be used.
+        ConfigError: There is no such score, the data cannot be used, or an option would be ignored.
         DataError: There is no finished run, their labels differ, or a file is damaged.
     """
     check_choice("score", score, SCORES)
     places = [Path(place) for place in ([data] if isinstance(data, str | Path) else data)]
-    if len(places) != 1 or is_of_runs(places[0]):
-        return judge(read(RunFolder.find(places)), score)
+    given = [] if weights is None else ["weights"]
+    folders = find(places, folds=folds, given=given)
+    if folders is not None:
+        return judge(read(folders), score)
     # What trains takes a second to import.
     from noisylabels.run.labelling import keeping_data
     from noisylabels.studies import fitting

@@ -110,7 +110,7 @@ def recommend(
 
     Raises:
         ConfigError: The data cannot be used, there is no such backbone, ``minutes`` is not above 0,
-            or given weights do not fit.
+            or given weights do not fit, or are for data that goes through no network.
         DataError: The data is missing or damaged.
     """
     check_range("minutes", minutes, open=True)
@@ -118,13 +118,16 @@ def recommend(
     common = {"data": data.table(), "seed": seed}
     linear = {"model": "linear", "optimizer": {"name": "sgd", "lr": 0.01}}
     if facts.texts:
+        _check_unused("texts", backbone, weights)
         base = common | linear | {"features": "tfidf", "optimizer": {"name": "sgd", "lr": 0.1}}
         return _candidates(say, base, "texts: weights of their words, and a linear layer")
     if not facts.images:
+        _check_unused("numbers", backbone, weights)
         model = {"name": "mlp", "hidden": [256]}
         base = common | {"model": model, "optimizer": {"name": "sgd", "lr": 0.05}}
         return _candidates(say, base, "numbers: a perceptron with one hidden layer")
     if max(facts.shape[1:]) < TINY:
+        _check_unused("tiny images", backbone, weights)
         base = common | {"model": "mlp", "optimizer": {"name": "sgd", "lr": 0.05}}
         return _candidates(say, base, "tiny images: a perceptron")
     features = {"name": "timm", "model": backbone, "size": SIZE}
@@ -145,6 +148,17 @@ def recommend(
     return _candidates(
         say, pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
     )
+
+
+def _check_unused(what: str, backbone: str, weights: Path | None) -> None:
+    """Refuse a network of images for what goes through none."""
+    given = {"backbone": None if backbone == BACKBONE else backbone, "weights": weights}
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name}: must be left out, for {what} go through no pretrained network, got "
+                f"{str(value)!r}"
+            )
 
 
 def decay(count: int, width: int) -> float:
@@ -354,10 +368,17 @@ def empanel(
         say: Tells the user what is trained and why, and how far computing features has come.
 
     Raises:
-        ConfigError: The data cannot be used, or the file holds examples out already.
+        ConfigError: The data cannot be used, the file holds examples out already, or an option is
+            given that it decides.
         DataError: The data is missing or damaged.
     """
     if Path(data).suffix == ".toml":
+        options = {"backbone": backbone != BACKBONE, "minutes": minutes != DEADLINE}
+        options["weights"] = weights is not None
+        if ignored := [name for name, given in options.items() if given]:
+            raise ConfigError(
+                f"{data}: {', '.join(ignored)} must be left out: the file says what is trained"
+            )
         run = config.load(Path(data))
         if folds and run.holds_out:
             held = "validation" if run.validation else "validation_labels"
