@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from noisylabels.data.unlabelled import PillowImages, of_images, read_places, read_texts
-from noisylabels.errors import DataError
+from noisylabels.errors import ConfigError, DataError
 from pictures import encode, exif, pixels, save, write
 
 
@@ -66,6 +66,9 @@ def test_parquet_of_images_has_rows(tmp_path):
     found = read_places([tmp_path / "t.parquet"])
     assert (found.names, found.column) == (["0", "1", "2"], "row")
     assert [found.inputs.read(index) for index in range(3)] == contents
+    for option in ({"column": "image"}, {"root": tmp_path}):
+        with pytest.raises(ConfigError, match=r"t\.parquet: \w+ is for a table of paths"):
+            read_places([tmp_path / "t.parquet"], **option)
 
 
 def test_arrays(tmp_path):

@@ -170,7 +170,7 @@ def _read_table(path: Path, column: str | None, root: Path | None) -> Unlabelled
         schema = read_schema(path)
         images = image_columns(schema)
         if path_column not in schema.names and len(images) == 1:
-            _check_no_table(path, None if column == images[0] else column, root)
+            _check_no_table(path, column, root)
             return _read_embedded(path, images[0])
     rows = _read_column(path, path_column)
     folder = (root or path.parent).resolve()
