@@ -7,6 +7,7 @@ from scipy.integrate import quad
 from scipy.stats import truncnorm
 from sklearn.mixture import GaussianMixture
 
+import mps
 from noisylabels.clipping import LEAST_PROBABILITY, clipping_threshold, fit_two_normals
 
 
@@ -66,3 +67,9 @@ def test_nothing_is_clipped_where_wrong_labels_have_little():
 @pytest.mark.parametrize("values", [torch.zeros(10), torch.tensor([0.0, 16.0]), torch.ones(2)])
 def test_odd_losses_have_a_threshold(values):
     assert LEAST_PROBABILITY <= clipping_threshold(values, q=0.0, epsilon=0.1) < 1
+
+
+def test_devices_without_float64_are_left_first():
+    values = losses(0.2).float()
+    found = fit_two_normals(values.as_subclass(mps.SingleOnly))
+    torch.testing.assert_close(found, fit_two_normals(values), rtol=0, atol=0)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import mps
 import naive
 from noisylabels import functional, losses, schedules
 from noisylabels.errors import CheckpointError, ConfigError, DataError
@@ -1724,6 +1725,24 @@ def test_one_class_has_no_entropy():
     assert functional.dynamics_aware(logits, target, q=1.5, lamb=1.0).eq(0).all()
 
 
+@pytest.mark.parametrize("key", LOSSES)
+def test_devices_without_float64_train(key):
+    own = {
+        "ogc": {"interval": 5, "queue": 32},
+        "forward": {"warmup": 0.2},
+        "backward": {"warmup": 0.2},
+    }
+    loss = build(key, **own.get(key, {}))
+    logits, target = torch.randn(16, 4), torch.randint(4, (16,))
+    with mps.NoDoubleMoves():
+        for call in range(40):
+            loss.progress = call / 40
+            hidden = logits.as_subclass(mps.SingleOnly).requires_grad_()
+            loss(hidden, target).backward()
+            assert hidden.grad.isfinite().all()
+    assert loss.dynamic().get("corrected", 1.0)
+
+
 class TestCollapse:
     """A loop whose predictions have shrunk to one class is told so, once."""
 
@@ -1777,6 +1796,14 @@ class TestCollapse:
         elif case == "off":
             loss.warns = False
         self.call(loss, logits, target)
+
+    @pytest.mark.parametrize("kind", ["classes", "candidates"])
+    def test_it_is_said_on_devices_without_float64(self, kind):
+        logits, target = self.batch()
+        if kind == "candidates":
+            target = nn.functional.one_hot(target, 4).bool()
+        with pytest.warns(UserWarning, match="predicts class 1 alone"):
+            self.call(build("dal"), logits.as_subclass(mps.SingleOnly), target)
 
     def test_it_takes_three_looks_in_a_row(self):
         loss = build("gce")

@@ -284,6 +284,16 @@ def test_single_and_double_precision(wine):
     np.testing.assert_allclose(single.predict_proba(x), double.predict_proba(x), atol=1e-3)
 
 
+def test_devices_without_float64_are_given_float32(wine, monkeypatch):
+    monkeypatch.setattr("noisylabels.sklearn.SINGLE_ONLY", ("cpu",))
+    x, _, given = wine
+    single = robust("ce", epochs=3).fit(x.astype(np.float32), given)
+    double = robust("ce", epochs=3).fit(x, given)
+    assert next(double.network_.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(single.predict_proba(x), double.predict_proba(x), atol=1e-3)
+    robust("ce", epochs=3).fit(csr_array(x), given).predict(csr_array(x))
+
+
 def test_the_seed_decides_and_no_generator_is_touched(wine):
     x, _, given = wine
 

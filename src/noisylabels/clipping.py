@@ -38,7 +38,7 @@ def fit_two_normals(values: Tensor) -> tuple[Tensor, Tensor]:
         >>> [round(mean, 3) for mean in means.tolist()]
         [0.1, 4.1]
     """
-    x = values.detach().double().cpu()
+    x = values.detach().cpu().double()
     means = torch.stack([x.min(), x.max()])
     for _ in range(STEPS):
         upper = (x - means[0]).abs() > (x - means[1]).abs()

@@ -368,11 +368,11 @@ class Loss(nn.Module, ABC):
             return
         predicted = input.detach().argmax(1)
         if target.dtype is torch.bool:
-            others = (~target[:, predicted[0]]).double().mean()
+            others = ~target[:, predicted[0]]
         else:
             labels = target if target.ndim == 1 else target.argmax(1)
-            others = (labels != predicted[0]).double().mean()
-        collapsed = (predicted == predicted[0]).all() & (others > 0.5)
+            others = labels != predicted[0]
+        collapsed = (predicted == predicted[0]).all() & (2 * others.sum() > len(others))
         self._collapsed = self._collapsed + 1 if bool(collapsed) else 0
         if self._collapsed == LOOKS:
             warnings.warn(
@@ -1877,7 +1877,7 @@ class PeerLoss(_OnBase):
         places = kept.nonzero().flatten()
         if len(places) == 0:
             return torch.zeros(2, len(kept), dtype=torch.int64, device=kept.device)
-        return places[(chances.to(kept.device) * len(places)).long()]
+        return places[(chances * len(places)).long().to(kept.device)]
 
 
 def DynamicGeneralizedCrossEntropyLoss(  # noqa: N802

@@ -73,6 +73,8 @@ EVALUATIONS = 50
 """Epochs, spread over training, whose predictions are the evidence of wrong labels."""
 HELD_OUT = 0.1
 """Share of the examples from which a method estimates the noise rate that it is not given."""
+SINGLE_ONLY = ("mps",)
+"""Types of devices that have no float64."""
 ACCEPTED: Mapping[str, Any] = {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
 
 
@@ -290,7 +292,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         trained = self._train(inputs, labels, self.classes_, weight, rows, self._seed())
         self.network_, self.scaler_, self.epochs_ = trained.network, trained.scaler, trained.epochs
         self.mean_probabilities_ = trained.means
-        self._labels, self._dtype = labels, inputs.dtype
+        self._labels, self._dtype = labels, trained.dtype
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -412,6 +414,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             # Centred, sparse rows would be sparse no more.
             scaler = StandardScaler(with_mean=not issparse(inputs))
             inputs = scaler.fit(inputs[rows], sample_weight=own).transform(inputs)
+        if device.type in SINGLE_ONLY:
+            inputs = inputs.astype(np.float32, copy=False)
         table, targets = _Table(inputs, device), torch.from_numpy(labels)
         task = Task(
             labels=targets[rows],
@@ -437,7 +441,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     means[places] += method.combine(method.predict(part).exp())
         _warn_of_collapse(method.combine(method.predict("train")).argmax(1), task.labels, classes)
         network = method.networks[0].cpu().eval().requires_grad_(False)
-        return _Trained(network, scaler, epochs, (means / looks).numpy())
+        return _Trained(network, scaler, epochs, (means / looks).numpy(), inputs.dtype)
 
     def _divide(self, rows: Array, count: int, seed: int) -> dict[str, Tensor]:
         """Return the rows to train on, those to estimate a noise rate from, and all others."""
@@ -518,12 +522,13 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Trained:
-    """What training made: a network, what scales its inputs, and what it predicted throughout."""
+    """What training made: a network, what scales its inputs, what it predicted, and their type."""
 
     network: nn.Module
     scaler: Any
     epochs: int
     means: Array
+    dtype: Any
 
 
 class _Table:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
+import mps
 from noisylabels.errors import ConfigError, NoisyLabelsError
 from noisylabels.losses import build
 from noisylabels.methods import functional
@@ -308,6 +309,9 @@ def test_posteriors_are_bayes_rule_on_the_mixture_that_scikit_learn_fits():
     assert odd is None
     np.testing.assert_allclose(probability.numpy(), expected, atol=1e-6)
     assert ((probability.numpy() > 0.5) != bad).mean() > 0.98
+    single = losses.float()
+    found, _ = clean_probability(single.as_subclass(mps.SingleOnly), seed=3)
+    assert torch.equal(found, clean_probability(single, seed=3)[0])
 
 
 def test_losses_of_several_epochs_are_scaled_each_and_averaged():

@@ -313,7 +313,7 @@ def clean_probability(losses: Tensor, *, seed: int) -> tuple[Tensor, str | None]
     """
     from sklearn.mixture import GaussianMixture
 
-    values = losses.detach().double().cpu().reshape(-1, losses.shape[-1])
+    values = losses.detach().cpu().double().reshape(-1, losses.shape[-1])
     finite = values.isfinite().all(0)
     if not finite.any():
         raise NoisyLabelsError("no example's loss is finite: the network has diverged")
