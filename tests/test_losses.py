@@ -1805,6 +1805,17 @@ class TestCollapse:
         with pytest.warns(UserWarning, match="predicts class 1 alone"):
             self.call(build("dal"), logits.as_subclass(mps.SingleOnly), target)
 
+    def test_ignored_examples_are_no_mistakes(self):
+        logits, target = self.batch()
+        few = torch.cat([torch.full((22,), -100), torch.ones(10, dtype=torch.int64)])
+        self.call(build("gce"), logits.repeat(2, 1), few)
+        self.call(build("gce"), logits, torch.full((16,), -100))
+        self.call(build("gce", ignore_index=0), logits, target.clamp(max=1) * (target < 2))
+        # What is predicted of them is of no matter either.
+        logits[::4] = torch.eye(4)[2]
+        with pytest.warns(UserWarning, match="predicts class 1 alone"):
+            self.call(build("gce", ignore_index=0), logits, target)
+
     def test_it_takes_three_looks_in_a_row(self):
         loss = build("gce")
         logits, target = self.batch()

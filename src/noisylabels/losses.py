@@ -367,6 +367,11 @@ class Loss(nn.Module, ABC):
         if torch._C._are_functorch_transforms_active():
             return
         predicted = input.detach().argmax(1)
+        if target.ndim == 1:
+            known = target != self.ignore_index
+            predicted, target = predicted[known], target[known]
+            if len(target) < FEWEST_EXAMPLES:
+                return
         if target.dtype is torch.bool:
             others = ~target[:, predicted[0]]
         else:
