@@ -525,6 +525,23 @@ class TestNumbers:
             assert gradient.dtype is dtype
             assert gradient.isfinite().all()
 
+    @pytest.mark.parametrize("progress", [0.0, 0.9])
+    @pytest.mark.parametrize("key", LOSSES)
+    def test_an_excluded_label_makes_no_loss_nan(self, key, progress):
+        logits = torch.tensor([[-math.inf, 1.0, 2.0]] * 2, requires_grad=True)
+        loss = at(key, progress)(logits, torch.tensor([0, 0]))
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert not loss.isnan()
+        assert gradient.isfinite().all()
+
+    def test_an_excluded_label_has_the_greatest_normalized_loss(self):
+        logits = torch.tensor([[-math.inf, 1.0, 2.0], [-math.inf, 1.0, -math.inf]])
+        for target, wanted in (([0, 0], [1.0, 0.5]), ([1, 1], [0.0, 0.0])):
+            each = functional.normalized_cross_entropy(logits, torch.tensor(target))
+            assert each.tolist() == wanted
+        soft = torch.tensor([[0.25, 0.75, 0.0]])
+        assert functional.normalized_cross_entropy(logits[:1], soft).tolist() == [0.25]
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_extreme_views_stay_finite(self, dtype):
         rows = [[[1e4, -1e4, 0], [0, -math.inf, 1]], [[-1e4, 1e4, 0], [1, -math.inf, 0]]]

@@ -401,7 +401,8 @@ def normalized_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
         target: Class indices in [0, C), or class probabilities.
 
     Returns:
-        The loss of each example, in [0, 1]; 0 where another class has probability 0.
+        The loss of each example, in [0, 1]; where n classes have probability 0 it is 1/n if the
+        label is one of them, and 0 if not.
 
     Shape:
         As for :func:`cross_entropy`.
@@ -417,8 +418,11 @@ def normalized_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
         Ma, Huang, Wang, Romano, Erfani, Bailey, "Normalized Loss Functions for Deep Learning with
         Noisy Labels", 2020.
     """
-    log_p = _log_softmax(input)
-    return _picked(log_p, target) / log_p.sum(_class_dim(input))
+    log_p, dim = _log_softmax(input), _class_dim(input)
+    # Of a label that is excluded it would be infinite by infinite.
+    excluded = (_picked(log_p.detach(), target) == -math.inf).unsqueeze(dim)
+    log_p = torch.where(excluded, log_p.clamp(min=LEAST_LOG_P), log_p)
+    return _picked(log_p, target) / log_p.sum(dim)
 
 
 def active_passive(input: Tensor, target: Tensor, *, alpha: float, beta: float) -> Tensor:
