@@ -1247,6 +1247,12 @@ class TestLogitClip:
         dal = at("logit-clip", 0.9, delta=100.0, base="dal")
         torch.testing.assert_close(dal(*batch), at("dal", 0.9)(*batch))
 
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_a_base_with_a_matrix(self, key, batch):
+        base = {"name": key, "matrix": MATRIX}
+        loss = build("logit-clip", delta=1e4, base=base)
+        torch.testing.assert_close(loss(*batch), build(key, matrix=MATRIX)(*batch))
+
     def test_a_base_in_a_runs_file(self):
         loss = {"name": "logit-clip", "delta": 2.0, "base": {"name": "gce", "q": 0.5}}
         run = config.parse({"data": "digits", "loss": loss})
@@ -1693,6 +1699,10 @@ class TestOptimizedGradientClipping:
         ("logit-clip", {"base": "gec"}),
         ("logit-clip", {"base": {"q": 0.7}}),
         ("logit-clip", {"base": {"name": "gce", "p": 0.7}}),
+        ("logit-clip", {"base": "forward"}),
+        ("logit-clip", {"base": {"name": "logit-clip", "base": "backward"}}),
+        ("logit-clip", {"base": {"name": "anl-ce", "lamb": 0.5}}),
+        ("logit-clip", {"base": {"name": "anl-fl", "lamb": linear(0.0, 1.0)}}),
         ("forward", {"matrix": [[0.5, 0.5]]}),
         ("forward", {"matrix": [[0.5, 0.4], [0.0, 1.0]]}),
         ("forward", {"warmup": 0.0}),
@@ -1700,6 +1710,8 @@ class TestOptimizedGradientClipping:
         ("backward", {"queue": 0}),
         ("peer", {"alpha": -1.0}),
         ("peer", {"base": "ogc"}),
+        ("peer", {"base": "backward"}),
+        ("peer", {"base": {"name": "anl-fl", "lamb": 1.0}}),
         ("peer", {"seed": -1}),
         ("ogc", {"q": 1.0}),
         ("ogc", {"epsilon": 0.0}),

@@ -210,6 +210,18 @@ class Loss(nn.Module, ABC):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without weights, ``ignore_index`` or reduction."""
 
+    def beyond_examples(self) -> list[str]:
+        """Name what of the loss :meth:`per_example` leaves out, beside ignored examples.
+
+        Whatever calls it alone, as methods that select examples do, should refuse these.
+
+        Example:
+            >>> build("ce", label_smoothing=0.1).beyond_examples()
+            ['label_smoothing']
+        """
+        given = {"weight": self.weight is not None, "label_smoothing": self.label_smoothing != 0}
+        return [name for name, is_given in given.items() if is_given]
+
     def of_log_p(self, log_p: Tensor) -> Tensor:
         r"""Compute the part of each example's loss that the label's probability determines.
 
@@ -1154,6 +1166,10 @@ class _Balanced(Loss):
 
     lamb = Scheduled()
 
+    def beyond_examples(self) -> list[str]:
+        """Name what :meth:`per_example` leaves out: lamb's term too, which is the batch's."""
+        return super().beyond_examples() + (["lamb"] if self.held["lamb"] != 0 else [])
+
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         lamb = self.lamb
         if lamb == 0:
@@ -1477,7 +1493,8 @@ class LogitClippedLoss(_OnBase):
             hyper-parameters.
 
     Raises:
-        ConfigError: There is no such loss, or class probabilities do not define it.
+        ConfigError: There is no such loss, class probabilities do not define it, or it has what is
+            not of each example: a matrix to estimate, or a ``lamb`` of the batch's.
 
     Example:
         >>> loss = LogitClippedLoss(delta=1.5, base={"name": "gce", "q": 0.5})
@@ -1521,6 +1538,11 @@ def _build_base(base: str | Mapping[str, Any]) -> Loss:
     loss = build(key, **table)
     if loss.needs_indices:
         raise ConfigError(f"base: expected a loss that class probabilities define, got {key!r}")
+    beyond = loss.beyond_examples()
+    if "matrix" in beyond:
+        raise ConfigError(f"base: {key!r} estimates its matrix only by itself: give it one")
+    if beyond:
+        raise ConfigError(f"base: {key!r} is taken of each example alone: {beyond[0]} must be 0")
     return loss
 
 
@@ -1572,6 +1594,10 @@ class OptimizedGradientClippingLoss(Loss):
     def dynamic(self) -> dict[str, float]:
         """Return ``threshold``, and the hyper-parameters that are schedules."""
         return super().dynamic() | {"threshold": self.threshold}
+
+    def beyond_examples(self) -> list[str]:
+        """Name what :meth:`per_example` leaves out: the threshold, which it never finds, too."""
+        return [*super().beyond_examples(), "threshold"]
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training remember the losses in it."""
@@ -1653,6 +1679,10 @@ class _Corrected(Loss):
         if self.matrix is not None:
             return super().dynamic()
         return super().dynamic() | {"corrected": float(self.transition is not None)}
+
+    def beyond_examples(self) -> list[str]:
+        """Name what :meth:`per_example` leaves out: a matrix, which it never estimates, too."""
+        return super().beyond_examples() + (["matrix"] if self.matrix is None else [])
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
@@ -1818,7 +1848,8 @@ class PeerLoss(_OnBase):
         seed: What the draws start from, at least 0.
 
     Raises:
-        ConfigError: There is no such loss, or class probabilities do not define it.
+        ConfigError: There is no such loss, class probabilities do not define it, or it has what is
+            not of each example: a matrix to estimate, or a ``lamb`` of the batch's.
     """
 
     formula = "base(z_n, y_n) - alpha base(z_i, y_j), i and j drawn from the batch"
@@ -1840,6 +1871,10 @@ class PeerLoss(_OnBase):
         self.loss = _build_base(base)
         self.seed = check_count("seed", seed)
         self.drawn = 0
+
+    def beyond_examples(self) -> list[str]:
+        """Name what :meth:`per_example` leaves out: that every batch has pairs of its own, too."""
+        return [*super().beyond_examples(), "pairs"]
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training count it."""
