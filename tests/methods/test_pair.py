@@ -6,7 +6,7 @@ import torch
 
 from noisylabels.errors import ConfigError
 from noisylabels.estimation import estimate_noise_rate
-from noisylabels.losses import build
+from noisylabels.losses import LOSSES, build
 from noisylabels.methods import METHODS
 from tiny import (
     COUNT,
@@ -189,3 +189,29 @@ def test_bad_values_are_named(make):
         make(context(accumulate=2), forget_rate=0.2)
     with pytest.raises(ConfigError, match="c must be in"):
         jocor(context(), forget_rate=0.2, c=1.5)
+
+
+BEYOND = {
+    "label_smoothing": {"loss": "ce", "label_smoothing": 0.1},
+    "weight": {"loss": "gce", "weight": torch.ones(3)},
+    "lamb": {"loss": "anl-ce", "lamb": 0.5},
+    "threshold": {"loss": "ogc"},
+    "matrix": {"loss": "backward"},
+    "pairs": {"loss": "peer"},
+}
+
+
+@pytest.mark.parametrize("make", [coteaching, jocor])
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_is_no_part_of_an_examples_loss_is_refused(make, name):
+    options = dict(BEYOND[name])
+    with pytest.raises(ConfigError, match=f"which {name} of the loss is no part of"):
+        make(context(build(options.pop("loss"), **options)), forget_rate=0.2)
+
+
+@pytest.mark.parametrize("make", [coteaching, jocor])
+@pytest.mark.parametrize("key", sorted(set(LOSSES) - {"ogc", "forward", "backward", "peer"}))
+def test_all_other_losses_are_an_examples_own(make, key):
+    assert math.isfinite(train(make(context(key), forget_rate=0.2), 1)[0])
+    given = build("forward", matrix=torch.eye(3).tolist())
+    assert math.isfinite(train(make(context(given), forget_rate=0.2), 1)[0])

@@ -45,8 +45,9 @@ class Pair(Method):
 
     Raises:
         ConfigError: A hyper-parameter is out of its range; ``forget_rate`` is not given and there
-            is no hold-out; or the gradients of a batch are computed in parts, from which nothing
-            could be selected.
+            is no hold-out; the gradients of a batch are computed in parts, from which nothing
+            could be selected; or the loss has what is no part of an example's, see
+            :meth:`noisylabels.losses.Loss.beyond_examples`.
     """
 
     losses: ClassVar[int] = 1
@@ -66,6 +67,11 @@ class Pair(Method):
             raise ConfigError(
                 f"examples are selected from whole batches: accumulate must be 1, got "
                 f"{context.accumulate}"
+            )
+        if beyond := context.loss.beyond_examples():
+            raise ConfigError(
+                f"examples are selected by their own losses, which {', '.join(beyond)} of the "
+                f'loss is no part of: leave it out, or use method = "single"'
             )
         self._ramp_epochs = check_count("ramp_epochs", ramp_epochs, low=1)
         self._given_rate = forget_rate
