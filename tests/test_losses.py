@@ -7,7 +7,9 @@ import io
 import json
 import math
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -705,6 +707,13 @@ class TestContract:
                 loss(logits, torch.full((6, 5), 0.2))
         with pytest.raises(ValueError, match=r"expected input of shape \(views, N, C\)"):
             GeneralizedJensenShannonLoss()(torch.randn(6, 5), torch.zeros(6).long())
+
+    def test_the_page_of_candidates_names_them(self):
+        page = Path(__file__).parents[1] / "docs" / "candidates.md"
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        (named,) = re.findall(r'"single"` and all losses but ([^;]*);', text)
+        assert set(re.findall(r"`(.+?)`", named)) == INDICES
+        assert {key for key in LOSSES if build(key).needs_indices} == INDICES
 
     @pytest.mark.parametrize("key", KINDS)
     def test_weights_scale_examples_and_the_mean(self, key, batch):
