@@ -137,6 +137,42 @@ def test_a_failure_of_its_own_is_not_hidden(monkeypatch):
         late()(*batch())
 
 
+class OnGpu:
+    """Says that logits are on a GPU."""
+
+    is_cuda = True
+
+    def __init__(self, logits):
+        self.device, self.dtype = logits.device, logits.dtype
+
+
+def test_a_kernel_that_cannot_be_launched_is_tried_once(monkeypatch, request):
+    """As without a C compiler: Triton is there, and raises when it is first called."""
+    request.addfinalizer(_fused._works.cache_clear)
+    tried = []
+
+    def fail(logits, *_):
+        tried.append(logits.dtype)
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    monkeypatch.setattr(_fused, "_by_kernel", fail)
+    monkeypatch.setattr(_fused.importlib.util, "find_spec", lambda name: name)
+    _fused._works.cache_clear()
+    own = _fused._has_kernel
+    monkeypatch.setattr(_fused, "_has_kernel", lambda logits: own(OnGpu(logits)))
+    logits, target = batch(dtype=torch.float32)
+    wanted = composed(logits, target, q=late().q, lamb=late().lamb)
+    loss = late()
+    with pytest.warns(UserWarning, match="C compiler.*without it, with the same result"):
+        value = loss(logits, target)
+    for each in (value, loss(logits, target), loss(logits, target)):
+        torch.testing.assert_close(each, wanted)
+    assert tried == [torch.float32]
+    monkeypatch.setattr(_fused.importlib.util, "find_spec", lambda name: None)
+    _fused._works.cache_clear()
+    assert not _fused._has_kernel(logits)
+
+
 def test_smoothed_targets_are_left_to_the_composed_loss():
     logits, target = batch()
     smoothed = 0.9 * nn.functional.one_hot(target, 11).double() + 0.1 / 11

@@ -3,7 +3,8 @@ r"""The dynamics-aware loss: value and gradient in one pass over the logits.
 Written out with autograd, the loss keeps several N x K intermediates and walks through memory once
 for each. Here, on the CPU, the logits are taken a block of rows at a time, small enough to stay in
 the cache, and the forward pass forms the gradient too; on GPUs a Triton kernel does so, a row at a
-time, where Triton is there (it comes with torch). With :math:`c = \lambda/(q \log K)` it is
+time, where Triton is there (it comes with torch) and works. With
+:math:`c = \lambda/(q \log K)` it is
 
 .. math::
     \frac{\partial \ell}{\partial z_k} =
@@ -15,6 +16,7 @@ so that nothing of size N x K is kept but the gradient itself.
 import functools
 import importlib.util
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -85,12 +87,35 @@ def applies(
 
 def _has_kernel(input: Tensor) -> bool:
     """Say whether the Triton kernel computes the loss of these logits."""
-    return input.is_cuda and input.dtype in (torch.float32, *functional.HALF) and _has_triton()
+    return (
+        input.is_cuda
+        and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and _works(input.device, input.dtype)
+    )
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try the kernel on a tiny batch, and warn where Triton is there but cannot launch it.
+
+    Triton compiles when it is first called: that takes a C compiler and Python's headers, and a GPU
+    that is new enough.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    logits = torch.zeros(2, 3, device=device, dtype=dtype)
+    target = torch.zeros(2, device=device, dtype=torch.int64)
+    try:
+        _by_kernel(logits, target, 1.5, 1.0, "mean", -100)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        warnings.warn(
+            f"Triton does not work on {device} ({reason}): the dynamics-aware loss is computed "
+            f"without it, with the same result and more memory",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _all_known(target: Tensor, classes: int, ignore_index: int) -> bool:
