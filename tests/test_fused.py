@@ -173,6 +173,14 @@ def test_a_kernel_that_cannot_be_launched_is_tried_once(monkeypatch, request):
     assert not _fused._has_kernel(logits)
 
 
+def test_the_kernel_takes_what_a_scale_need_not_save(monkeypatch):
+    monkeypatch.setattr(_fused, "_works", lambda device, dtype: True)
+    logits, _ = batch()
+    taken = [torch.float32, torch.bfloat16]
+    for dtype in (torch.float64, torch.float16, *taken):
+        assert _fused._has_kernel(OnGpu(logits.to(dtype))) == (dtype in taken)
+
+
 def test_smoothed_targets_are_left_to_the_composed_loss():
     logits, target = batch()
     smoothed = 0.9 * nn.functional.one_hot(target, 11).double() + 0.1 / 11

@@ -27,6 +27,10 @@ from noisylabels import functional
 BLOCK = 2**18
 """Logits in a block: 1 MiB in float32."""
 LN2 = math.log(2)
+KERNEL_DTYPES = (torch.float32, torch.bfloat16)
+"""Logits of the kernel, which rounds gradients before a scale of the loss is multiplied in.
+
+In float16 most of them would round to 0, which is what scales are for."""
 
 
 def applies(
@@ -43,7 +47,7 @@ def applies(
 
     It can for the common case: a bootstrapping term, (N, C) logits that need a gradient, class
     indices without smoothing or class weights, a mean or a sum; on the CPU float32 or float64 and
-    indices in [0, C) of which none is ignored, on a GPU float32 or half precision and Triton; and
+    indices in [0, C) of which none is ignored, on a GPU float32 or bfloat16 and Triton; and
     neither ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform.
 
     Args:
@@ -87,11 +91,7 @@ def applies(
 
 def _has_kernel(input: Tensor) -> bool:
     """Say whether the Triton kernel computes the loss of these logits."""
-    return (
-        input.is_cuda
-        and input.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and _works(input.device, input.dtype)
-    )
+    return input.is_cuda and input.dtype in KERNEL_DTYPES and _works(input.device, input.dtype)
 
 
 @functools.cache

@@ -83,7 +83,7 @@ def value_and_gradient(
     """Compute the sum of the dynamics-aware losses times ``scale``, and its gradient.
 
     Args:
-        input: Logits (N, C) in float32, float16 or bfloat16.
+        input: Logits (N, C) in float32 or bfloat16.
         target: Class indices (N), int64; the loss is NaN where one is no class.
         q: Exponent, above 0.
         weight: Weight of the entropy, see :func:`noisylabels.functional.entropy_weight`.
