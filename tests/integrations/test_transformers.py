@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from noisylabels.errors import ConfigError, DataError, MissingExtraError
+from noisylabels.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from noisylabels.losses import DynamicsAwareLoss, build
 
 CLASSES = 10
@@ -255,6 +255,83 @@ def test_training_resumed_within_an_epoch_is_as_if_never_cut(transformers, adapt
     assert len(cut) == 7
     assert resumed == [("begin", 6, 0.5), *whole[7:]]
     assert torch.equal(continued, trained)
+
+
+REMEMBERING = {
+    "adaptive-dal": {},
+    "ogc": {"interval": 5, "queue": 20},
+    "forward": {"warmup": 0.6},
+    "backward": {"warmup": 0.6, "queue": 30},
+    "peer": {},
+}
+
+
+def fit_remembering(transformers, adapter, out, key, resume=None, named=None, **options):
+    weighted = {"weight": torch.ones(CLASSES)} if key == "weighted" else {}
+    loss = build("peer" if weighted else key, **weighted or REMEMBERING[key])
+    # Twelve steps teach nothing.
+    loss.warns = False
+    trainer = make_trainer(
+        transformers,
+        adapter,
+        out,
+        loss,
+        digits(),
+        num_train_epochs=3,
+        per_device_train_batch_size=16,
+        save_strategy="steps",
+        save_steps=6,
+        logging_steps=1,
+        **options,
+    )
+    trainer.remove_callback(adapter.LossProgress)
+    holder = torch.nn.ModuleList([torch.nn.Linear(2, 2), loss])
+    trainer.add_callback(adapter.LossProgress(holder, resume_from_checkpoint=named))
+    trainer.train(resume_from_checkpoint=resume)
+    return loss, weights(trainer.model)
+
+
+def assert_same(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert_same(value, theirs[name])
+    else:
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+@pytest.mark.parametrize("key", REMEMBERING)
+def test_a_loss_that_remembers_goes_on_where_it_was(transformers, adapter, tmp_path, key):
+    whole, trained = fit_remembering(transformers, adapter, tmp_path, key)
+    folder = tmp_path / "checkpoint-6"
+    assert (folder / adapter.STATE).is_file()
+    assert not list(folder.glob(".*.tmp"))
+    saved = torch.load(folder / adapter.STATE, weights_only=True)
+    assert list(saved["losses"]) == ["loss.1"]
+    elsewhere = str(tmp_path / "elsewhere")
+    for out, named in ((tmp_path, None), (elsewhere, folder)):
+        options = {"resume": str(folder), "named": named}
+        resumed, continued = fit_remembering(transformers, adapter, out, key, **options)
+        assert torch.equal(continued, trained)
+        assert_same(resumed.state_dict()["_extra_state"], whole.state_dict()["_extra_state"])
+
+
+def test_a_state_that_is_not_found_or_of_another_run_is_said(transformers, adapter, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    fit_remembering(transformers, adapter, first, "peer")
+    resume = str(first / "checkpoint-6")
+    with pytest.warns(UserWarning, match="from step 6 without what it remembered"):
+        fit_remembering(transformers, adapter, second, "peer", resume)
+    assert (second / "checkpoint-12" / adapter.STATE).is_file()
+    fit_remembering(transformers, adapter, second, "peer", learning_rate=0.05)
+    with pytest.warns(UserWarning, match="has no noisylabels.pt of this run"):
+        fit_remembering(transformers, adapter, second, "peer", resume)
+    with pytest.raises(CheckpointError, match=r"checkpoint-6.noisylabels.pt: .*weight"):
+        fit_remembering(transformers, adapter, first, "weighted", resume)
+    (first / "checkpoint-6" / adapter.STATE).write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"checkpoint-6.noisylabels.pt: "):
+        fit_remembering(transformers, adapter, first, "peer", resume)
 
 
 def test_evaluation_keeps_its_hyper_parameters_while_training_moves(

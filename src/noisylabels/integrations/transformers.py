@@ -16,13 +16,26 @@ Both parts of it are given to the Trainer::
 """
 
 import copy
+import hashlib
+import json
+import os
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from noisylabels.errors import ConfigError, DataError, MissingExtraError, check_range
+from noisylabels.atomic import replacing
+from noisylabels.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    check_range,
+)
 from noisylabels.integrations import set_progress
 from noisylabels.losses import Loss
 
@@ -36,6 +49,8 @@ except ModuleNotFoundError as error:
 
 IGNORED = -100
 """The label that the Trainer does not count."""
+STATE = "noisylabels.pt"
+"""The file of a checkpoint that has the loss's state."""
 
 
 class LossFunction:
@@ -142,20 +157,27 @@ class LossFunction:
 
 
 class LossProgress(TrainerCallback):
-    """Sets the progress of a loss before every step of a Trainer.
+    """Sets the progress of a loss before every step of a Trainer, and keeps its state.
 
-    It is ``global_step / max_steps``, both of which a Trainer resumes from its checkpoints, within
-    an epoch too.
+    Progress is ``global_step / max_steps``, both of which a Trainer resumes from its checkpoints,
+    within an epoch too. What else a loss remembers is a file of each checkpoint's folder,
+    :data:`STATE`, from which training that is resumed goes on.
 
     Args:
         loss: The loss that was given to :class:`LossFunction`, or a module that holds losses.
+        resume_from_checkpoint: The folder that the Trainer is told to resume from, where it is
+            neither in its ``output_dir`` nor in its arguments: it does not tell its callbacks.
 
     Raises:
         ConfigError: When training starts: the module holds no loss.
+        CheckpointError: When training is resumed: the file cannot be read, or is of another loss.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(
+        self, loss: nn.Module, *, resume_from_checkpoint: str | os.PathLike[str] | None = None
+    ) -> None:
         self.loss = loss
+        self.resume_from_checkpoint = resume_from_checkpoint
 
     def on_train_begin(
         self,
@@ -164,10 +186,89 @@ class LossProgress(TrainerCallback):
         control: "TrainerControl",
         **kwargs: Any,
     ) -> None:
-        """Set the progress before the first step, or that of the step to resume with."""
+        """Restore the state to resume with, and set the progress before the first step."""
+        if state.global_step:
+            self._restore(args, state)
+        self.on_step_begin(args, state, control)
+
+    def on_step_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        """Set the progress before a step."""
         set_progress(self.loss, min(1.0, state.global_step / max(1, state.max_steps)))
 
-    on_step_begin = on_train_begin
+    def on_save(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        """Write the loss's state beside the Trainer's."""
+        folder = _own_folder(args, state)
+        # A search of hyper-parameters has other folders, and never resumes.
+        if state.is_world_process_zero and folder.is_dir():
+            losses = {name: loss.state_dict() for name, loss in _find_losses(self.loss).items()}
+            with replacing(folder / STATE) as path:
+                torch.save({"run": _identify(state), "losses": losses}, path)
+
+    def _restore(self, args: "TrainingArguments", state: "TrainerState") -> None:
+        named = self.resume_from_checkpoint or args.resume_from_checkpoint
+        folders = [Path(named)] if isinstance(named, str | os.PathLike) else []
+        for folder in [*folders, _own_folder(args, state)]:
+            path = folder / STATE
+            if not path.exists():
+                continue
+            try:
+                saved = torch.load(path, map_location="cpu", weights_only=True)
+                # Another run may have left a checkpoint of as many steps.
+                if saved["run"] != _identify(state):
+                    continue
+                for name, loss in _find_losses(self.loss).items():
+                    loss.load_state_dict(saved["losses"][name])
+            except (RuntimeError, OSError, KeyError, EOFError, UnpicklingError) as error:
+                # Torch's messages have lines.
+                raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+            return
+        if any(map(_remembers, self.loss.modules())):
+            warnings.warn(
+                f"the loss goes on from step {state.global_step} without what it remembered: "
+                f"{_own_folder(args, state)} has no {STATE} of this run; if training is resumed "
+                f"from another folder, write LossProgress(loss, resume_from_checkpoint=folder)",
+                stacklevel=2,
+            )
+
+
+def _find_losses(module: nn.Module, path: str = "loss") -> dict[str, Loss]:
+    """Return the losses in a module by where they are, without those that losses are made of."""
+    if isinstance(module, Loss):
+        return {path: module}
+    found = {}
+    for name, child in module.named_children():
+        found |= _find_losses(child, f"{path}.{name}")
+    return found
+
+
+def _own_folder(args: "TrainingArguments", state: "TrainerState") -> Path:
+    return Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+
+
+def _identify(state: "TrainerState") -> str:
+    """Return what tells a run from others at the same step: all that it has logged."""
+    text = json.dumps([state.global_step, state.log_history], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remembers(module: nn.Module) -> bool:
+    """Say whether a module is a loss whose state is more than its progress."""
+    if not isinstance(module, Loss):
+        return False
+    state = module.get_extra_state()
+    return bool(state["schedules"]) or not state.keys() <= {"progress", "schedules"}
 
 
 def _logits(outputs: Mapping[str, Any] | tuple[Any, ...]) -> Tensor:
