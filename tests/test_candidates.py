@@ -309,3 +309,10 @@ def test_the_code_on_their_page_runs(capsys):
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
     assert "tensor(" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["forward", "backward"])
+def test_a_matrix_is_not_estimated_from_sets(key):
+    with pytest.raises(ConfigError, match="give it a matrix"):
+        CandidateLoss(build(key))
+    CandidateLoss(build(key, matrix=[[0.8, 0.2], [0.2, 0.8]]))

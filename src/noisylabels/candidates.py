@@ -37,7 +37,8 @@ class CandidateLoss(LossWrapper):
         loss's own.
 
     Raises:
-        ConfigError: A sharpness is out of its range, or class probabilities do not define the loss.
+        ConfigError: A sharpness is out of its range, class probabilities do not define the loss, or
+            it would estimate its matrix.
 
     Example:
         >>> from noisylabels.losses import CrossEntropyLoss
@@ -56,6 +57,11 @@ class CandidateLoss(LossWrapper):
             raise ConfigError(
                 f"{type(loss).__name__} is not defined for class probabilities, which the weights "
                 f"of candidates are: expected a loss that is, such as CrossEntropyLoss"
+            )
+        if "matrix" in loss.beyond_examples():
+            raise ConfigError(
+                f"{type(loss).__name__} estimates its matrix from labels, and candidates are none: "
+                f"give it a matrix"
             )
         self.start = check_range("start", start)
         self.end = check_range("end", end)
