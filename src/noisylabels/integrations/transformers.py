@@ -247,7 +247,7 @@ def _find_losses(module: nn.Module, path: str = "loss") -> dict[str, Loss]:
     """Return the losses in a module by where they are, without those that losses are made of."""
     if isinstance(module, Loss):
         return {path: module}
-    found = {}
+    found: dict[str, Loss] = {}
     for name, child in module.named_children():
         found |= _find_losses(child, f"{path}.{name}")
     return found
