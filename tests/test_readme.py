@@ -50,7 +50,10 @@ def made(tmp_path_factory):
     for name in tracked:
         (clone / name).symlink_to(ROOT / name)
     for number in range(20):
-        save(clone / "photos" / ("ant", "bee")[number % 2] / f"{number}.png", pixels(number))
+        save(
+            clone / "photos" / ("ant", "bee")[number % 2] / f"{number}.png",
+            pixels(number, (32, 32, 3)),
+        )
     images = [encode(pixels(number, (32, 32, 3))) for number in range(20)]
     (clone / "cifar10").mkdir()
     for part in ("train", "test"):

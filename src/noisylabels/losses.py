@@ -1734,7 +1734,7 @@ class _Corrected(Loss):
             predicted, given = (each.cpu() for each in self._seen)
             joint = estimation.confident_joint(predicted, given)
             self._use(estimation.transition_matrix(joint))
-            self._seen = predicted[:0], given[:0]
+            self._seen = predicted[:0].clone(), given[:0].clone()
             return
         functional.cross_entropy(input, target.masked_fill(target == self.ignore_index, 0))
         dim = 0 if input.ndim == 1 else 1

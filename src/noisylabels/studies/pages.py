@@ -109,4 +109,6 @@ def write_page(path: Path, template: str, **context: Any) -> None:
         MissingExtraError: Jinja is not installed.
         DataError: The file cannot be written.
     """
-    write(path, legible(render(template, **context)))
+    # Where a name is no text, people see which byte it has.
+    text = render(template, **context)
+    write(path, text.encode("utf-8", "backslashreplace").decode())
