@@ -333,8 +333,9 @@ def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         >>> round(wrong_share(posterior_joint(p, torch.tensor([0, 0, 1, 1, 1]))), 2)
         0.14
     """
-    p, labels = _checked(probabilities, labels)
-    return _count(posterior(p, labels), labels)
+    # Which checks both.
+    found = posterior(probabilities, labels)
+    return _count(found, labels.cpu().long())
 
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -239,13 +239,13 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
         assert clean is not None, "as the run says"
         held = clean[rows] >= 0
         positions |= {"train": rows[~held], "validation": rows[held]}
-    legible = Counter(map(pages.legible, dataset.classes))
+    spellings = Counter(map(pages.legible, dataset.classes))
     # As the page has names that are no text, unless they are no longer told apart.
     numbers = {
         name: number
         for number, own in enumerate(dataset.classes)
         for name in (own, pages.legible(own))
-        if name == own or legible[name] == 1
+        if name == own or spellings[name] == 1
     }
     for decision in found:
         own = positions.get(decision.part, rows[:0])
