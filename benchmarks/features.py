@@ -3,9 +3,9 @@
     python benchmarks/features.py --images ../shared/data/cifar10 --weights lite0.pth
 
 Real images of CIFAR-10 through tf_efficientnet_lite0 with real weights: extraction as runs do it
-(resize, normalise, forward; from memory, and from JPEG files that are decoded meanwhile) against
-the bare forward pass of the same network on ready tensors, in the same precision, memory format and
-batches, alternating in one process. Then the second use of all 50,000 training images' vectors: the
+(decode, resize, normalise, forward; from memory, and from JPEG files) against the bare forward pass
+of the same network on ready tensors, in the same precision, memory format and batches, alternating
+in one process, by the clock. Then the second use of all 50,000 training images' vectors: the
 plan with the digests of the data, and the data with its vectors, in a process of its own. Prints
 JSON.
 """
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from noisylabels.data.decoding import default_workers
 from noisylabels.data.examples import Examples
 from noisylabels.data.source import Facts
 from noisylabels.features import Compute
@@ -69,23 +70,19 @@ def streamed(pixels: torch.Tensor, folder: Path) -> Examples:
     return spec.source(spec.parse(data)).load(0).train
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return how long some work takes; by ``process_time`` what else runs here counts little."""
-    begun = clock()
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long some work takes."""
+    begun = time.perf_counter()
     work()
-    return clock() - begun
+    return time.perf_counter() - begun
 
 
-def compare(examples: Examples, weights: Path, size: int, rounds: int, workers: int) -> dict:
-    """Return images a second of processor time, and of the forward pass alone, and their ratio.
-
-    Processes that decode are not in it: with them it is by the clock.
-    """
-    clock = time.perf_counter if workers else time.process_time
+def compare(examples: Examples, weights: Path, size: int, rounds: int) -> dict:
+    """Return images a second, and of the forward pass alone, and their ratio."""
     facts = Facts(examples.shape, images=True)
     features = timm(facts, model=MODEL, weights=weights, size=size)
     device = torch.device("cpu")
-    compute = Compute(device, workers, choose_precision, choose_memory_format)
+    compute = Compute(device, default_workers(), choose_precision, choose_memory_format)
     module = features.module()
     precision = choose_precision(module, device)
     layout = choose_memory_format(module, precision)
@@ -100,13 +97,15 @@ def compare(examples: Examples, weights: Path, size: int, rounds: int, workers: 
                 network(shown)
 
     extracted, bare = [], []
-    forward()
+
+    def extract() -> None:
+        features.extract({"x": examples}, examples, compute)
+
+    extract()
     for _ in range(rounds):
-        extracted.append(
-            seconds(lambda: features.extract({"x": examples}, examples, compute), clock)
-        )
-        bare.append(seconds(forward, clock))
-    made = seconds(features.module, clock)
+        extracted.append(seconds(extract))
+        bare.append(seconds(forward))
+    made = seconds(features.module)
     full = batches * BATCH
     ratios = [
         (len(examples) / (e - made)) / (full / b) for e, b in zip(extracted, bare, strict=True)
@@ -167,14 +166,11 @@ def main() -> None:
         f"threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}",
         "size": options.size,
         "resizing a batch, ms": preparation(pixels, options.size),
-        "memory": compare(memory, options.weights, options.size, options.rounds, 0),
+        "memory": compare(memory, options.weights, options.size, options.rounds),
     }
     with tempfile.TemporaryDirectory() as folder:
         files = streamed(pixels, Path(folder))
-        for workers in (0, 1):
-            result[f"JPEG files, {workers} workers"] = compare(
-                files, options.weights, options.size, options.rounds, workers
-            )
+        result["JPEG files"] = compare(files, options.weights, options.size, options.rounds)
     if options.second_size:
         with tempfile.TemporaryDirectory() as cache:
             result["second use"] = second_use(

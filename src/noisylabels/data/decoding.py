@@ -1,7 +1,8 @@
-"""Decoding of many images, by worker processes where that pays."""
+"""Decoding of many images, by worker processes or threads where that pays."""
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from noisylabels.data.examples import EncodedImages, Examples, LoadReport, StreamedImages
-from noisylabels.data.images import SMALL, ImageSpec, decode
+from noisylabels.data.images import SMALL, ImageSpec, decode, quiet
 from noisylabels.errors import DataError
 
 Decoded = tuple[int, Tensor | str, list[str]]
@@ -63,6 +64,44 @@ def decode_all(
         return
     for chunk in DataLoader(decoder, batch_size=CHUNK, num_workers=workers, collate_fn=list):
         yield from chunk
+
+
+def decode_for(
+    device: torch.device,
+    encoded: Readable,
+    spec: ImageSpec,
+    workers: int,
+    resize: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Decoded]:
+    """Decode images in order for a network that uses them as they come.
+
+    Beside an accelerator that is done meanwhile, by processes. A network on the CPU has all its
+    cores: whatever runs beside it holds up all its threads. There images are decoded between its
+    batches, by as many threads.
+
+    Args:
+        device: Where the network is.
+        encoded: The images.
+        spec: What each is brought to.
+        workers: As for :func:`decode_all`; with none there is one thread, too.
+        resize: As for :func:`decode_all`.
+
+    Yields:
+        As :func:`decode_all`.
+    """
+    if device.type != "cpu" or workers == 0 or max(spec.height, spec.width) <= SMALL:
+        yield from decode_all(encoded, spec, workers, resize)
+        return
+    decoder = Decoder(encoded, spec, resize=resize or True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, len(encoded), CHUNK):
+            positions = range(start, min(start + CHUNK, len(encoded)))
+            # A Parquet file is read by one thread at a time.
+            read = [decoder.read(position) for position in positions]
+            # Each thread changes what warnings do, and back, for all of them.
+            with quiet():
+                decoded = list(pool.map(decoder.decode, positions, read))
+            yield from decoded
 
 
 def decode_examples(
@@ -136,8 +175,20 @@ class Decoder(Dataset[Decoded]):
 
     def __getitem__(self, index: int) -> Decoded:
         """Decode one image; a reason in its place says why that cannot be."""
+        return self.decode(index, self.read(index))
+
+    def read(self, index: int) -> bytes | DataError | None:
+        """Read one image's encoded bytes, or why that cannot be."""
         try:
-            encoded = self._encoded.read(index)
+            return self._encoded.read(index)
+        except DataError as error:
+            return error
+
+    def decode(self, index: int, encoded: bytes | DataError | None) -> Decoded:
+        """Decode what was read of one image."""
+        try:
+            if isinstance(encoded, DataError):
+                raise encoded
             pixels, done = decode(encoded, self._spec, resize=self._resize is True)
             if callable(self._resize):
                 pixels = self._resize(pixels)

@@ -324,7 +324,7 @@ def _read(encoded: bytes, read: Callable[[ImageFile], T]) -> tuple[T, bool]:
     must not choose which examples are trained on.
     """
     try:
-        with _quiet(), _open(encoded) as image:
+        with quiet(), _open(encoded) as image:
             return read(image), False
     except MemoryError:
         raise
@@ -365,8 +365,8 @@ def _formats() -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Pillow's warnings: a bomb is an error, the rest (odd metadata) is nobody's business."""
+def quiet() -> Iterator[None]:
+    """Set Pillow's warnings: a bomb is an error, the rest (odd metadata) is nobody's business."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from noisylabels.data.decoding import decode_all
+from noisylabels.data.decoding import decode_for
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.data.source import Facts
 from noisylabels.errors import (
@@ -25,6 +25,7 @@ from noisylabels.errors import (
     unknown,
 )
 from noisylabels.features.base import Compute, Features, Meter
+from noisylabels.features.folding import fold_batch_norms
 from noisylabels.features.reduction import Dimensions, reduced
 
 BATCH = 64
@@ -124,14 +125,18 @@ class NetworkFeatures(Features):
         network = self.module()
         precision = compute.precision(network, compute.device)
         layout = compute.memory_format(network, precision)
-        network = network.to(compute.device).to(memory_format=layout).eval()
+        network.eval()
+        # Any generator of the user's own goes on as if nothing was.
+        noise = torch.randn(1, 3, network.size, network.size, generator=torch.Generator())
+        fold_batch_norms(network.network, noise)
+        network = network.to(compute.device).to(memory_format=layout)
         total = sum(map(len, parts.values()))
         meter = Meter(total, "images", compute.say)
         vectors = {}
         with torch.inference_mode(), _autocast(compute.device, precision):
             for part, examples in parts.items():
                 rows = []
-                for images in batches(examples, compute.workers):
+                for images in batches(examples, compute):
                     given = images.to(compute.device, memory_format=layout, non_blocking=True)
                     rows.append(network(given).float().cpu())
                     meter.add(len(images))
@@ -262,12 +267,12 @@ def _weights(given: int, wanted: int) -> Tensor:
         return _interpolate(torch.eye(given)[None, None], wanted, given)[0, 0]
 
 
-def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
+def batches(examples: Examples, compute: Compute) -> Iterator[Tensor]:
     """Yield images in order, in batches.
 
     Args:
         examples: The examples.
-        workers: Processes that decode them, where they stream.
+        compute: How many processes decode them, where they stream, and for which device.
 
     Yields:
         uint8, of shape (n, channels, height, width).
@@ -278,7 +283,9 @@ def batches(examples: Examples, workers: int) -> Iterator[Tensor]:
     inputs = examples.inputs
     if isinstance(inputs, StreamedImages):
         batch: list[Tensor] = []
-        for position, image, _ in decode_all(inputs.encoded, inputs.spec, workers):
+        for position, image, _ in decode_for(
+            compute.device, inputs.encoded, inputs.spec, compute.workers
+        ):
             if isinstance(image, str):
                 raise DataError(f"{inputs.encoded.place(position)}: {image}")
             batch.append(image)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from noisylabels.data.augment import centre
-from noisylabels.data.decoding import decode_all, default_workers
+from noisylabels.data.decoding import decode_for, default_workers
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
@@ -333,7 +333,7 @@ class Classifier:
         # So few that starting processes takes longer.
         workers = 0 if len(inputs) < 2 * BATCH else default_workers()
         resize = centre((images.height, images.width)) if images.margin else None
-        for _, image, _ in decode_all(inputs, images.spec(), workers, resize):
+        for _, image, _ in decode_for(self._device, inputs, images.spec(), workers, resize):
             yield image
 
     def _probabilities(self, inputs: Tensor | Texts) -> Array:
