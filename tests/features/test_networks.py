@@ -1,6 +1,8 @@
+import hashlib
 import pickle
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import hub
 from noisylabels.data.examples import Examples
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, MissingExtraError
@@ -258,6 +261,34 @@ def test_torchvision_loses_its_classifier(tmp_path):
         module = features(given).module()
         pixels = (resize(images.float(), 32).clamp(0, 255) - module.mean) / module.std
         torch.testing.assert_close(network.fc(vectors), network(pixels))
+
+
+@pytest.mark.slow
+def test_weights_of_torchvision_are_downloaded_once(tmp_path, monkeypatch):
+    """By the library's own code, checked by the digest in the file's name, from this machine."""
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = resnet18()
+    served = tmp_path / "served/pytorch/models"
+    served.mkdir(parents=True)
+    path = served / "weights.pth"
+    torch.save(network.state_dict(), path)
+    name = f"resnet18-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    path.rename(served / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    given = {"name": "torchvision", "model": "resnet18"}
+    with hub.serve(tmp_path / "served") as (address, downloads):
+        published = ResNet18_Weights.DEFAULT.value
+        url = f"{address}/pytorch/models/resolve/main/{name}"
+        monkeypatch.setattr(ResNet18_Weights.DEFAULT, "_value_", replace(published, url=url))
+        found = [features(given, size=32).module() for _ in range(2)]
+        assert downloads == [f"pytorch/models/{name}"]
+    expected = network.state_dict()
+    for made in found:
+        for key, value in made.network.state_dict().items():
+            torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
 
 
 def test_missing_library_is_named(backbone, monkeypatch):

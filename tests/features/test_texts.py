@@ -1,11 +1,15 @@
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+import hub
 from noisylabels.__main__ import main
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import texts
@@ -210,6 +214,38 @@ def test_a_run_on_sentences_trains_predicts_and_is_exported(told, tmp_path, caps
     expected = load(folder).predict_proba(["fine", "boring"])
     np.testing.assert_array_equal(stored.predict_proba(["fine", "boring"]), expected)
     assert "SentenceTransformer(" in stored.recipe
+
+
+@pytest.mark.long
+def test_a_network_for_sentences_is_downloaded_once(told, tmp_path):
+    shutil.copytree(tmp_path / "model", tmp_path / "served/someone/words")
+    local = train(parse(told), tmp_path / "local")
+    run = tmp_path / "run.toml"
+    run.write_text(
+        f'data = {{ name = "text", path = "{told["data"]["path"]}" }}\n'
+        'features = { name = "sentence", model = "someone/words" }\n'
+        'optimizer = { name = "sgd", lr = 0.1 }\nloss = "gce"\nepochs = 30\n'
+    )
+
+    def trained(name, **environment):
+        """Train in a new process, without the vectors that another has kept."""
+        own = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        own |= {"NOISYLABELS_CACHE": str(tmp_path / name / "cache")} | environment
+        words = [sys.executable, "-m", "noisylabels", "train", str(run)]
+        subprocess.run(
+            [*words, "--out", str(tmp_path / name)], env=os.environ | own, check=True, timeout=300
+        )
+        (result,) = (tmp_path / name).glob("*/result.json")
+        return RunFolder(result.parent).predictions()["test_probabilities"]
+
+    with hub.serve(tmp_path / "served") as (address, downloads):
+        first = trained("first", HF_ENDPOINT=address)
+        assert "someone/words/model.safetensors" in downloads
+        assert len(downloads) == len(set(downloads))
+    # The hub is gone.
+    second = trained("second", HF_HUB_OFFLINE="1")
+    for found in (first, second):
+        np.testing.assert_array_equal(found, RunFolder(local).predictions()["test_probabilities"])
 
 
 @pytest.mark.slow
