@@ -328,9 +328,10 @@ def pair(bench: Bench, cell: Cell, rule: str, other: str) -> str | None:
         return None
     a, b = (np.array([each[seed] for seed in both]) for each in (ours, theirs))
     p = stats.ttest_rel(a, b).pvalue
+    chance = "< 0.001" if p < 0.001 else f"{p:.3f}"
     shown = [f"{x.mean():.1f} ± {x.std(ddof=1):.1f}" for x in (a, b)]
     shown.append(f"{(a - b).mean():+.1f} ± {(a - b).std(ddof=1):.1f}")
-    return f"| {cell.title} | {other} | {' | '.join(shown)} | {p:.3f} | {len(both)} |"
+    return f"| {cell.title} | {other} | {' | '.join(shown)} | {chance} | {len(both)} |"
 
 
 def pairs_table(bench: Bench) -> str:
