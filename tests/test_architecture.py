@@ -55,6 +55,27 @@ def test_core_imports_torch_and_nothing_else():
     assert extra - set(sys.stdlib_module_names) == {"noisylabels"}
 
 
+@pytest.mark.parametrize("missing", ["numpy", "pydantic"])
+def test_with_torch_alone_the_packages_functions_name_their_extra(missing):
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+import noisylabels
+for name in ("load", "train", "runs", "audit", "grid"):
+    try:
+        getattr(noisylabels, name)
+        print("found")
+    except ImportError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = f"{missing} is not installed: pip install 'noisylabels[train]'"
+    said = run.stdout.splitlines()
+    assert len(said) == 5
+    assert set(said) <= {expected, "found"}
+    assert said[0] == expected
+
+
 def test_help_does_not_import_torch():
     """Which alone takes seconds; how long it takes is in benchmarks/startup.py."""
     command = [sys.executable, "-X", "importtime", "-m", "noisylabels", "--help"]

@@ -92,14 +92,33 @@ def test_the_wheel_alone_trains_and_writes_its_pages(installed, tmp_path):
 
 
 SCRIPT = """
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+from transformers import TrainerCallback
+
 import noisylabels
+from noisylabels.integrations import set_progress
+from noisylabels.integrations.lightning import LossProgress as Lightning
+from noisylabels.integrations.skorch import Progress, RobustNetClassifier
+from noisylabels.integrations.transformers import LossFunction, LossProgress
 from noisylabels.losses import DynamicsAwareLoss
+from noisylabels.sklearn import LabelIssues, RobustClassifier
 
 loss = DynamicsAwareLoss(q_start=0.6)
 loss.progress = 0.5
 q: float = loss.q
+set_progress(nn.ModuleList([loss]), 0.7)
 classifier = noisylabels.load("runs/1")
 names: tuple[str, ...] = classifier.classes
+run: Path = noisylabels.train({"data": "digits"})
+x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+issues: LabelIssues = RobustClassifier(loss, epochs=5).fit(x, y).find_label_issues()
+rate: float = issues.noise_rate
+net = RobustNetClassifier(nn.Linear(2, 2), criterion="gce", callbacks=[Progress(epochs=5)])
+callbacks: list[TrainerCallback] = [LossProgress(loss)]
+function, callback = LossFunction(loss), Lightning()
 """
 
 
@@ -116,7 +135,8 @@ def test_a_script_is_checked_against_its_types(installed, tmp_path):
         timeout=300,
     )
     error, summary = checked.stdout.splitlines()
-    assert error.startswith('wrong.py:10: error: Argument "q_start" to "DynamicsAwareLoss" has')
+    place = f"wrong.py:{len(SCRIPT.splitlines()) + 1}"
+    assert error.startswith(f'{place}: error: Argument "q_start" to "DynamicsAwareLoss" has')
     assert summary == "Found 1 error in 1 file (checked 2 source files)"
 
 
@@ -129,7 +149,7 @@ def test_the_oldest_torch_is_the_lowest_that_installs_and_ci_tries_it():
     workflow = (ROOT / ".github/workflows/tests.yml").read_text()
     assert "run: make ${{ matrix.target }}\n" in workflow
     (targets,) = re.findall(r"target: \[(.*)\]", workflow)
-    assert targets == "test, oldest"
+    assert targets == "test, long, oldest"
     assert {*targets.split(", ")} <= {*re.findall(r"^(\w+):", makefile, re.MULTILINE)}
     (python,) = re.findall(r'python-version: "(.*)"', workflow)
     assert settings["project"]["requires-python"] == f">={python}"

@@ -153,6 +153,29 @@ def test_issues_as_a_frame(wine):
     assert (frame["wrong_probability"].iloc[issues.rows].diff().dropna() <= 0).all()
 
 
+def test_issues_of_a_frame_are_called_as_it_calls_its_rows(wine):
+    """By ``loc`` they are the same rows as by ``iloc``, however the frame was shuffled."""
+    x, y, given = wine
+    frame = pandas.DataFrame(x, columns=list(map(str, range(x.shape[1])))).sample(
+        frac=1, random_state=0
+    )
+    labels = pandas.Series(np.array(["a", "b", "c"])[given])[frame.index]
+    right = np.array(["a", "b", "c"])[y]
+    classifier = robust().fit(frame, labels)
+    for issues in (
+        classifier.find_label_issues(),
+        robust().find_label_issues(frame, labels, cv=2),
+        # Of arrays and series the latter's.
+        robust().find_label_issues(frame.to_numpy(), labels, cv=2),
+    ):
+        told = issues.frame()
+        assert told.index.equals(frame.index)
+        assert (told["given"] == labels.loc[told.index]).all()
+        assert (told.index[issues.rows] == frame.iloc[issues.rows].index).all()
+        assert (right[told.index[issues.rows[:20]]] != labels.iloc[issues.rows[:20]]).all()
+    assert pickle.loads(pickle.dumps(classifier)).find_label_issues().index.equals(frame.index)
+
+
 def test_issues_need_both_or_neither(wine):
     x, _, given = wine
     with pytest.raises(ConfigError, match="expected both X and y, or neither"):
@@ -412,6 +435,8 @@ def test_a_class_that_is_given_up_is_named(rare, said):
         ({"loss": CrossEntropyLoss(), "loss_params": {"q": 1}}, "expected none beside a loss"),
         ({"loss": torch.nn.CrossEntropyLoss}, "loss must make a Loss, got"),
         ({"loss": 3}, "loss must be a key, a class or a Loss, got 3"),
+        ({"loss": torch.nn.CrossEntropyLoss()}, "loss must be a key, a class or a Loss, got Cro"),
+        ({"standardize": "no"}, "standardize must be True or False, got 'no'"),
         ({"method": "dividemix"}, "method must be 'single' or 'elr' or"),
         ({"method": "elr", "method_params": {"w": 1}}, "unexpected keyword argument 'w'"),
         ({"epochs": "many"}, "epochs must be 'auto', got 'many'"),

@@ -41,7 +41,15 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"noisylabels.{name}")
     if name in _FUNCTIONS:
         module, function = _FUNCTIONS[name]
-        return getattr(importlib.import_module(module), function)
+        try:
+            return getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing == "noisylabels":
+                raise
+            from noisylabels.errors import MissingExtraError
+
+            raise MissingExtraError(missing, "train") from error
     raise AttributeError(f"module 'noisylabels' has no attribute {name!r}")
 
 

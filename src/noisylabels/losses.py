@@ -2089,7 +2089,7 @@ def make(loss: str | Callable[..., Loss], parameters: Mapping[str, Any]) -> Loss
     if isinstance(loss, str) and loss not in LOSSES:
         raise ConfigError(unknown("loss", loss, LOSSES))
     maker = LOSSES[loss] if isinstance(loss, str) else loss
-    if not callable(maker):
+    if not callable(maker) or isinstance(maker, torch.nn.Module):
         raise ConfigError(f"loss must be a key, a class or a Loss, got {maker!r}")
     try:
         made = maker(**parameters)

@@ -91,6 +91,7 @@ class LabelIssues:
         noise_rate: Estimated share of wrong labels, see
             :func:`noisylabels.estimation.estimate_noise_rate`.
         out_of_fold: Whether each example was judged by a network that was not trained on it.
+        index: What a frame or series of pandas calls the examples; None where they came in neither.
     """
 
     given: Array
@@ -99,6 +100,7 @@ class LabelIssues:
     mean_probabilities: Array
     noise_rate: float
     out_of_fold: bool
+    index: Any = None
 
     def __len__(self) -> int:
         """Return the number of examples, whether their labels are wrong or not."""
@@ -106,7 +108,7 @@ class LabelIssues:
 
     @property
     def order(self) -> Array:
-        """All rows, the most suspicious label first."""
+        """All rows by position (``X.iloc[order]``), the most suspicious label first."""
         return np.asarray(np.argsort(-self.wrong_probability, kind="stable"))
 
     @property
@@ -116,7 +118,7 @@ class LabelIssues:
 
     @property
     def rows(self) -> Array:
-        """The rows whose label is more probably wrong than right, the most suspicious first."""
+        """The positions of labels more probably wrong than right, the most suspicious first."""
         return self.order[: int(self.is_issue.sum())]
 
     def frame(self) -> "pandas.DataFrame":
@@ -124,7 +126,7 @@ class LabelIssues:
 
         Returns:
             A frame with the columns ``is_issue``, ``wrong_probability``, ``given`` and
-            ``predicted``.
+            ``predicted``, and the index of the examples' own frame or series.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -134,7 +136,8 @@ class LabelIssues:
         except ImportError as error:
             raise MissingExtraError("pandas", "report") from error
         names = ("is_issue", "wrong_probability", "given", "predicted")
-        return pandas.DataFrame({name: getattr(self, name) for name in names})
+        columns = {name: getattr(self, name) for name in names}
+        return pandas.DataFrame(columns, index=self.index)
 
 
 class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -285,6 +288,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigError: A parameter is unknown or out of its range.
             ValueError: The data cannot be used.
         """
+        index = _index(X, y)
         inputs, given = validate_data(self, X, y, **ACCEPTED)
         self.classes_, labels = _encode(given)
         weight = _weigh(self.class_weight, given, sample_weight)
@@ -292,7 +296,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         trained = self._train(inputs, labels, self.classes_, weight, rows, self._seed())
         self.network_, self.scaler_, self.epochs_ = trained.network, trained.scaler, trained.epochs
         self.mean_probabilities_ = trained.means
-        self._labels, self._dtype = labels, trained.dtype
+        self._labels, self._dtype, self._index = labels, trained.dtype, index
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -364,7 +368,14 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ConfigError("find_label_issues: expected X and y with sample_weight, got neither")
         if X is None:
             check_is_fitted(self)
-            return _judge(self.mean_probabilities_, self._labels, self.classes_, False)
+            return _judge(
+                self.mean_probabilities_,
+                self._labels,
+                self.classes_,
+                self._index,
+                out_of_fold=False,
+            )
+        index = _index(X, y)
         inputs, given = check_X_y(X, y, **ACCEPTED)
         classes, labels = _encode(given)
         weight = _weigh(self.class_weight, given, sample_weight)
@@ -378,7 +389,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             times[held] += 1
         if not times.all():
             raise DataError(f"cv: expected every row to be held out, got {(times == 0).sum()} not")
-        return _judge(sums / times, labels, classes, True)
+        return _judge(sums / times, labels, classes, index, out_of_fold=True)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -399,6 +410,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             given = getattr(self, name)
             if given is not None and not isinstance(given, Mapping):
                 raise ConfigError(f"{name} must be a dictionary of values by name, got {given!r}")
+        if not isinstance(self.standardize, bool | np.bool_):
+            raise ConfigError(f"standardize must be True or False, got {self.standardize!r}")
         if weight is not None:
             rows = rows[weight[rows] > 0]
         if len(np.unique(labels[rows])) < 2:
@@ -667,7 +680,14 @@ def _weigh(class_weight: Any, y: Array, sample_weight: Any) -> Array | None:
     return np.asarray(weight)
 
 
-def _judge(means: Array, labels: Array, classes: Array, out_of_fold: bool) -> LabelIssues:
+def _index(X: Any, y: Any) -> Any:
+    """Return what pandas calls the rows, of the first of both that is pandas'."""
+    return next((each.index for each in (X, y) if hasattr(each, "iloc")), None)
+
+
+def _judge(
+    means: Array, labels: Array, classes: Array, index: Any, *, out_of_fold: bool
+) -> LabelIssues:
     p, given = torch.from_numpy(means), torch.from_numpy(labels)
     return LabelIssues(
         given=classes[labels],
@@ -676,6 +696,7 @@ def _judge(means: Array, labels: Array, classes: Array, out_of_fold: bool) -> La
         mean_probabilities=means,
         noise_rate=estimate_noise_rate(p, given),
         out_of_fold=out_of_fold,
+        index=index,
     )
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.integrations.skorch import Progress, RobustNetClassifier, probabilities
-from noisylabels.losses import LOSSES, CrossEntropyLoss, GeneralizedCrossEntropyLoss
+from noisylabels.losses import LOSSES, CrossEntropyLoss, GeneralizedCrossEntropyLoss, build
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
@@ -241,6 +241,30 @@ def test_a_loss_that_is_made_is_refused_beside_hyperparameters(digits):
     own = {"module": Perceptron, "criterion__reduction": "sum", "verbose": 0}
     torchs = RobustNetClassifier(**own, criterion=torch.nn.CrossEntropyLoss).initialize()
     assert torchs.criterion_.reduction == "sum"
+
+
+def test_torchs_own_loss_can_be_compared_with(digits):
+    x, y = digits
+    own = {"optimizer__momentum": 0.9, "lr": 0.2, "max_epochs": 20, "verbose": 0}
+    compared = {"criterion": [torch.nn.CrossEntropyLoss, "ce"]}
+    torch.manual_seed(0)
+    search = GridSearchCV(RobustNetClassifier(Perceptron, **own), compared, cv=2)
+    found = search.set_params(error_score="raise").fit(x, y).cv_results_["mean_test_score"]
+    assert (found > 0.8).all()
+    torch.manual_seed(0)
+    fitted = RobustNetClassifier(Perceptron, criterion=torch.nn.CrossEntropyLoss, **own).fit(x, y)
+    np.testing.assert_allclose(fitted.predict_proba(x[:5]).sum(1), 1, rtol=1e-5)
+
+
+def test_a_criterion_that_hides_its_loss_is_refused(digits):
+    x, y = digits
+
+    class Hidden(torch.nn.Module):
+        def forward(self, logits, labels):
+            return build("dal")(logits, labels)
+
+    with pytest.raises(ConfigError, match="Hidden holds no loss of noisylabels"):
+        RobustNetClassifier(Perceptron, criterion=Hidden, max_epochs=1, verbose=0).fit(x, y)
 
 
 def test_without_skorch_the_extra_is_named():

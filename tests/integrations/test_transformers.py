@@ -174,6 +174,19 @@ def test_outputs_and_labels_that_do_not_fit_are_refused(adapter, outputs, labels
         adapter.LossFunction(build("ce"))(outputs, labels)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_labels_may_be_any_whole_numbers(adapter, dtype):
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    function = adapter.LossFunction(build("gce"))
+    expected = function({"logits": logits}, labels)
+    assert function({"logits": logits}, labels.to(dtype)) == expected
+
+
+def test_progress_wants_a_module(adapter):
+    with pytest.raises(ConfigError, match="expected the loss that LossFunction was given.*'dal'"):
+        adapter.LossProgress("dal")
+
+
 def test_a_language_model_and_other_ignored_labels_are_refused(adapter, transformers):
     outputs = transformers.modeling_outputs.CausalLMOutput(logits=torch.zeros(1, 2, 3))
     with pytest.raises(ConfigError, match="CausalLMOutput: a causal language model predicts the"):

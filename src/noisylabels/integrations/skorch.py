@@ -43,6 +43,8 @@ def probabilities(logits: Tensor) -> Tensor:
 class Progress(Callback):  # type: ignore[misc]
     """Tells a net's criterion the progress of training at the start of every epoch.
 
+    One of torch's own has none, and is left alone.
+
     Epochs are counted by the net's history, so that a training that goes on from a checkpoint, or
     by ``partial_fit``, does so from where it stopped.
 
@@ -56,6 +58,9 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Set the progress: the epochs that are behind, by how many there will be."""
+        # Torch's own losses are there to be compared with.
+        if type(net.criterion_).__module__.partition(".")[0] == "torch":
+            return
         epochs = net.max_epochs if self.epochs is None else self.epochs
         # The history has the epoch that begins already.
         set_progress(net.criterion_, min(1.0, (len(net.history) - 1) / epochs))
@@ -74,9 +79,9 @@ class RobustNetClassifier(NeuralNetClassifier):  # type: ignore[misc]
     Args:
         module: The module's class, or a module.
         *args: As for ``skorch.NeuralNetClassifier``.
-        criterion: A key of ``noisylabels.losses.LOSSES``, or a loss's class. ``criterion__q`` and
-            so on are its hyper-parameters. (Of a loss that is made already, skorch would make
-            another one with these alone, so that is refused.)
+        criterion: A key of ``noisylabels.losses.LOSSES``, or a loss's class, one of torch's too.
+            ``criterion__q`` and so on are its hyper-parameters. (Of a loss that is made already,
+            skorch would make another one with these alone, so that is refused.)
         predict_nonlinearity: What turns the module's output into probabilities.
         **kwargs: As for ``skorch.NeuralNetClassifier``. The callback :class:`Progress` is there by
             default, as ``callbacks__progress``.

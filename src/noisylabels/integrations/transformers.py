@@ -169,13 +169,18 @@ class LossProgress(TrainerCallback):
             neither in its ``output_dir`` nor in its arguments: it does not tell its callbacks.
 
     Raises:
-        ConfigError: When training starts: the module holds no loss.
+        ConfigError: It is no module; or, when training starts, the module holds no loss.
         CheckpointError: When training is resumed: the file cannot be read, or is of another loss.
     """
 
     def __init__(
         self, loss: nn.Module, *, resume_from_checkpoint: str | os.PathLike[str] | None = None
     ) -> None:
+        if not isinstance(loss, nn.Module):
+            raise ConfigError(
+                f"expected the loss that LossFunction was given, or a module that holds losses, "
+                f"got {loss!r}"
+            )
         self.loss = loss
         self.resume_from_checkpoint = resume_from_checkpoint
 
@@ -298,7 +303,8 @@ def _flatten(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     # A model spread over several devices returns its logits on the last one.
     logits, labels = logits.flatten(0, -2), labels.to(logits.device)
     if not labels.is_floating_point():
-        return logits, labels.flatten()
+        # Of any whole numbers: data sets have short ones.
+        return logits, labels.flatten().long()
     labels = labels.flatten(0, -2)
     known = labels.ne(IGNORED).all(1)
     return logits[known], labels[known]
