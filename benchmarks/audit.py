@@ -67,7 +67,7 @@ some of a network's own mistakes for wrong labels: much where it predicts 85 % o
 little on digits, where it predicts 95 %. The posterior takes fewer, and has the least error on
 the images; but it takes predictions for probabilities, and where these are too sure or too unsure
 it misses half of the wrong labels or more (on digits by means over epochs, and with CE). Of what
-was mistaken on hard examples the confident joint finds 92 and 54 %, the posterior 47 and 30 %,
+was mistaken on hard examples the confident joint finds 92 and 54 %, the posterior a fifth,
 and disagreement as many as are wrong or more. So the confident joint stays the default of
 `estimate_noise_rate`: but for such mistakes its error is upwards and at most the network's own
 error rate, which is known; nothing tells the posterior's. On examples that were trained on none

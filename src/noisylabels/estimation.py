@@ -25,12 +25,16 @@ LEAST = 1e-6
 """Least probability that a prediction is taken for: no class is impossible."""
 FEW_WRONG = 0.03
 """Wrong labels of a class that are supposed beforehand, in sizes of a class."""
+EVEN = 1.0
+"""One-sidedness of wrong labels below which they are taken to be spread evenly."""
 DIRECTED = 1.25
-"""One-sidedness of wrong labels at which evenly spread ones weigh one size of a class."""
+"""One-sidedness at which evenly spread ones weigh one size of a class."""
 SHARPLY = 6
 """Power of the one-sidedness with which that weight falls."""
-MOST_EVEN = 100.0
-"""Greatest weight of these."""
+ALL_EVEN = 1e6
+"""A weight beside which nothing else counts."""
+CHANCE = 2.0
+"""How often what chance makes of one-sidedness is taken off: its mean, and as much for safety."""
 RESAMPLES = 50
 LARGEST_RESAMPLE = 2**18
 """Numbers (examples times classes) in one resample of a bootstrap."""
@@ -50,7 +54,7 @@ def estimate_noise_rate(
     12 points of one that predicts 85 %. :func:`posterior_joint` counts fewer, and is 4 points off
     there in the mean; but it takes predictions for probabilities, and where they are too sure or
     too unsure it misses half of the wrong labels or more. Of 9 and 17 % that were mistaken on hard
-    examples alone the default finds 92 and 54 %, the posterior 47 and 30 %; but for such mistakes
+    examples alone the default finds 92 and 54 %, the posterior a fifth; but for such mistakes
     its error is upwards and at most the network's own error rate, which is why it is the default.
     On examples that were trained on, none tells much where wrong labels were learnt (with CE), and
     all are alike where they were not.
@@ -166,8 +170,9 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
     wrong; and wrong labels are spread evenly, which counts unless the estimated ones go one way
     (cats are called dogs, and not as often dogs cats). With the first, a network that has learnt
     the wrong labels too, of which the most likely T is that of no noise, still ranks them. With the
-    second, labels are ranked by their own probability where noise is even, and where two classes
-    are taken for each other because they are alike: the network's probabilities say so already.
+    second, labels are ranked by their own probability where noise is even, where two classes are
+    taken for each other because they are alike (the network's probabilities say so already), and
+    where examples are so few that chance alone may have made some go one way.
 
     Args:
         probabilities: Predicted class probabilities, of shape (N, K).
@@ -183,7 +188,7 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> posterior(p, torch.tensor([0, 0, 1, 1, 1]))[:, 1].round(decimals=2)
-        tensor([0.0200, 0.0400, 0.9800, 0.9600, 0.3900], dtype=torch.float64)
+        tensor([0.0200, 0.0400, 0.9800, 0.9600, 0.4000], dtype=torch.float64)
 
     References:
         Dempster, Laird, Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
@@ -216,7 +221,7 @@ def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
         >>> wrong_probability(p, torch.tensor([0, 0, 1, 1, 1])).round(decimals=2)
-        tensor([0.0000, 0.0100, 0.0000, 0.0100, 0.9100], dtype=torch.float64)
+        tensor([0.0000, 0.0100, 0.0000, 0.0100, 0.9000], dtype=torch.float64)
     """
     p, labels = _checked(probabilities, labels)
     p = p.clamp(min=LEAST)
@@ -265,8 +270,9 @@ def _fit(p: Tensor, labels: Tensor) -> Tensor:
     p, labels = p[::stride], labels[::stride]
     # What is measured to choose the weight must not depend on it, or the first guess would decide.
     free = _maximise(p, labels, 0.0)
-    directed = max(_one_sidedness(_given_label(p, free, labels), labels), 1e-9)
-    return _maximise(p, labels, min(MOST_EVEN, (DIRECTED / directed) ** SHARPLY))
+    directed = _one_sidedness(_given_label(p, free, labels), labels)
+    weight = ALL_EVEN if directed < EVEN else (DIRECTED / directed) ** SHARPLY
+    return _maximise(p, labels, weight)
 
 
 def _maximise(p: Tensor, labels: Tensor, weight: float) -> Tensor:
@@ -299,8 +305,9 @@ def _count(q: Tensor, labels: Tensor) -> Tensor:
 def _one_sidedness(q: Tensor, labels: Tensor) -> float:
     """Return how differently two classes are taken for each other, in squared mean rates.
 
-    That is half the mean squared difference of the rates of j as k and of k as j, less what the
-    draw of the labels alone would make of it.
+    That is half the mean squared difference of the rates of j as k and of k as j, less twice what
+    the draw of the labels alone would make of it on the average: of few examples chance is not to
+    decide.
     """
     counts = _count(q, labels).T
     off = ~torch.eye(len(counts), dtype=torch.bool)
@@ -308,7 +315,7 @@ def _one_sidedness(q: Tensor, labels: Tensor) -> float:
     rates = counts / sizes
     drawn = (_count(q.square(), labels).T / sizes.square())[off].mean()
     apart = (rates - rates.T)[off].square().mean() / 2
-    return float((apart - drawn) / rates[off].mean().square().clamp(min=1e-24))
+    return float((apart - CHANCE * drawn) / rates[off].mean().square().clamp(min=1e-24))
 
 
 def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
