@@ -28,7 +28,8 @@ oldest: ## the tests of the core with the oldest torch that is supported
 	.venv-oldest/bin/pip install --quiet torch==2.6.0 torchvision==0.21.0 hypothesis pytest --editable '.[train,report]'
 	.venv-oldest/bin/pytest -p no:cacheprovider -m "not slow and not long" tests/test_losses.py \
 		tests/test_schedules.py tests/test_noise.py tests/test_estimation.py tests/test_theory.py \
-		tests/test_fused.py tests/test_labels.py tests/test_clipping.py tests/test_linear.py tests/methods
+		tests/test_fused.py tests/test_labels.py tests/test_clipping.py tests/test_linear.py tests/methods \
+		tests/features/test_folding.py
 
 docs: .venv/.dev ## build the documentation into docs/_build/html, every warning an error
 	$(BIN)/sphinx-build -q -W --keep-going -E -j 24 docs docs/_build/html
