@@ -1,21 +1,11 @@
 """Batch normalisation folded into the convolutions before it, for networks that are frozen."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 TOLERANCE = 1e-3
 """Greatest difference in what comes out, as a share of the greatest number of it."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A convolution and the batch normalisation that alone reads it, by their names."""
-
-    convolution: str
-    normalisation: str
 
 
 def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
@@ -37,13 +27,13 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
         pairs, expected = _pairs(network, images)
         if not pairs:
             return 0
-        before = {name: network.get_submodule(name) for pair in pairs for name in _names(pair)}
-        for pair in pairs:
-            convolution, normalisation = (before[name] for name in _names(pair))
+        before = {name: network.get_submodule(name) for pair in pairs.items() for name in pair}
+        for norm, conv in pairs.items():
+            convolution, normalisation = before[conv], before[norm]
             assert isinstance(convolution, nn.Conv2d), "as found"
             assert isinstance(normalisation, nn.BatchNorm2d), "as found"
-            network.set_submodule(pair.convolution, fuse_conv_bn_eval(convolution, normalisation))
-            network.set_submodule(pair.normalisation, _rest(normalisation))
+            network.set_submodule(conv, fuse_conv_bn_eval(convolution, normalisation))
+            network.set_submodule(norm, _rest(normalisation))
         if _is_close(network, images, expected):
             return len(pairs)
         for name, module in before.items():
@@ -51,12 +41,8 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
         return 0
 
 
-def _names(pair: Pair) -> tuple[str, str]:
-    return pair.convolution, pair.normalisation
-
-
-def _pairs(network: nn.Module, images: Tensor) -> tuple[list[Pair], Tensor]:
-    """Return which normalisations read a convolution; and what the network makes of the images."""
+def _pairs(network: nn.Module, images: Tensor) -> tuple[dict[str, str], Tensor]:
+    """Return which normalisation alone reads which convolution; and what comes of the images."""
     # Held until the end: the number of a tensor that is gone may be another's.
     outputs: dict[int, tuple[str, Tensor]] = {}
     calls: dict[str, int] = {}
@@ -84,11 +70,11 @@ def _pairs(network: nn.Module, images: Tensor) -> tuple[list[Pair], Tensor]:
         for handle in handles:
             handle.remove()
     readers = list(read.values())
-    once = [
-        Pair(convolution, normalisation)
-        for normalisation, convolution in read.items()
-        if calls[convolution] == calls[normalisation] == readers.count(convolution) == 1
-    ]
+    once = {
+        norm: conv
+        for norm, conv in read.items()
+        if calls[conv] == calls[norm] == readers.count(conv) == 1
+    }
     return once, result
 
 
