@@ -9,7 +9,7 @@ import noisylabels
 def reference() -> str:
     """Return an entry for each, which points to where it is described."""
     entries = []
-    for name in sorted(set(noisylabels.__all__)):
+    for name in sorted(noisylabels.__all__):
         function = getattr(noisylabels, name)
         if inspect.ismodule(function):
             continue

@@ -59,11 +59,16 @@ def decode_all(
         and what had to be done to it.
     """
     decoder = Decoder(encoded, spec, resize=resize or True)
-    if workers == 0 or max(spec.height, spec.width) <= SMALL:
+    if _is_cheap(spec, workers):
         yield from map(decoder.__getitem__, range(len(encoded)))
         return
     for chunk in DataLoader(decoder, batch_size=CHUNK, num_workers=workers, collate_fn=list):
         yield from chunk
+
+
+def _is_cheap(spec: ImageSpec, workers: int) -> bool:
+    """Return whether images are decoded one by one, by whoever asks."""
+    return workers == 0 or max(spec.height, spec.width) <= SMALL
 
 
 def decode_for(
@@ -89,7 +94,7 @@ def decode_for(
     Yields:
         As :func:`decode_all`.
     """
-    if device.type != "cpu" or workers == 0 or max(spec.height, spec.width) <= SMALL:
+    if device.type != "cpu" or _is_cheap(spec, workers):
         yield from decode_all(encoded, spec, workers, resize)
         return
     decoder = Decoder(encoded, spec, resize=resize or True)

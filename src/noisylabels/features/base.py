@@ -54,7 +54,8 @@ class Compute:
 
     Args:
         device: Where.
-        workers: Processes that decode images.
+        workers: Processes that decode images beside an accelerator; on the CPU its threads do that
+            between batches, unless there are 0.
         precision: ``(network, device) -> "32" or "bf16"``.
         memory_format: ``(network, precision) -> memory format``.
         say: Tells the user how far it has come.
