@@ -64,13 +64,18 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--names", default="paper", help="paper, later, all, or keys")
     parser.add_argument("--decay", choices=("l2", "l1"), default="l2")
+    parser.add_argument("--precision", default="auto", help="that of a run's file")
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs"))
     given = parser.parse_args()
     protocol = Protocol(given.scale, given.data, given.labels, given.weights)
     noise = protocol.noise(given.dataset, CURVES)
-    base = protocol.base(given.dataset) | {"noise": noise, "evaluate_every": 1000}
+    base = protocol.base(given.dataset) | {
+        "noise": noise,
+        "evaluate_every": 1000,
+        "precision": given.precision,
+    }
     suffix = "-l1" if given.decay == "l1" else ""
     for key in NAMED.get(given.names, given.names.split(",")):
         changes, name = tuned_alike(key)
