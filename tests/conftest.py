@@ -27,6 +27,13 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """A test's own folder of what is remembered between runs, which does not exist yet."""
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def own_module(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
     """Write a user's own module, named and with a text, that this test alone can import."""
 

@@ -26,13 +26,6 @@ def sha256(content):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where digests are remembered."""
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def read(monkeypatch):
     """The files that were read, in order."""
     names, found = [], digests._hash
@@ -45,7 +38,7 @@ def read(monkeypatch):
     return names
 
 
-def test_digests_are_those_of_the_contents(tmp_path, folder):
+def test_digests_are_those_of_the_contents(tmp_path, own_cache):
     contents = [b"", b"abc", bytes(range(256)) * 10_000]
     paths = [write(tmp_path / str(n), content) for n, content in enumerate(contents)]
     assert file_digests(paths) == [sha256(content) for content in contents]
@@ -53,7 +46,7 @@ def test_digests_are_those_of_the_contents(tmp_path, folder):
     assert file_digests([]) == []
 
 
-def test_many_files_come_back_in_order(tmp_path, folder, read, monkeypatch):
+def test_many_files_come_back_in_order(tmp_path, own_cache, read, monkeypatch):
     monkeypatch.setattr(digests, "TOGETHER", 3)
     paths = [write(tmp_path / f"{n}.bin", b"%d" % n) for n in range(20)]
     # Some are remembered, the others are not.
@@ -62,7 +55,7 @@ def test_many_files_come_back_in_order(tmp_path, folder, read, monkeypatch):
     assert sorted(read) == sorted(map(str, paths))
 
 
-def test_a_file_is_read_once(tmp_path, folder, read, monkeypatch):
+def test_a_file_is_read_once(tmp_path, own_cache, read, monkeypatch):
     path = write(tmp_path / "a.bin")
     monkeypatch.chdir(tmp_path)
     assert file_digest(path) == file_digest(path) == sha256(b"abc")
@@ -79,14 +72,14 @@ def test_a_file_is_read_once(tmp_path, folder, read, monkeypatch):
         lambda path: write(path.with_name("b"), b"xyz").replace(path),
     ],
 )
-def test_a_changed_file_is_read_again(tmp_path, folder, change):
+def test_a_changed_file_is_read_again(tmp_path, own_cache, change):
     path = write(tmp_path / "a")
     file_digest(path)
     change(path)
     assert file_digest(path) == sha256(path.read_bytes()) != sha256(b"abc")
 
 
-def test_a_touched_file_keeps_its_digest(tmp_path, folder, read):
+def test_a_touched_file_keeps_its_digest(tmp_path, own_cache, read):
     path = write(tmp_path / "a")
     before = file_digest(path)
     os.utime(path, ns=(OLD + 5, OLD + 5))
@@ -94,14 +87,14 @@ def test_a_touched_file_keeps_its_digest(tmp_path, folder, read):
     assert len(read) == 2
 
 
-def test_a_young_file_is_not_remembered(tmp_path, folder, read):
+def test_a_young_file_is_not_remembered(tmp_path, own_cache, read):
     """It may change again without a new time."""
     path = write(tmp_path / "a", mtime=2**62)
     assert file_digest(path) == file_digest(path)
     assert len(read) == 2
 
 
-def test_names_of_any_bytes(tmp_path, folder, read):
+def test_names_of_any_bytes(tmp_path, own_cache, read):
     names = ["ä'\"", "line\nbreak", os.fsdecode(b"\xff"), "\u2028"]
     paths = [write(tmp_path / name, name.encode(errors="surrogateescape")) for name in names]
     assert file_digests(paths) == file_digests(paths)
@@ -119,10 +112,10 @@ def damage_pages(content):
 @pytest.mark.parametrize(
     "damage", [damage_head, damage_pages, lambda content: content[: len(content) // 2]]
 )
-def test_a_damaged_database_is_made_anew(tmp_path, folder, read, damage):
+def test_a_damaged_database_is_made_anew(tmp_path, own_cache, read, damage):
     paths = [write(tmp_path / str(n)) for n in range(300)]
     file_digests(paths)
-    database = folder / "digests.sqlite3"
+    database = own_cache / "digests.sqlite3"
     database.write_bytes(damage(database.read_bytes()))
     for _ in range(3):
         assert file_digests(paths) == [sha256(b"abc")] * 300
@@ -137,17 +130,19 @@ def test_no_cache_is_no_error(tmp_path, monkeypatch, read, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_database_that_cannot_be_written_is_done_without(tmp_path, folder, read):
-    (folder / "digests.sqlite3").mkdir(parents=True)
+def test_a_database_that_cannot_be_written_is_done_without(tmp_path, own_cache, read):
+    (own_cache / "digests.sqlite3").mkdir(parents=True)
     path = write(tmp_path / "a")
     assert file_digest(path) == file_digest(path)
     assert len(read) == 2
 
 
-def test_a_database_that_another_process_holds_is_done_without(tmp_path, folder, read, monkeypatch):
+def test_a_database_that_another_process_holds_is_done_without(
+    tmp_path, own_cache, read, monkeypatch
+):
     monkeypatch.setattr(digests, "PATIENCE", 0.0)
     file_digest(write(tmp_path / "a"))
-    other = sqlite3.connect(folder / "digests.sqlite3")
+    other = sqlite3.connect(own_cache / "digests.sqlite3")
     other.execute("BEGIN EXCLUSIVE")
     assert file_digest(tmp_path / "a") == sha256(b"abc")
     other.close()
@@ -156,7 +151,7 @@ def test_a_database_that_another_process_holds_is_done_without(tmp_path, folder,
     assert len(read) == 2
 
 
-def test_several_may_use_it_at_once(tmp_path, folder, read):
+def test_several_may_use_it_at_once(tmp_path, own_cache, read):
     paths = [write(tmp_path / str(n), b"%d" % n) for n in range(50)]
     expected = [sha256(b"%d" % n) for n in range(50)]
     with ThreadPoolExecutor(8) as threads:
@@ -167,7 +162,7 @@ def test_several_may_use_it_at_once(tmp_path, folder, read):
     assert read == []
 
 
-def test_what_cannot_be_read_is_named(tmp_path, folder):
+def test_what_cannot_be_read_is_named(tmp_path, own_cache):
     with pytest.raises(DataError, match=r"a: cannot be read \(No such file or directory\)"):
         file_digest(tmp_path / "a")
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
@@ -177,7 +172,7 @@ def test_what_cannot_be_read_is_named(tmp_path, folder):
     assert isinstance(found[1], FileNotFoundError)
 
 
-def test_a_folder_is_its_names_and_contents(tmp_path, folder):
+def test_a_folder_is_its_names_and_contents(tmp_path, own_cache):
     for root in ("one", "two"):
         write(tmp_path / root / "a")
         write(tmp_path / root / "deep" / "er" / "b", b"x")

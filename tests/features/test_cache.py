@@ -5,11 +5,7 @@ import torch
 
 from noisylabels.features import cache
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_vectors_are_found_by_all_that_they_depend_on():

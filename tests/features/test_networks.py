@@ -291,9 +291,25 @@ def test_weights_of_torchvision_are_downloaded_once(tmp_path, monkeypatch):
             torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
 
 
-def test_missing_library_is_named(backbone, monkeypatch):
+def test_missing_library_is_named(backbone, monkeypatch, own_cache):
     # What was checked once in a process is not checked again.
     networks._check.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"noisylabels\[features\]"):
         features(backbone, size=40).check()
+
+
+def test_checked_network_needs_no_library_to_be_checked_again(
+    backbone, tmp_path, monkeypatch, own_cache
+):
+    networks._check.cache_clear()
+    features(backbone, size=40).check()
+    networks._check.cache_clear()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    features(backbone, size=40).check()
+    other = tmp_path / "other.safetensors"
+    weights = load_file(backbone["weights"])
+    save_file({name: value * 1.1 for name, value in weights.items()}, other)
+    for changed in ({"size": 48}, {"weights": other}):
+        with pytest.raises(MissingExtraError):
+            features(backbone, **({"size": 40} | changed)).check()

@@ -71,9 +71,8 @@ def test_a_linear_layer_learns_from_texts_with_wrong_labels(reviews, tmp_path):
     assert result["test_accuracy"] > 0.95
 
 
-def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch):
+def test_what_was_learnt_is_kept_with_the_vectors(reviews, monkeypatch, own_cache):
     """Or nothing but the run's own texts could ever be turned into vectors."""
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
     first = plan(parse(reviews))
     vectors, _ = label(first)
     learnt = first.features.learnt()
@@ -90,10 +89,9 @@ def test_what_was_learnt_is_kept_with_the_vectors(reviews, tmp_path, monkeypatch
         again.features.restore({"words": learnt["words"]})
 
 
-def test_damaged_vectors_are_made_anew(reviews, tmp_path, monkeypatch):
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
+def test_damaged_vectors_are_made_anew(reviews, own_cache):
     sound, _ = label(plan(parse(reviews)))
-    kept = sorted((tmp_path / "cache" / "features").iterdir())
+    kept = sorted((own_cache / "features").iterdir())
     # Of both parts, of their statistics, of what was learnt, and the outline.
     assert len(kept) == 5
     for path in kept:
@@ -107,9 +105,8 @@ def test_damaged_vectors_are_made_anew(reviews, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("key", "part"), [("test_labels", "test"), ("validation_labels", "train")])
 def test_clean_labels_find_texts_where_their_vectors_are_kept(
-    reviews, tmp_path, monkeypatch, key, part
+    reviews, tmp_path, own_cache, key, part
 ):
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
     first = getattr(plan(parse(reviews)).source.load(), part).inputs.values[0]
     clean = tmp_path / "clean.csv"
     clean.write_text(f"text,label\n{first},good\n")

@@ -22,11 +22,7 @@ from pictures import class_folders, encode, pixels, save, write
 
 pytest.importorskip("timm")
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -175,14 +171,17 @@ def test_kept_vectors_can_be_deleted(run, tmp_path, monkeypatch, capsys, own_cac
         for key in ("data", "features")
     )
     path.write_text(tables)
+    networks._check.cache_clear()
     assert main(["features", str(path)]) == 0
     assert "MiB of features are kept" in capsys.readouterr().err
-    # The vectors of both parts, their statistics, and what the source says but the images.
-    assert len(list(own_cache.iterdir())) == 4
+    # The vectors of both parts, their statistics, what the source says but the images, and that
+    # the network was checked.
+    kept = own_cache / "features"
+    assert len(list(kept.iterdir())) == 5
     assert main(["features", "--prune", "1"]) == 0
     assert "deleted 0.0 MiB" in capsys.readouterr().out
     assert main(["features", "--prune", "0"]) == 0
-    assert list(own_cache.iterdir()) == []
+    assert list(kept.iterdir()) == []
     for words in (["features"], ["features", "--prune", "-1"]):
         assert main(words) == 2
         assert "--prune" in capsys.readouterr().err
@@ -310,7 +309,7 @@ def test_vectors_of_no_use_are_refused_and_not_kept(
     run["features"] = {"name": "edges:Edges", "broken": broken}
     with pytest.raises(error, match=message):
         vectors(run)
-    assert not own_cache.exists()
+    assert not (own_cache / "features").exists()
 
 
 def tuned(run, **changes):

@@ -50,7 +50,9 @@ def is_kept(identity: Mapping[str, Any]) -> bool:
     Args:
         identity: All that they depend on, plain values.
     """
-    return _path(identity).exists()
+    with suppress(OSError, RuntimeError):
+        return _path(identity).exists()
+    return False
 
 
 def keep(identity: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

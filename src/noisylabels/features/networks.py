@@ -1,13 +1,14 @@
 """Pretrained networks for images, from timm and torchvision."""
 
 import functools
+import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from noisylabels.data.decoding import decode_for
+from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.data.source import Facts
 from noisylabels.errors import (
@@ -25,6 +27,7 @@ from noisylabels.errors import (
     unknown,
 )
 from noisylabels.features.base import Compute, Features, Meter
+from noisylabels.features.cache import is_kept, keep
 from noisylabels.features.folding import fold_batch_norms
 from noisylabels.features.reduction import Dimensions, reduced
 
@@ -52,17 +55,48 @@ class Backbone:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
 class Make(ABC):
-    """Builds a backbone; a frozen dataclass, so that what was checked once is known."""
+    """Builds a backbone of a library.
+
+    Args:
+        model: Its name there.
+        weights: A file of its weights; None for published ones.
+
+    Attributes:
+        library: What the library is called.
+    """
+
+    library: ClassVar[str]
+    model: str
+    weights: Path | None
 
     @abstractmethod
     def __call__(self, filled: bool) -> Backbone:
         """Build it, with its weights or without."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return all that the backbone depends on, plain values.
+
+        Raises:
+            DataError: The file of weights cannot be read.
+            MissingExtraError: The library is not installed.
+        """
+        try:
+            version = importlib.metadata.version(self.library)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise MissingExtraError(self.library, "features") from error
+        digest = None if self.weights is None else file_digest(self.weights)
+        return asdict(self) | {"library": self.library, "version": version, "weights": digest}
+
 
 @functools.cache
-def _check(make: Make, name: str, size: int | None) -> None:
-    """Try once in a process: a study of a hundred runs has one network."""
+def _check(make: Make, size: int | None) -> None:
+    """Try a network once: neither a study of a hundred runs nor the next run waits for it again."""
+    identity = {"part": "checked network", "size": size, **make.identity()}
+    if is_kept(identity):
+        return
+    name = make.model
     backbone = make(True)
     side = size or backbone.size
     try:
@@ -77,6 +111,7 @@ def _check(make: Make, name: str, size: int | None) -> None:
     if not isinstance(vectors, Tensor) or vectors.shape != (1, backbone.width):
         got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise ConfigError(f"{name!r}: expected a vector of {backbone.width} numbers, got {got}")
+    keep(identity, {"width": torch.tensor(backbone.width)})
 
 
 class NetworkFeatures(Features):
@@ -84,7 +119,6 @@ class NetworkFeatures(Features):
 
     Args:
         facts: The source's facts.
-        name: What the network is called, for messages.
         make: Builds it, with its weights or without.
         size: Side that images are resized to; that of the network's own training by default.
         freeze: Whether it stays as it is.
@@ -97,18 +131,16 @@ class NetworkFeatures(Features):
     def __init__(
         self,
         facts: Facts,
-        name: str,
-        make: "Make",
+        make: Make,
         *,
         size: int | None,
         freeze: bool,
         backbone_lr: float,
     ) -> None:
         if not facts.images:
-            raise ConfigError(f"{name!r} is a network for images, and the data has none")
+            raise ConfigError(f"{make.model!r} is a network for images, and the data has none")
         check_range("backbone_lr", backbone_lr)
         self.freeze = freeze
-        self._name = name
         self._make = make
         self._size = size
         self._backbone_lr = backbone_lr
@@ -116,7 +148,7 @@ class NetworkFeatures(Features):
 
     def check(self) -> None:
         """Refuse a network that there is none of, or weights or a size that do not fit."""
-        _check(self._make, self._name, self._size)
+        _check(self._make, self._size)
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
@@ -324,15 +356,9 @@ def check_timm_model(model: str) -> None:
 
 @dataclass(frozen=True)
 class Timm(Make):
-    """Builds a network of timm.
+    """Builds a network of timm."""
 
-    Args:
-        model: Its name there.
-        weights: A file of its weights; None for those of the hub.
-    """
-
-    model: str
-    weights: Path | None
+    library = "timm"
 
     def __call__(self, filled: bool) -> Backbone:
         """Build it."""
@@ -363,13 +389,10 @@ class Torchvision(Make):
     """Builds a network of torchvision.
 
     Args:
-        model: Its name there.
-        weights: A file of its weights; None for published ones.
-        tag: The name of these.
+        tag: The name of its published weights.
     """
 
-    model: str
-    weights: Path | None
+    library = "torchvision"
     tag: str
 
     def __call__(self, filled: bool) -> Backbone:
@@ -426,7 +449,7 @@ def timm(
         ConfigError: The data has no images, or ``dimensions`` is given for what is fine-tuned.
     """
     make = Timm(model, weights)
-    whole = NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    whole = NetworkFeatures(facts, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
     return reduced(whole, dimensions)
 
 
@@ -459,7 +482,7 @@ def torchvision(
         ConfigError: The data has no images, or ``dimensions`` is given for what is fine-tuned.
     """
     make = Torchvision(model, weights, tag)
-    whole = NetworkFeatures(facts, model, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
+    whole = NetworkFeatures(facts, make, size=size, freeze=freeze, backbone_lr=backbone_lr)
     return reduced(whole, dimensions)
 
 
