@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from noisylabels import estimation
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.estimation import (
+    ESTIMATORS,
     confident_joint,
     disagreement,
     estimate_noise_rate,
@@ -198,6 +201,27 @@ def test_very_many_examples_are_fitted_by_some_of_them(monkeypatch):
     whole = wrong_probability(p, given)
     monkeypatch.setattr(estimation, "LARGEST_FIT", 3000 * 2)
     assert float((wrong_probability(p, given) - whole).abs().mean()) < 0.01
+
+
+def test_labels_in_turn_are_fitted_as_in_any_order(monkeypatch):
+    true = torch.arange(6000) % 6
+    wrong = torch.rand(6000, generator=torch.Generator().manual_seed(0)) < 0.3
+    given = torch.where(wrong, (true + 1) % 6, true)
+    p = torch.full((6000, 6), 0.02).scatter(1, true[:, None], 0.9).double()
+    whole = wrong_probability(p, given)
+    monkeypatch.setattr(estimation, "LARGEST_FIT", 6000 * 2)
+    assert float((wrong_probability(p, given) - whole).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1.5, -0.2])
+def test_what_is_no_probability_is_named(estimator, bad):
+    _, given, p = noisy()
+    p[7, 2] = bad
+    with pytest.raises(DataError, match=r"probabilities: row 7: expected numbers in \[0, 1\], got"):
+        estimate_noise_rate(p, given, estimator=estimator)
+    with pytest.raises(DataError, match="probabilities: row 7"):
+        wrong_probability(p, given)
 
 
 def test_one_class_and_no_class_change_nothing():

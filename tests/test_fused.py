@@ -1,10 +1,12 @@
 """The fused pass against the composed loss: same values, same gradients, taken where it can be."""
 
 import sys
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import warm
 from noisylabels import _fused, functional
@@ -76,6 +78,46 @@ def test_backward_may_run_twice_and_again():
     torch.testing.assert_close(logits.grad, 2 * first)
     assert torch.autograd.gradcheck(late(), (logits.detach().requires_grad_(), target))
     assert torch.autograd.gradgradcheck(late(), (logits.detach().requires_grad_(), target))
+
+
+def test_logits_may_change_in_place_once_the_loss_is_there():
+    logits, target = batch()
+    hidden = logits * 1.0
+    (wanted,) = torch.autograd.grad(late()(hidden, target), logits, retain_graph=True)
+    value = late()(hidden, target)
+    hidden.detach().exp_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(value, logits, create_graph=True)
+    (gradient,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_a_loss_that_is_kept_keeps_no_logits():
+    logits, target = batch()
+    hidden = logits * 1.0
+    value, seen = late()(hidden, target), weakref.ref(hidden)
+    del hidden
+    assert seen() is not None
+    value.backward(retain_graph=True)
+    assert seen() is None
+    with pytest.raises(RuntimeError, match="its logits are gone"):
+        torch.autograd.grad(value, logits, create_graph=True)
+
+
+def test_several_gradients_at_once_and_forward_mode_are_those_of_the_composed_loss():
+    logits, target = batch()
+    loss, several = late(), torch.tensor([1.0, 2.0, -0.5], dtype=logits.dtype)
+    for batched in (False, True):
+        value = loss(logits, target)
+        weights = several if batched else several[0]
+        (gradient,) = torch.autograd.grad(value, logits, weights, is_grads_batched=batched)
+        (wanted,) = torch.autograd.grad(composed(logits, target, q=loss.q, lamb=loss.lamb), logits)
+        torch.testing.assert_close(gradient, several[:, None, None] * wanted if batched else wanted)
+    direction = torch.randn_like(logits)
+    with forward_ad.dual_level():
+        value = loss(forward_ad.make_dual(logits, direction), target)
+        slope = forward_ad.unpack_dual(value).tangent
+    torch.testing.assert_close(slope, (wanted * direction).sum())
 
 
 def test_strided_logits():

@@ -216,6 +216,12 @@ def seeded(loss, *arguments):
     return loss(*arguments)
 
 
+def cyclic(classes):
+    """Make a matrix by which labels are those of the next class at times."""
+    right = torch.eye(classes)
+    return (0.6 * right + 0.4 * right.roll(1, 1)).tolist()
+
+
 def linear(start, end):
     return functools.partial(schedules.linear, start=start, end=end)
 
@@ -458,6 +464,15 @@ class TestLimits:
             assert ((near - one_hot).abs().sum(1) < 2 / (m + 1)).all()
 
 
+class TestActiveNegative:
+    @pytest.mark.parametrize("key", ["anl-ce", "anl-fl"])
+    def test_the_least_probability_is_below_chance(self, key):
+        with pytest.raises(ConfigError, match=r"min_prob must be below 1/C.*with 10 classes below"):
+            build(key, min_prob=0.1)(torch.zeros(2, 10), torch.tensor([0, 1]))
+        for logits in (torch.zeros(2, 5), 0.01 * torch.randn(2, 5)):
+            assert build(key, min_prob=0.1)(logits, torch.tensor([0, 1])).isfinite()
+
+
 class TestImbalance:
     """What ANL asks of a batch, and not of an example."""
 
@@ -535,6 +550,59 @@ class TestNumbers:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert not loss.isnan()
         assert gradient.isfinite().all()
+
+    @pytest.mark.parametrize("classes", [2, 4])
+    @pytest.mark.parametrize("key", LOSSES)
+    def test_one_class_that_is_left_makes_no_gradient_nan(self, key, classes):
+        rows = torch.full((2, classes), -math.inf)
+        rows[:, 0] = 0.0
+        for progress in (0.0, 0.9):
+            logits = rows.clone().requires_grad_()
+            loss = at(key, progress)(logits, torch.tensor([0, 0]))
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert loss.isfinite()
+            assert gradient.isfinite().all()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("key", LOSSES)
+    def test_a_last_layer_of_zeros_takes_a_finite_step(self, key, dtype):
+        logits = torch.zeros(4, 5, dtype=dtype, requires_grad=True)
+        for progress in (0.0, 0.9):
+            loss = at(key, progress)(logits, torch.arange(4))
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert loss.isfinite()
+            # ce+sr divides by a temperature of 0.1, anl-ce multiplies by 5.
+            assert float(gradient.abs().max()) < 100
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_given_matrices_keep_the_numbers_of_the_loss(self, key):
+        loss = build(key, matrix=cyclic(4))
+        rows = [[1, -1, 0, -1], [-1, 1, 0, 1], [0, -math.inf, 1, -1], [-1, -math.inf, -1, 0]]
+        for scale in (1.0, 1e4):
+            logits = (scale * torch.tensor(rows)).requires_grad_()
+            for target in (torch.tensor([0, 2, 2, 3]), torch.full((4, 4), 0.25)):
+                value = loss(logits, target)
+                (gradient,) = torch.autograd.grad(value, logits)
+                assert not value.isnan()
+                assert gradient.isfinite().all()
+        # A label that can come of no class that is left.
+        logits = torch.tensor([[-math.inf, -math.inf, 0.0, 0.0]], requires_grad=True)
+        (gradient,) = torch.autograd.grad(loss(logits, torch.tensor([1])), logits)
+        assert gradient.isfinite().all()
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_autocast_and_half_leave_matrices_as_they_are(self, key, smoothing):
+        loss = build(key, matrix=cyclic(20), label_smoothing=smoothing)
+        logits, target = torch.randn(64, 20, requires_grad=True), torch.randint(20, (64,))
+        plain = loss(logits, target)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            under = loss(logits, target)
+            (gradient,) = torch.autograd.grad(under, logits)
+        torch.testing.assert_close(under, plain)
+        torch.testing.assert_close(gradient, torch.autograd.grad(plain, logits)[0])
+        half = logits.detach().bfloat16()
+        torch.testing.assert_close(loss(half, target), loss(half.float(), target))
 
     def test_an_excluded_label_has_the_greatest_normalized_loss(self):
         logits = torch.tensor([[-math.inf, 1.0, 2.0], [-math.inf, 1.0, -math.inf]])
@@ -666,6 +734,15 @@ class TestContract:
         weight = torch.rand(5, dtype=torch.float64)
         loss = at(key, weight=weight)
         assert torch.equal(seeded(loss, logits, target.byte()), seeded(loss, logits, target))
+
+    @pytest.mark.parametrize("key", LOSSES)
+    def test_bytes_are_not_ignored_for_what_they_are_modulo_256(self, key):
+        # -100 is 156 there, and 300 is 44.
+        logits, target = torch.randn(6, 200), torch.tensor([156, 44, 3, 199, 156, 0])
+        for ignored in (-100, 300, 44):
+            loss = at(key, ignore_index=ignored)
+            wanted = seeded(loss, logits, target)
+            assert torch.equal(seeded(at(key, ignore_index=ignored), logits, target.byte()), wanted)
 
     @pytest.mark.parametrize("key", LOSSES)
     @pytest.mark.parametrize(
@@ -1343,6 +1420,19 @@ class TestCorrection:
         resumed.load_state_dict(torch.load(file, weights_only=True))
         assert values + self.train(resumed, range(cut, 20)) == wanted
 
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_a_batch_that_diverged_is_not_remembered(self, key):
+        loss, sound = (build(key, warmup=0.5, queue=300) for _ in range(2))
+        for each in (loss, sound):
+            self.train(each, range(10))
+        broken = torch.randn(6, 3)
+        broken[2, 1] = math.nan
+        loss.progress = 9 / 20
+        loss(broken.requires_grad_(), torch.zeros(6).long())
+        for each in (loss, sound):
+            self.train(each, range(10, 11))
+        torch.testing.assert_close(loss.transition, sound.transition, atol=0.05, rtol=0)
+
     def test_ignored_examples_are_not_remembered(self, batch):
         logits, target = batch
         target[:2] = -100
@@ -1488,6 +1578,23 @@ class TestAdaptive:
             late.progress = (progress - losses.LATEST) / (1 - losses.LATEST)
             assert loss.dynamic() == pytest.approx(late.dynamic())
 
+    def test_few_epochs_go_on_from_where_learning_began(self):
+        loss = build("adaptive-dal")
+        for scale in (0.0, 0.0, 0.0, 9.0):
+            self.step(loss, scale)
+        for progress, passed in ((1 / 3, 0.0), (2 / 3, 0.5), (1.0, 1.0)):
+            loss.progress = progress
+            assert loss.began == pytest.approx(1 / 3)
+            assert loss.dynamic()["q"] == pytest.approx(1.5 * passed)
+
+    def test_an_epoch_that_is_all_there_is(self):
+        loss = build("adaptive-dal")
+        self.step(loss, 9.0)
+        loss.progress = 1.0
+        assert loss.began == 1.0
+        assert loss.q == 1.5
+        assert self.step(loss, 1.0) > 0
+
     def test_only_training_counts(self):
         loss = build("adaptive-dal")
         logits, target = 9 * torch.randn(8, 10), torch.arange(8)
@@ -1605,6 +1712,14 @@ class TestOptimizedGradientClipping:
         self.train(loss, batches[4:])
         assert 0.01 < loss.threshold < 0.9
         assert len(loss._seen) == 100
+
+    def test_a_batch_that_diverged_is_not_remembered(self):
+        loss = build("ogc", interval=1, queue=20)
+        (logits, target), (more, labels) = self.batches(2)
+        self.train(loss, [(logits, target)])
+        before = loss.threshold
+        self.train(loss, [(torch.full_like(more, math.nan), labels)])
+        assert 0.01 < loss.threshold == before
 
     def test_goes_on_exactly_where_it_was(self):
         batches = list(self.batches())

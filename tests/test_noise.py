@@ -128,6 +128,8 @@ def test_every_kind_draws_anew_by_seed_and_keeps_what_it_is_given(kind):
     still = NOISES[kind](LABELS, rate=0.0, seed=1, **OWN.get(kind, {}))
     assert torch.equal(still, LABELS)
     assert still is not LABELS
+    own = OWN.get(kind, {}) | ({"features": FEATURES[:0]} if kind == "instance" else {})
+    assert NOISES[kind](LABELS[:0], num_classes=10, rate=0.4, seed=1, **own).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", DRAWN)
@@ -143,6 +145,10 @@ def test_every_kind_refuses_bad_input(kind):
         noise(torch.tensor([2, -1]), rate=0.5, seed=0, **own)
     with pytest.raises(DataError, match="labels: expected int64 of shape .* got torch.float32"):
         noise(LABELS.float(), rate=0.5, seed=0, **own)
+    with pytest.raises(
+        DataError, match=r"labels: expected an int64 tensor of shape \(N\), got \[0"
+    ):
+        noise([0, 1, 2], rate=0.5, seed=0, **own)
     with pytest.raises(DataError, match=r"of shape \(20, 1000\)"):
         noise(LABELS.reshape(20, -1), rate=0.5, seed=0, **own)
     with pytest.raises(ConfigError, match="expected at least one label, or num_classes"):
@@ -354,6 +360,12 @@ def test_margin_is_that_of_a_ridge_regression(monkeypatch, images):
     found = NOISES["margin"](labels, rate=0.3, features=given, num_classes=4)
     assert found.tolist() == expected.tolist()
     assert (found != labels).sum() == 180
+
+
+def test_margin_of_no_labels_is_none():
+    assert (
+        NOISES["margin"](LABELS[:0], num_classes=10, rate=0.4, features=FEATURES[:0]).numel() == 0
+    )
 
 
 def test_margin_refuses_more_than_a_classifier_can_be_fitted_to():

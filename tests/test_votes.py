@@ -141,12 +141,22 @@ def test_losses_take_them():
             [[0, 1], [0, -2]],
             r"row 1: expected a class in 0..1, or -1 for no vote, got -2 in column 1",
         ),
+        ([[], []], r"expected int64 of shape \(N, R\), got torch.float32 of shape \(2, 0\)"),
         ([0, 1], r"expected int64 of shape \(N, R\), got torch.int64 of shape \(2,\)"),
     ],
 )
 def test_votes_that_are_none(votes, message):
     with pytest.raises(DataError, match=message):
         consensus(torch.tensor(votes))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_no_votes_are_of_no_class_unless_it_is_said(shape):
+    votes = torch.zeros(shape, dtype=torch.int64)
+    with pytest.raises(DataError, match="votes: expected at least one vote"):
+        consensus(votes)
+    if not len(votes):
+        assert consensus(votes, num_classes=4).shape == (0, 4)
 
 
 def test_settings_out_of_range():

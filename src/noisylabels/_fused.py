@@ -17,10 +17,12 @@ import functools
 import importlib.util
 import math
 import warnings
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from noisylabels import functional
 
@@ -48,7 +50,8 @@ def applies(
     It can for the common case: a bootstrapping term, (N, C) logits that need a gradient, class
     indices without smoothing or class weights, a mean or a sum; on the CPU float32 or float64 and
     indices in [0, C) of which none is ignored, on a GPU float32 or bfloat16 and Triton; and
-    neither ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform.
+    neither ``torch.compile``, which fuses the composed loss itself, nor a ``torch.func`` transform,
+    nor forward mode.
 
     Args:
         input: Logits.
@@ -78,6 +81,7 @@ def applies(
         and label_smoothing == 0
         # There is no public way to ask; autograd.Function.apply asks the same.
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad.unpack_dual(input).tangent is None  # type: ignore[no-untyped-call]
         and (
             _has_kernel(input)
             or (
@@ -177,15 +181,23 @@ class _DynamicsAware(torch.autograd.Function):
             scale = 1 / len(input) if reduction == "mean" else 1.0
             total, gradient = _value_and_gradient(input, target, q, lamb, scale)
             value = input.new_tensor(total)
-        ctx.save_for_backward(input, target, gradient)
+        ctx.save_for_backward(target, gradient)
+        # Not saved with it: as for other losses, logits may change in place once this is computed.
+        ctx.kept, ctx.logits, ctx.version = input, weakref.ref(input), input._version
         ctx.settings = q, lamb, reduction, ignore_index
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, target, gradient = ctx.saved_tensors
+        target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
             # The gradient is to be differentiated again: compose it.
+            input = ctx.logits()
+            if input is None or input._version != ctx.version:
+                raise RuntimeError(
+                    "the gradient of a dynamics-aware loss is to be differentiated, and its logits "
+                    "are gone or have been modified by an inplace operation"
+                )
             q, lamb, reduction, ignore_index = ctx.settings
             value = functional.reduce(
                 functools.partial(functional.dynamics_aware, q=q, lamb=lamb),
@@ -195,10 +207,23 @@ class _DynamicsAware(torch.autograd.Function):
                 reduction=reduction,
             )
             (gradient,) = torch.autograd.grad(value, input, grad_output, create_graph=True)
-        # Other devices would have to be waited for.
-        elif not grad_output.is_cpu or grad_output.item() != 1:
+            return gradient, None, None, None, None, None
+        # Whoever keeps the loss of every step keeps no logits.
+        ctx.kept = None
+        if not _is_known_to_be_1(grad_output):
             gradient = gradient * grad_output
         return gradient, None, None, None, None, None
+
+
+def _is_known_to_be_1(number: Tensor) -> bool:
+    # Other devices would have to be waited for.
+    if not number.is_cpu:
+        return False
+    try:
+        return number.item() == 1
+    except RuntimeError:
+        # Several numbers at once, by vmap.
+        return False
 
 
 def _by_kernel(

@@ -38,6 +38,8 @@ CHANCE = 2.0
 RESAMPLES = 50
 LARGEST_RESAMPLE = 2**18
 """Numbers (examples times classes) in one resample of a bootstrap."""
+ROUNDING = 1e-3
+"""How far from [0, 1] a mean of probabilities in half precision may be."""
 WITHIN = 1.96
 """Standard deviations on either side of an interval of 95 %."""
 
@@ -69,7 +71,8 @@ def estimate_noise_rate(
 
     Raises:
         ConfigError: There is no such estimator.
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -103,7 +106,8 @@ def confident_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         Counts, float64 on the CPU, of shape (K, K): given labels in rows, true ones in columns.
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -146,7 +150,8 @@ def disagreement(probabilities: Tensor, labels: Tensor) -> Tensor:
         columns.
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -183,7 +188,8 @@ def posterior(probabilities: Tensor, labels: Tensor) -> Tensor:
         the probability that the label is wrong.
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -216,7 +222,8 @@ def wrong_probability(probabilities: Tensor, labels: Tensor) -> Tensor:
         Probabilities, float64 on the CPU, of shape (N).
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
@@ -238,7 +245,8 @@ def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return both on the CPU, where all is counted, as float64 and int64.
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
     """
     if probabilities.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
         raise DataError(
@@ -247,6 +255,14 @@ def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         )
     p, given = probabilities.detach().cpu().double(), labels.detach().cpu().long()
     check(given, "labels", count=len(p), num_classes=p.shape[1])
+    bad = (~((p >= -ROUNDING) & (p <= 1 + ROUNDING)).all(1)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        shown = ", ".join(f"{each:.4g}" for each in p[row, :4].tolist())
+        raise DataError(
+            f"probabilities: row {row}: expected numbers in [0, 1], got {shown}"
+            f"{', ...' if p.shape[1] > 4 else ''}"
+        )
     return p, given
 
 
@@ -260,14 +276,32 @@ def _try(p: Tensor, labels: Tensor, tau: float) -> tuple[float, float, float]:
     return likelihood, tau, 1 - float(right.mean())
 
 
+def some_rows(probabilities: Tensor, largest: int) -> Tensor | slice:
+    """Choose rows at random, the same every time, where there are more than an estimate needs.
+
+    Not every so-manyth: labels may follow each other in turn.
+
+    Args:
+        probabilities: Of shape (N, K).
+        largest: Numbers that are enough, at least 1.
+
+    Returns:
+        What to index N rows with.
+    """
+    count, classes = probabilities.shape
+    if count * classes <= largest:
+        return slice(None)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(count, generator=generator)[: max(1, largest // classes)]
+
+
 def _fit(p: Tensor, labels: Tensor) -> Tensor:
     """Return the most likely matrix of labels by true class, see :func:`posterior`."""
     classes = p.shape[1]
     if classes < 2:
         return torch.ones(classes, classes, dtype=torch.float64)
-    # Of very many examples some are enough for a matrix.
-    stride = -(-p.numel() // LARGEST_FIT)
-    p, labels = p[::stride], labels[::stride]
+    some = some_rows(p, LARGEST_FIT)
+    p, labels = p[some], labels[some]
     # What is measured to choose the weight must not depend on it, or the first guess would decide.
     free = _maximise(p, labels, 0.0)
     directed = _one_sidedness(_given_label(p, free, labels), labels)
@@ -333,7 +367,8 @@ def posterior_joint(probabilities: Tensor, labels: Tensor) -> Tensor:
         columns.
 
     Raises:
-        DataError: The shapes do not fit each other, or a label is outside [0, K).
+        DataError: The shapes do not fit each other, a label is outside [0, K), or a row holds no
+            probabilities.
 
     Example:
         >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])

@@ -581,7 +581,11 @@ def sparse_regularized_cross_entropy(
     """
     input, dim = _at_least_float32(input), _class_dim(input)
     excluded = input == -math.inf
-    scaled = F.normalize(input.masked_fill(excluded, 0), dim=dim) / tau
+    finite = input.masked_fill(excluded, 0)
+    norm = torch.linalg.vector_norm(finite, dim=dim, keepdim=True)
+    # Logits of 0 alone, a new last layer's, have no direction: with a norm that is next to
+    # nothing the first step would be next to infinite.
+    scaled = finite / norm.masked_fill(norm == 0, 1) / tau
     scaled = scaled.masked_fill(excluded, -math.inf)
     spread = torch.exp(p * _log_softmax(scaled)).sum(dim)
     if target.is_floating_point():
@@ -1263,10 +1267,11 @@ def forward_corrected(input: Tensor, target: Tensor, *, matrix: Tensor) -> Tenso
     log_p = _log_softmax(input)
     given = matrix.to(log_p).log()
     if target.is_floating_point():
-        expected = (log_p.movedim(dim, -1).unsqueeze(-1) + given).logsumexp(-2).movedim(-1, dim)
+        joint = log_p.movedim(dim, -1).unsqueeze(-1) + given
+        expected = _logsumexp(joint, -2).movedim(-1, dim)
         return _expectation_of(lambda log_q: -log_q, expected, target)
     F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
-    return -(log_p.movedim(dim, -1) + given.T[target.long()]).logsumexp(-1)
+    return -_logsumexp(log_p.movedim(dim, -1) + given.T[target.long()], -1)
 
 
 def backward_corrected(input: Tensor, target: Tensor, *, inverse: Tensor) -> Tensor:
@@ -1307,7 +1312,9 @@ def backward_corrected(input: Tensor, target: Tensor, *, inverse: Tensor) -> Ten
     if target.is_floating_point():
         if target.shape != log_p.shape:
             F.cross_entropy(log_p, target)  # raises what torch raises
-        share = target.to(log_p.dtype).movedim(dim, -1) @ weights
+        # A matrix product, which autocast would take in bfloat16.
+        with torch.autocast(log_p.device.type, enabled=False):
+            share = target.to(log_p.dtype).movedim(dim, -1) @ weights
     else:
         F.nll_loss(log_p, target, reduction="none")  # raises what torch raises
         share = weights[target.long()]
@@ -1551,7 +1558,7 @@ def reduce(
         loss = function(input, _weighted(target, weight, input.ndim, dim))
         count = loss.new_tensor(loss.numel())
     else:
-        ignored = target == ignore_index
+        ignored = is_ignored(target, ignore_index)
         known = target.masked_fill(ignored, 0)
         if label_smoothing:
             smoothed = _smoothed(input, known, label_smoothing, dim)
@@ -1567,6 +1574,21 @@ def reduce(
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / count
+
+
+def is_ignored(target: Tensor, ignore_index: int) -> Tensor:
+    """Say which class indices are the one whose examples count for nothing.
+
+    Args:
+        target: Class indices.
+        ignore_index: That index.
+
+    Returns:
+        bool, of the shape of ``target``.
+    """
+    # Of bytes any number would be taken modulo 256: -100 would be class 156.
+    whole = target.long() if target.dtype is torch.uint8 else target
+    return whole == ignore_index
 
 
 def _weighted(target: Tensor, weight: Tensor | None, ndim: int, dim: int) -> Tensor:
@@ -1679,7 +1701,7 @@ def _log_rest(log_p: Tensor, dim: int) -> Tensor:
     """Compute log(1 - p) of every class."""
     # That of the likeliest class would lose all digits: it is the others' logsumexp.
     top = log_p.argmax(dim, keepdim=True)
-    others = log_p.scatter(dim, top, -math.inf).logsumexp(dim, keepdim=True)
+    others = _logsumexp(log_p.scatter(dim, top, -math.inf), dim).unsqueeze(dim)
     return torch.log1p(-log_p.scatter(dim, top, -math.inf).exp()).scatter(dim, top, others)
 
 
@@ -1710,6 +1732,11 @@ def _active_negative(
 ) -> Tensor:
     """Join a normalized loss with its normalized negative, from the loss of log p."""
     dim = _class_dim(input)
+    if min_prob * input.shape[dim] >= 1:
+        raise ConfigError(
+            f"min_prob must be below 1/C, the probability of a class at chance: with "
+            f"{input.shape[dim]} classes below {1 / input.shape[dim]:.4g}, got {min_prob!r}"
+        )
     log_p = _log_softmax(input).clamp(min=LEAST_LOG_P)
     least = math.log(min_prob)
     each, limited = cost(log_p), cost(log_p.clamp(min=least))

@@ -380,7 +380,7 @@ class Loss(nn.Module, ABC):
             return
         predicted = input.detach().argmax(1)
         if target.ndim == 1:
-            known = target != self.ignore_index
+            known = ~functional.is_ignored(target, self.ignore_index)
             predicted, target = predicted[known], target[known]
             if len(target) < FEWEST_EXAMPLES:
                 return
@@ -1061,7 +1061,8 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
 
     So a network that began early, for which training is long, goes on robustly, and one that took
     its time goes on fitting; where nothing is seen to begin by ``LATEST``, q moves from 0 at that
-    progress. The middle factor is for more than ten classes, where labels at chance have
+    progress, or, with the few epochs of which one leads past it, at which it began in that one. The
+    middle factor is for more than ten classes, where labels at chance have
     :math:`K^{-q}` of cross entropy's pull.
 
     What it has seen is part of its state, and forgotten where the progress goes back. Only calls
@@ -1129,7 +1130,9 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         began = LATEST if self.began is None else self.began
         lateness = min(1.0, max(0.0, (began - EARLY) / (LATEST - EARLY)))
         start = self.q_start * self._seen.scale * (1 - lateness)
-        return start, max(0.0, (self.progress - began) / (1 - began))
+        # Of one epoch, or none, nothing is left.
+        left = 1 - began
+        return start, max(0.0, (self.progress - began) / left) if left else 1.0
 
     def _moved(self, before: float) -> None:
         seen = self._seen
@@ -1175,7 +1178,7 @@ class _Balanced(Loss):
         if lamb == 0:
             return super()._reduced(input, target)
         soft = target.is_floating_point()
-        counted = None if soft else target != self.ignore_index
+        counted = None if soft else ~functional.is_ignored(target, self.ignore_index)
         imbalance = lamb * functional.class_imbalance(input, counted)
 
         def both(input: Tensor, target: Tensor) -> Tensor:
@@ -1196,7 +1199,7 @@ class ActiveNegativeLoss(_Balanced):
         alpha: Weight of the active term, at least 0.
         beta: Weight of the negative term, at least 0.
         lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
-        min_prob: Least probability that counts in the negative term, in (0, 1).
+        min_prob: Least probability that counts in the negative term, in (0, 1/C).
     """
 
     formula = "alpha NCE + beta (1 - (A + log p_y)/sum_k (A + log p_k)) + lamb (log K - H(mean p))"
@@ -1235,7 +1238,7 @@ class ActiveNegativeFocalLoss(_Balanced):
         beta: Weight of the negative term, at least 0.
         gamma: Exponent of the focal loss, at least 0.
         lamb: Weight of :func:`noisylabels.functional.class_imbalance` of each batch, at least 0.
-        min_prob: Least probability that counts in the negative term, in (0, 1).
+        min_prob: Least probability that counts in the negative term, in (0, 1/C).
     """
 
     formula = (
@@ -1630,8 +1633,10 @@ class OptimizedGradientClippingLoss(Loss):
     def _remember(self, input: Tensor, target: Tensor) -> None:
         if torch._C._are_functorch_transforms_active() or target.is_floating_point():
             return
-        counted = target != self.ignore_index
-        each = functional.cross_entropy(input, target.masked_fill(~counted, 0))
+        ignored = functional.is_ignored(target, self.ignore_index)
+        each = functional.cross_entropy(input, target.masked_fill(ignored, 0))
+        # Of a batch that diverged nothing is learnt.
+        counted = ~(ignored | each.isnan())
         # As far as the least probability that counts.
         new = each[counted].float().clamp(max=-math.log(clipping.LEAST_PROBABILITY))
         self._seen = torch.cat([self._seen.to(new.device), new])[-self.queue :]
@@ -1736,11 +1741,13 @@ class _Corrected(Loss):
             self._use(estimation.transition_matrix(joint))
             self._seen = predicted[:0].clone(), given[:0].clone()
             return
-        functional.cross_entropy(input, target.masked_fill(target == self.ignore_index, 0))
+        ignored = functional.is_ignored(target, self.ignore_index)
+        functional.cross_entropy(input, target.masked_fill(ignored, 0))  # raises what torch raises
         dim = 0 if input.ndim == 1 else 1
         rows = input.float().softmax(dim).movedim(dim, -1).reshape(-1, input.shape[dim])
         labels = target.reshape(-1).long()
-        kept = labels != self.ignore_index
+        # Of a batch that diverged nothing is learnt.
+        kept = ~ignored.reshape(-1) & rows.isfinite().all(1)
         predicted, given = (each.to(input.device) for each in self._seen)
         predicted = torch.cat([predicted.reshape(-1, rows.shape[1]), rows[kept]])
         self._seen = predicted[-self.queue :], torch.cat([given, labels[kept]])[-self.queue :]
@@ -1901,7 +1908,8 @@ class PeerLoss(_OnBase):
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         functional.require_indices("peer", target)
-        pairs = self._draw((target != self.ignore_index).reshape(-1))
+        ignored = functional.is_ignored(target, self.ignore_index)
+        pairs = self._draw(~ignored.reshape(-1))
         return self._reduce(lambda z, y: self._each(z, y, pairs), input, target)
 
     def _each(self, input: Tensor, target: Tensor, pairs: Tensor) -> Tensor:

@@ -434,6 +434,8 @@ def margin(
     size = features.shape[1:].numel()
     if size > LONGEST:
         raise ConfigError(f"margin noise: expected at most {LONGEST} numbers each, got {size}")
+    if not len(true):
+        return labels.clone()
     read = _reader(features, len(true), "standardised")
     rows = torch.arange(len(true))
 
@@ -718,7 +720,8 @@ def _reader(features: Tensor, count: int, pixels: str) -> Callable[[Tensor], Ten
 
 def _checked(labels: Tensor, num_classes: int | None, fewest: int = 1) -> tuple[Tensor, int]:
     """Return the labels on the CPU and K."""
-    labels = torch.as_tensor(labels)
+    if not isinstance(labels, Tensor):
+        raise DataError(f"labels: expected an int64 tensor of shape (N), got {labels!r:.50}")
     if labels.ndim != 1 or labels.dtype is not torch.int64:
         raise DataError(
             f"labels: expected int64 of shape (N), got {labels.dtype} of shape "

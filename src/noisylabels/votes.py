@@ -69,6 +69,8 @@ def count_votes(votes: Tensor, *, num_classes: int | None = None) -> Tensor:
             f"votes: expected int64 of shape (N, R), got {votes.dtype} of shape "
             f"{tuple(votes.shape)}"
         )
+    if num_classes is None and not votes.numel():
+        raise DataError("votes: expected at least one vote, or num_classes, got neither")
     classes = num_classes if num_classes is not None else int(votes.max()) + 1
     outside = ((votes < -1) | (votes >= classes)).nonzero()
     if len(outside):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from noisylabels.data.batches import Batch
+from noisylabels.errors import ConfigError
+from noisylabels.losses import build
 from noisylabels.methods import METHODS, Method, MethodContext, SingleProcess
 from noisylabels.methods.base import map_batches
 from noisylabels.methods.guard import Guard, NonFiniteError
@@ -341,3 +343,10 @@ def test_momentum_follows_its_schedule(optimizer, read):
         assert read(group) == pytest.approx(expected)
     if "betas" in group:
         assert group["betas"][1] == 0.99
+
+
+def test_class_weights_are_of_whole_batches():
+    loss = build("ce", weight=torch.tensor([0.1, 1.0, 10.0]))
+    single(context(loss))
+    with pytest.raises(ConfigError, match=r"class weights.*accumulate must be 1, got 3"):
+        single(context(loss, accumulate=3))

@@ -471,6 +471,20 @@ def test_bad_values_are_named(bad):
         dividemix(context(), **bad)
 
 
+def test_a_loss_that_follows_learning_keeps_what_it_saw_through_the_warm_up():
+    method = dividemix(context("adaptive-dal"), warmup=40)
+    loss, logits = method.context.loss, 9 * torch.randn(8, 3)
+    for epoch in range(4):
+        method.set_epoch(epoch, 100)
+        assert loss.progress == epoch / 40
+        assert (loss.began is None) == (epoch == 0)
+        loss(logits.requires_grad_(), torch.zeros(8, dtype=torch.int64))
+    assert loss.began == 1 / 40
+    # As it goes on where it was: the same epoch begins again.
+    method.set_epoch(3, 100)
+    assert loss.began == 1 / 40
+
+
 def test_batches_in_parts_are_refused():
     with pytest.raises(ConfigError, match="accumulate must be 1, got 2"):
         dividemix(context(accumulate=2))

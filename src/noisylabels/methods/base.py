@@ -105,6 +105,10 @@ class Method(ABC):
         context: What the method is given.
         networks: How many networks the method trains.
 
+    Raises:
+        ConfigError: Gradients are to be accumulated of a loss with class weights, by whose sum each
+            part of a batch would be divided by itself.
+
     Attributes:
         context: What the method was given.
         networks: The networks, set up by the engine.
@@ -116,6 +120,11 @@ class Method(ABC):
     """
 
     def __init__(self, context: MethodContext, *, networks: int) -> None:
+        if context.accumulate > 1 and context.loss.weight is not None:
+            raise ConfigError(
+                f"a loss with class weights is of whole batches: accumulate must be 1, got "
+                f"{context.accumulate}"
+            )
         self.context = context
         self.networks: list[nn.Module] = []
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -226,8 +235,8 @@ class Method(ABC):
             The learning rate of the first parameter group.
         """
         self.epoch, self.epochs = epoch, epochs
+        self.context.loss.progress = self.loss_progress(epoch, epochs)
         progress = epoch / epochs
-        self.context.loss.progress = progress
         factor = self.context.lr_factor(progress)
         for optimizer, bases in zip(self.optimizers, self._bases, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
@@ -235,6 +244,15 @@ class Method(ABC):
                 if self.context.momentum_factor is not None:
                     _scale_momentum(group, base, self.context.momentum_factor(progress))
         return float(self._bases[0][0]["lr"] * factor)
+
+    def loss_progress(self, epoch: int, epochs: int) -> float:
+        """Return the progress that the loss is told: how much of the training is behind.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: How many there will be.
+        """
+        return epoch / epochs
 
     def begin_epoch(self) -> None:
         """Start counting an epoch's steps and losses."""

@@ -172,7 +172,7 @@ class DivideMix(Method):
         return self.epoch >= self._start
 
     def set_epoch(self, epoch: int, epochs: int) -> float:
-        """Set the learning rates and momenta, and the loss's progress within the warm-up.
+        """Set the loss's progress, the learning rates and the momenta.
 
         Args:
             epoch: As for :meth:`Method.set_epoch`.
@@ -182,13 +182,21 @@ class DivideMix(Method):
             As :meth:`Method.set_epoch`.
         """
         lr = super().set_epoch(epoch, epochs)
-        self.context.loss.progress = min(1.0, epoch / self._warmup)
         if self._start >= epochs:
             self._tell(
                 f"training ends after {epochs} epochs, before mixing begins in epoch "
                 f"{self._start + 1}"
             )
         return lr
+
+    def loss_progress(self, epoch: int, epochs: int) -> float:
+        """Return how much of the warm-up is behind, in which alone the loss is used.
+
+        Args:
+            epoch: As for :meth:`Method.loss_progress`.
+            epochs: As for :meth:`Method.loss_progress`.
+        """
+        return min(1.0, epoch / self._warmup)
 
     def _tell(self, sentence: str, *, once: str = "") -> None:
         """Say something of a kind that has not been said before."""

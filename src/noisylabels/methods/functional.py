@@ -195,8 +195,8 @@ def joint_loss(
         + c \bigl[KL(p^{(1)} \| p^{(2)}) + KL(p^{(2)} \| p^{(1)})\bigr]
 
     Args:
-        first: The first network's logits.
-        second: The second network's logits.
+        first: The first network's logits, all of them finite.
+        second: The second network's logits, all of them finite.
         target: Whatever targets ``loss`` takes.
         c: Weight of the agreement, in [0, 1].
         loss: ``(input, target) -> loss of each example``.

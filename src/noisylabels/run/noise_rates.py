@@ -12,6 +12,7 @@ from noisylabels.estimation import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
     WITHIN,
+    some_rows,
     wrong_share,
     wrong_share_interval,
 )
@@ -78,8 +79,8 @@ def estimate(probabilities: Tensor, given: Tensor, whose: str) -> NoiseRate:
         given: Given labels, int64, of shape (N).
         whose: Which they are, in words.
     """
-    stride = -(-probabilities.numel() // LARGEST)
-    p, labels = probabilities[::stride].float(), given[::stride]
+    some = some_rows(probabilities, LARGEST)
+    p, labels = probabilities[some].float(), given[some]
     joint = ESTIMATORS[DEFAULT_ESTIMATOR]
     low, high = wrong_share_interval(p, labels, joint)
     return NoiseRate(
