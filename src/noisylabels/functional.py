@@ -29,6 +29,8 @@ LOG_RCE = math.log(1e-4)
 """What reverse cross entropy takes for log 0."""
 LEAST_Q = 1e-12
 """An exponent below this is 0, its limit; dividing by it would lose all digits."""
+LEAST_NORM = 1e-12
+"""Logits that are shorter have no direction."""
 LEAST_LOG_P = -1e30
 """Stands for log 0 where p log p must be 0 and not NaN; exp of it is 0."""
 
@@ -583,9 +585,8 @@ def sparse_regularized_cross_entropy(
     excluded = input == -math.inf
     finite = input.masked_fill(excluded, 0)
     norm = torch.linalg.vector_norm(finite, dim=dim, keepdim=True)
-    # Logits of 0 alone, a new last layer's, have no direction: with a norm that is next to
-    # nothing the first step would be next to infinite.
-    scaled = finite / norm.masked_fill(norm == 0, 1) / tau
+    # Of a new last layer of zeros, whose first step would be next to infinite.
+    scaled = finite / norm.masked_fill(norm < LEAST_NORM, 1) / tau
     scaled = scaled.masked_fill(excluded, -math.inf)
     spread = torch.exp(p * _log_softmax(scaled)).sum(dim)
     if target.is_floating_point():
