@@ -690,7 +690,7 @@ def _features(command: Features, overrides: Sequence[str]) -> None:
     from noisylabels.features import cache
     from noisylabels.run import config
     from noisylabels.run.labelling import label
-    from noisylabels.run.plan import plan
+    from noisylabels.run.plan import build, plan
 
     if command.config is None and command.prune is None:
         raise ConfigError("features: expected a run's TOML file, or --prune GIB")
@@ -700,9 +700,11 @@ def _features(command: Features, overrides: Sequence[str]) -> None:
         print(f"deleted {_megabytes(deleted)} of features, {_megabytes(cache.size())} are left")
     if command.config is None:
         return
-    made = plan(config.load(Path(command.config), overrides))
+    # What trains is not tried, nor are torch's optimisers imported, which takes a second.
+    made = plan(config.load(Path(command.config), overrides), trial=False)
     if made.features is None or not made.features.freeze:
         raise ConfigError(f"{command.config}: expected frozen features, such as those of timm")
+    build(made.features.check, "features", made.config.features)
     dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
     (width,) = dataset.train.shape
     print(f"{len(dataset.train)} training and {len(dataset.test)} test vectors of {width} numbers")
