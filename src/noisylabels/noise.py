@@ -524,6 +524,7 @@ def file(
     path: Path,
     key: str | None = None,
     rate: float | None = None,
+    corrects: bool = False,
     seed: int = 0,
     num_classes: int | None = None,
     features: Tensor | None = None,
@@ -535,6 +536,8 @@ def file(
         path: N labels in the order of ``labels``; the forms are :func:`noisylabels.labels.read`'s.
         key: Which of a ``.pt`` file's labels; by default the only ones that are not clean.
         rate: The nominal rate, if it is known; only recorded, in [0, 1].
+        corrects: Whether the file puts wrong labels right, so that ``labels`` are not the true
+            ones; only recorded.
         seed: Not used.
         num_classes: K; by default one more than the greatest of ``labels``.
         features: Not used.

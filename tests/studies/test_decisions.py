@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -266,6 +267,52 @@ def test_wrong_labels_in_accuracy_up(tmp_path, monkeypatch, capsys):
     assert before["actual_noise_rate"] == pytest.approx(0.309, abs=1e-3)
     assert after["actual_noise_rate"] < 0.1
     assert after["test_accuracy"] > before["test_accuracy"] + 0.03
+
+
+@pytest.mark.parametrize("kind", [".csv", ".npz"])
+def test_a_test_set_that_was_split_off_stays_one_of_given_labels(tmp_path, kind):
+    for number in range(40):
+        name = ("ant", "bee")[number % 2]
+        save(tmp_path / "photos" / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
+    whole = f"folder:{tmp_path / 'photos'}"
+    made = decided(tmp_path, whole, entry(0, "ant", "aside", path="00.png"))
+    assert made.dataset.test_is_given
+    again = loaded(decisions.write(made, tmp_path / f"labels{kind}"))
+    assert len(again.train) == len(made.dataset.train) - 1
+    assert again.test_is_given
+    # One of its own keeps its labels, and their word, unless one of them was changed.
+    (tmp_path / "photos").rename(tmp_path / "all")
+    for part in ("train", "test"):
+        shutil.copytree(tmp_path / "all", tmp_path / "photos" / part)
+    for entries, is_given in (
+        ((), False),
+        ((entry(0, "ant", "relabel", part="test", path="00.png", label="bee"),), True),
+    ):
+        made = decided(tmp_path, whole, *entries)
+        assert not made.dataset.test_is_given
+        again = loaded(decisions.write(made, tmp_path / f"more{kind}"))
+        assert again.test_is_given == is_given
+
+
+def test_labels_that_were_put_right_are_not_measured_by_those_before(tmp_path, capsys):
+    for number in range(40):
+        name = ("ant", "bee")[number % 2]
+        save(tmp_path / "photos" / name / f"{number:02}.png", pixels(number, (8, 8, 3)))
+    words = ["--data.name", "folder", "--data.root", str(tmp_path / "photos")]
+    made = decided(
+        tmp_path,
+        f"folder:{tmp_path / 'photos'}",
+        entry(0, "ant", "relabel", path="00.png", label="bee"),
+    )
+    out = tmp_path / "labels.npy"
+    setting = decisions.write(made, out)
+    assert setting == f'noise = {{ name = "file", path = "{out}", corrects = true }}'
+    (tmp_path / "run.toml").write_text(f'data = "digits"\nmodel = "mlp"\nepochs = 1\n{setting}\n')
+    for corrects, known in (("true", False), ("false", True)):
+        own = [*words, "--noise.corrects", corrects, "--out", str(tmp_path / "runs")]
+        assert main(["train", str(tmp_path / "run.toml"), *own]) == 0
+        result = RunFolder(tmp_path / capsys.readouterr().out.strip()).result()
+        assert (result["actual_noise_rate"] is not None) == known
 
 
 def test_the_data_can_be_named_by_its_run(tmp_path, monkeypatch, capsys):

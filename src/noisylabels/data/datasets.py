@@ -26,7 +26,7 @@ from noisylabels.data.examples import (
 from noisylabels.data.files import Animal10N, Folder, Parquet, Table, WebVision
 from noisylabels.data.images import ImageSpec
 from noisylabels.data.label_encoding import LabelKind, encode_labels, note_empty, several
-from noisylabels.data.source import Facts, Source, SplittableSource
+from noisylabels.data.source import LABEL_BEFORE, Facts, Source, SplittableSource
 from noisylabels.data.texts import Text
 from noisylabels.errors import DataError
 from noisylabels.labels import read_archive
@@ -277,7 +277,7 @@ class Arrays(SplittableSource):
             *statistics(train.tensor()),
             notes=report.notes(),
             skipped=tuple(report.skipped),
-            test_is_given=not self.has_test_set,
+            test_is_given=not self.has_test_set or f"{LABEL_BEFORE}_test" in self._arrays,
         )
 
     def digest(self) -> str:

@@ -1,5 +1,6 @@
 """Sources of image files: folders, tables, Parquet and Arrow, and two published datasets."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -17,7 +18,13 @@ from PIL import Image
 
 from noisylabels.data.examples import ArrowImages, ImagePaths, LoadReport, ParquetRowGroups
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, encode_labels
-from noisylabels.data.source import Facts, ImageSource, Manifest, SplittableImageSource
+from noisylabels.data.source import (
+    LABEL_BEFORE,
+    Facts,
+    ImageSource,
+    Manifest,
+    SplittableImageSource,
+)
 from noisylabels.data.tables import (
     is_text,
     open_arrow,
@@ -291,12 +298,13 @@ class Table(SplittableImageSource):
         report = LoadReport(self.on_error)
         root = (self.root or self.path.parent).resolve()
         rows = list(self._rows(report))
-        splits = {split for _, _, _, split in rows}
+        splits = {split for _, _, _, split, _ in rows}
         test = next((name for name in TEST_NAMES if name in splits), None)
         entries: list[Entry] = []
         seen: dict[str, tuple[str, object, bool]] = {}
         again = other = 0
-        for place, name, label, split in rows:
+        test_is_given = False
+        for place, name, label, split, is_given in rows:
             if split not in ("", *TRAIN_NAMES, *TEST_NAMES):
                 report.reject(place, f"expected split train or test, got {split!r}")
                 continue
@@ -323,11 +331,12 @@ class Table(SplittableImageSource):
                 continue
             seen[relative] = place, label, split == test
             entries.append((place, relative, label, split == test))
+            test_is_given |= is_given and split == test
         if again:
             report.note(f"rows that repeat an earlier one, counted once: {again}")
         if other:
             report.note(f"rows of another split than train and {test}, left out: {other}")
-        return _make_manifest(
+        manifest = _make_manifest(
             root,
             entries,
             None,
@@ -337,6 +346,7 @@ class Table(SplittableImageSource):
             self.candidate_separator,
             self._voting,
         )
+        return dataclasses.replace(manifest, test_is_given=test_is_given)
 
     def identity(self) -> dict[str, Any]:
         """Return the options that affect the examples, as plain values."""
@@ -345,7 +355,8 @@ class Table(SplittableImageSource):
         voting = ("votes", "raters", "vote_counts", "consensus")
         return {k: value for k, value in super().identity().items() if k not in own + voting}
 
-    def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str]]:
+    def _rows(self, report: LoadReport) -> Iterator[tuple[str, str, object, str, bool]]:
+        """Yield place, path, label and split of each row, and whether it has a label before."""
         numbered: Iterable[tuple[int, Mapping[str, Any]]]
         voting = self._voting
         labels = voting.columns or (self.label_column,)
@@ -353,7 +364,7 @@ class Table(SplittableImageSource):
             names = [self.path_column, self.label_column]
             numbered = read_list(self.path, names)
         else:
-            columns = (self.path_column, *labels, self.split_column or SPLIT)
+            columns = (self.path_column, *labels, self.split_column or SPLIT, LABEL_BEFORE)
             names, numbered = read_table(self.path, columns, self.path_column, report)
         header = f"a first line {self.path_column},{self.label_column} names the columns; "
         for column in (self.path_column, *labels, self.split_column):
@@ -371,6 +382,7 @@ class Table(SplittableImageSource):
                 str(values[self.path_column] or "").strip(),
                 label.strip() if isinstance(label, str) else label,
                 str(split or "").strip().lower(),
+                bool(values.get(LABEL_BEFORE)),
             )
 
 

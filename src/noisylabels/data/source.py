@@ -263,6 +263,12 @@ class SplittableSource(FileSource):
         return {"test_share": share, "split_seed": self.split_seed or 0}
 
 
+LABEL_BEFORE = "label_before"
+"""Column, or beginning of an array's name, of labels as they were before some were put right.
+
+Test examples that have one were split off from those with given labels."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The images of a source with their labels, before any image is decoded.
@@ -273,7 +279,8 @@ class Manifest:
         test: Which of them are test examples, bool, of shape (N).
         classes: The K class names.
         report: What was found while listing them.
-        split_off: Whether the test examples were split off, for want of a test set.
+        test_is_given: Whether the test examples' labels are as noisy as the others: where they were
+            split off, for want of a test set, or have a :data:`LABEL_BEFORE`.
         targets: What is learnt in place of the labels, see ``noisylabels.data.examples.Examples``.
     """
 
@@ -282,7 +289,7 @@ class Manifest:
     test: Tensor
     classes: tuple[str, ...]
     report: LoadReport
-    split_off: bool = False
+    test_is_given: bool = False
     targets: Tensor | None = None
 
 
@@ -396,7 +403,7 @@ class ImageSource(FileSource):
             *channel_statistics(_sample(train, workers)),
             notes=report.notes(),
             skipped=tuple(report.skipped),
-            test_is_given=manifest.split_off and not self.clean,
+            test_is_given=manifest.test_is_given and not self.clean,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -499,7 +506,7 @@ class SplittableImageSource(SplittableSource, ImageSource):
                 f"{self.where}: expected two examples or more of some class, to split a test set "
                 f"off, got {len(listed.labels)} of {len(listed.classes)} classes"
             )
-        return dataclasses.replace(listed, test=test, report=report, split_off=True)
+        return dataclasses.replace(listed, test=test, report=report, test_is_given=True)
 
 
 def _default(field: dataclasses.Field[Any]) -> object:

@@ -14,15 +14,15 @@ from torch import Tensor
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
-from noisylabels.data.source import Facts, SplittableSource
+from noisylabels.data.source import LABEL_BEFORE, Facts, SplittableSource
 from noisylabels.data.tables import is_text, read_table
 from noisylabels.data.voting import Encoded, Voting
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import Consensus
 
 SPLIT = "split"
-Row = tuple[str, str, Any, object, str]
-"""Place, text, label (or votes), label as a test example, and split."""
+Row = tuple[str, str, Any, object, bool, str]
+"""Place, text, label (or votes), label as a test example, whether it has a label before, split."""
 PARTS = ("train", "test")
 
 
@@ -104,6 +104,7 @@ class Text(SplittableSource):
             raise DataError(f"{self.path}: expected texts with labels, got none that is sound")
         classes = encoded.classes
         test = torch.tensor([split == "test" for *_, split in rows])
+        corrected = any(before for *_, before, split in rows if split == "test")
         if not self.has_test_set:
             test = self.split_test_set(encoded.given, report)
         texts = np.array([text for _, text, *_ in rows], dtype=object)
@@ -130,12 +131,13 @@ class Text(SplittableSource):
             torch.ones(0),
             notes=report.notes(),
             skipped=tuple(report.skipped),
-            test_is_given=not self.has_test_set and self.test_label_column is None,
+            test_is_given=(not self.has_test_set or corrected) and self.test_label_column is None,
         )
 
     def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> Encoded:
         """Encode labels, sets of candidates or votes."""
-        given, better = [label for _, _, label, _, _ in rows], [last for *_, last, _ in rows]
+        given = [label for _, _, label, *_ in rows]
+        better = [last for _, _, _, last, *_ in rows]
         if voting := self._voting:
             known = None if self.test_label_column is None else better
             return voting.encode(given, places, report, self.labels, known)
@@ -170,7 +172,7 @@ class Text(SplittableSource):
         wanted = (self.text_column, *labels, self.split_column, self.test_label_column)
         names, numbered = read_table(
             self.path,
-            filter(None, (*wanted, SPLIT)),
+            filter(None, (*wanted, SPLIT, LABEL_BEFORE)),
             self.text_column,
             report,
         )
@@ -185,10 +187,11 @@ class Text(SplittableSource):
             better = values[self.test_label_column] if self.test_label_column else label
             split = str(values.get(self.split_column or SPLIT) or "").strip().lower()
             text = values[self.text_column]
-            yield f"{self.path}: row {row}", str(text or ""), label, better, split
+            before = bool(values.get(LABEL_BEFORE))
+            yield f"{self.path}: row {row}", str(text or ""), label, better, before, split
 
     def _sound(self, row: Row, report: LoadReport) -> bool:
-        place, text, label, better, split = row
+        place, text, label, better, _, split = row
         if split not in ("", *PARTS):
             report.reject(place, f"expected split train or test, got {split!r}")
             return False

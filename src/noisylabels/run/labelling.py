@@ -132,8 +132,10 @@ def _label(
     if features is not None and features.is_floating_point():
         features = (features - dataset.mean) / dataset.std
     given = _mislabel(made, train.labels, len(dataset.classes), features)
-    # Labels that we change ourselves count as true before.
-    changed = made.config.noise.name != "none" or made.poison is not None
+    # Labels that we change ourselves count as true before, but not to put them right.
+    noise = made.config.noise
+    changed = noise.name != "none" and not noise.parameters.get("corrects")
+    changed |= made.poison is not None
     known = made.source.clean or changed
     noisy = dataclasses.replace(dataset, train=_relabelled(made, train, given))
     limited = first(noisy, made.source.limit)

@@ -21,7 +21,7 @@ from noisylabels.atomic import replacing
 from noisylabels.data.batches import derive_seed
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts, stratified_split
 from noisylabels.data.label_encoding import encode_labels
-from noisylabels.data.source import ImageSource
+from noisylabels.data.source import LABEL_BEFORE, ImageSource
 from noisylabels.errors import ConfigError, DataError, check_range
 from noisylabels.run import config, spec
 from noisylabels.run.config import Component, RunConfig
@@ -33,8 +33,6 @@ from noisylabels.studies import pages
 FORMAT = "noisylabels decisions 1"
 ACTIONS = ("keep", "relabel", "aside")
 PARTS = ("train", "validation", "test")
-BEFORE = "label_before"
-"""Column, or end of an array's name, of the labels as they were given."""
 KINDS = (".csv", ".npy", ".npz")
 IMAGE_SETTINGS = ("size", "storage", "memory_budget")
 """What a source of images and a table of them can be told alike."""
@@ -174,6 +172,7 @@ class Relabelled:
         train: New labels of the training set, -1 for those set aside.
         test: The same of the test set.
         counts: How many decisions of each action there were.
+        true_known: Whether the true labels of the training set are known.
     """
 
     config: RunConfig
@@ -181,6 +180,7 @@ class Relabelled:
     train: Tensor
     test: Tensor
     counts: Counter[str]
+    true_known: bool
 
 
 def configuration(data: str) -> RunConfig:
@@ -223,7 +223,7 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     # A test set that the run left alone belongs to the new table all the same.
     whole = run.replace(data=Component(run.data.name, data), validation=0.0, test=True)
     whole = whole.replace(validation_labels=None, test_labels=None)
-    dataset, _ = label(plan(whole, trial=False), vectors=False)
+    dataset, true = label(plan(whole, trial=False), vectors=False)
     given = {"train": dataset.train.labels, "test": dataset.test.labels}
     new = {part: labels.clone() for part, labels in given.items()}
     # Where the rows of each part, as they were audited, stand in the whole training set.
@@ -262,7 +262,7 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
             raise DataError(f"{decision.where}: expected a class ({known}), got {decision.label!r}")
         new[part][place] = -1 if decision.action == "aside" else numbers[decision.label]
     counts = Counter(decision.action for decision in found)
-    return Relabelled(whole, dataset, new["train"], new["test"], counts)
+    return Relabelled(whole, dataset, new["train"], new["test"], counts, true is not None)
 
 
 def _check_given(decision: Decision, dataset: Dataset, part: str, row: int) -> None:
@@ -316,7 +316,10 @@ def write(relabelled: Relabelled, out: Path) -> str:
 def _rows(
     relabelled: Relabelled, values: Callable[[Examples], Sequence[str]]
 ) -> list[tuple[str, str, str, str]]:
-    """Return value, label, split and label before of every example that is not set aside."""
+    """Return value, label, split and label before of every example that is not set aside.
+
+    Labels of a test set that are right have none before, unless they were changed all the same.
+    """
     dataset, classes = relabelled.dataset, relabelled.dataset.classes
     parts = (("train", dataset.train, relabelled.train), ("test", dataset.test, relabelled.test))
     rows = []
@@ -324,7 +327,8 @@ def _rows(
         labels = zip(examples.labels.tolist(), new.tolist(), strict=True)
         for value, (before, now) in zip(values(examples), labels, strict=True):
             if now >= 0:
-                rows.append((value, classes[now], part, classes[before]))
+                own = part == "train" or dataset.test_is_given or now != before
+                rows.append((value, classes[now], part, classes[before] if own else ""))
     return rows
 
 
@@ -342,7 +346,7 @@ def _write_texts(relabelled: Relabelled, out: Path) -> str:
 def _write_csv(out: Path, first: str, rows: Sequence[Sequence[str]]) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((first, "label", "split", BEFORE))
+    writer.writerow((first, "label", "split", LABEL_BEFORE))
     writer.writerows(rows)
     pages.write(out, table.getvalue())
 
@@ -436,7 +440,9 @@ def _write_labels(relabelled: Relabelled, out: Path) -> str:
             f"set are relabelled: write a .csv (image files) or an .npz (arrays)"
         )
     _save(out, lambda file: np.save(file, relabelled.train.numpy()))
-    return f'noise = {{ name = "file", path = {_toml(out)} }}'
+    # Or the labels as they were would count as the true ones.
+    corrects = "" if relabelled.true_known else ", corrects = true"
+    return f'noise = {{ name = "file", path = {_toml(out)}{corrects} }}'
 
 
 def _write_arrays(relabelled: Relabelled, out: Path) -> str:
@@ -448,8 +454,10 @@ def _write_arrays(relabelled: Relabelled, out: Path) -> str:
         arrays |= {
             f"x_{part}": examples.tensor()[kept].numpy(),
             f"y_{part}": new[kept].numpy(),
-            f"{BEFORE}_{part}": examples.labels[kept].numpy(),
         }
+        before = examples.labels[kept]
+        if part == "train" or dataset.test_is_given or not torch.equal(new[kept], before):
+            arrays[f"{LABEL_BEFORE}_{part}"] = before.numpy()
     _save(out, lambda file: np.savez_compressed(file, **arrays))
     return f'data = {{ name = "arrays", path = {_toml(out)} }}'
 
