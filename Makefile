@@ -43,7 +43,7 @@ clean: ## remove the environment and caches, not the runs
 
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[train,report,hf]'
+	$(BIN)/pip install --quiet --editable '.[train,report,features,hf]'
 	touch $@
 
 .venv/.dev: pyproject.toml

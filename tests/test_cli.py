@@ -59,6 +59,40 @@ def test_train_prints_the_folder_and_then_does_nothing(run, capsys):
     again = capsys.readouterr()
     assert again.out == first.out
     assert "finished already, nothing to do" in again.err
+    assert "it was made with" not in again.err
+
+
+def test_what_a_finished_run_was_made_without_is_said(run, capsys):
+    assert main(["train", "run.toml", "--save_model", "false", "--evaluate_every", "2"]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert main(["train", "run.toml"]) == 0
+    said = f"made with save_model = false and evaluate_every = 2: delete {folder} to make it again"
+    assert said in capsys.readouterr().err
+    assert main(["train", "run.toml", "--save_model", "false", "--evaluate_every", "5"]) == 0
+    assert "it was made with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, capsys, command):
+    Path("file").write_text("")
+    inputs = ["no-images"] if command == "predict" else []
+    assert main([command, "no-run", *inputs, "--out", "file/out"]) == 2
+    assert f"file/out: cannot be written in {Path('file').absolute()}" in capsys.readouterr().err
+
+
+def test_losses_show_one_of_the_users_own(tmp_path, monkeypatch, capsys, own_module):
+    own_module(
+        "my_loss",
+        "from typing import final\nfrom noisylabels.losses import Loss\n\n\n@final\n"
+        'class Margin(Loss):\n    """A margin."""\n\n    formula = "max(0, m - z_y)"\n\n'
+        "    def per_example(self, input, target):\n        return input.sum(1)\n",
+    )
+    assert main(["losses", "my_loss:Margin"]) == 0
+    said = capsys.readouterr().out
+    assert "my_loss:Margin max(0, m - z_y)" in said
+    assert "A margin." in said
+    assert main(["losses", "my_los:Margin"]) == 2
+    assert "my_los" in capsys.readouterr().err
 
 
 def test_predict_and_export_use_a_finished_run(run, capsys):
@@ -413,6 +447,14 @@ def test_every_kind_of_noise_is_listed(capsys):
         (
             ["noise", "make", "symmetric", "digits", "--rate", "2"],
             "noise: rate must be in [0, 1], got 2",
+        ),
+        (
+            ["noise", "make", "symmetric", "digits", "--rate", "0.4", "--noise.rate", "0.2"],
+            "--noise.rate: must be left out beside --rate",
+        ),
+        (
+            ["noise", "make", "symmetric", "digits", "--noise.name", "pairflip"],
+            "--noise.name: must be left out beside the kind",
         ),
         (["noise", "make", "none", "digits", "--rat", "1"], "unknown option of noise make '--rat'"),
         (

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -638,10 +639,12 @@ def _train(command: Train, overrides: Sequence[str]) -> None:
 def _predict(command: Predict) -> None:
     from noisylabels.inference import predictions
     from noisylabels.inference.classifier import load
+    from noisylabels.studies import pages
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
+    pages.check(command.out)
     classifier = load(command.run)
     found = classifier.listed(command.inputs, column=command.column, root=command.root)
     predictions.write(classifier, found, command.out, every=command.all, say=say)
@@ -652,12 +655,14 @@ def _export(command: Export) -> None:
     from noisylabels.inference.classifier import load
     from noisylabels.inference.export import FORMATS, SUFFIXES, export, sample
     from noisylabels.run.folder import RunFolder
+    from noisylabels.studies import pages
 
     check_choice("--format", command.format, FORMATS)
-    classifier = load(command.run)
     path = command.run.resolve()
     name = path.stem if path.is_file() else path.name
     out = command.out or Path(f"{name}{SUFFIXES[command.format]}")
+    pages.check(out)
+    classifier = load(command.run)
     samples, kind = sample(RunFolder(command.run), classifier)
     difference = export(classifier, out, command.format, samples)
     compared = (
@@ -750,7 +755,8 @@ def _fit(command: Fit) -> None:
         print(sentence)
     for path in files:
         print(path)
-    print(f"to use the model: noisylabels predict {made.folder.path} INPUTS --out predictions.csv")
+    model = shlex.quote(str(made.folder.path))
+    print(f"to use the model: noisylabels predict {model} INPUTS --out predictions.csv")
 
 
 def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
@@ -813,7 +819,7 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     )
     rows, columns = table.keys(command.rows), table.keys(command.columns)
     choice = results.Choice(rows, columns, command.seeds, overrides)
-    plans = results.prepare(experiment, protocol, choice, command.out)
+    plans = results.prepare(experiment, protocol, choice, command.out, write=not command.dry_run)
     folder = command.out / experiment.folder
     there = results.collect(plans, command.results, folder)
     failed: list[SweepError] = []
@@ -838,7 +844,11 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
             print(sentence)
         page = formats.markdown(tables) + (f"\n{claims.markdown(judged)}" if judged else "")
         pages.write(stem.with_suffix(".md"), page)
-        records.archive(runs.values(), stem.with_suffix(".jsonl"), metrics=experiment.curves)
+        archive = stem.with_suffix(".jsonl")
+        # A part of the rows or columns leaves those of the others where they are.
+        kept = records.read([archive]) if (rows or columns) and archive.exists() else []
+        known = {run.run_id: run for run in kept} | {run.run_id: run for run in runs.values()}
+        records.archive(known.values(), archive, metrics=experiment.curves)
         if experiment.name in figures.DRAWINGS:
             drawing = figures.DRAWINGS[experiment.name](plans, runs)
             pages.write(stem.with_suffix(".svg"), drawing)
@@ -972,7 +982,10 @@ def _apply(command: Apply) -> None:
 def _study_status(file: Path, out: Path) -> None:
     from noisylabels.studies import study, sweep
 
-    prepared = sweep.prepare(study.read(file), out)
+    overrides = sweep.last_overrides(file, out)
+    if overrides:
+        print(f"{file}: as it was last made, with {shlex.join(overrides)}")
+    prepared = sweep.prepare(study.read(file, overrides), out)
     _print_table(sweep.STATE_HEADER, sweep.state_rows(prepared))
     for note in prepared.notes:
         print(note)
@@ -1015,11 +1028,10 @@ def _losses(key: str | None) -> None:
 
     from noisylabels.losses import LOSSES, hyperparameters
     from noisylabels.paper.hyperparameters import PUBLISHED, describe
+    from noisylabels.run.config import find
 
-    if key is not None and key not in LOSSES:
-        raise ConfigError(unknown("loss", key, LOSSES))
-    chosen = LOSSES if key is None else {key: LOSSES[key]}
-    width = max(map(len, LOSSES))
+    chosen = LOSSES if key is None else {key: find(key, LOSSES, "loss")}
+    width = max(map(len, chosen))
     for key, loss in chosen.items():
         print(f"{key:{width}} {loss().formula}")
         defaults = describe(hyperparameters(loss))
@@ -1048,6 +1060,10 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
 
     changes = config.override_tables(overrides).get("noise", {})
     rate = {} if command.rate is None else {"rate": command.rate}
+    for name in ("rate", "name"):
+        if name in changes and (name == "name" or rate):
+            other = "the kind" if name == "name" else "--rate"
+            raise ConfigError(f"--noise.{name}: must be left out beside {other}")
     made = plan(
         config.parse(
             {

@@ -58,6 +58,18 @@ def test_what_was_not_used_for_longest_goes_first(own_cache, monkeypatch):
     assert cache.size() == 0
 
 
+def test_what_a_killed_process_left_is_deleted_after_a_day(own_cache):
+    cache.keep({"number": 0}, {"x": torch.zeros(10)})
+    old, young = (own_cache / "features" / f".{name}.safetensors.9.tmp" for name in "ab")
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.prune()
+    assert not old.exists()
+    assert young.exists()
+    assert cache.recall({"number": 0}) is not None
+
+
 def test_nothing_to_delete(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "nowhere"))
     assert (cache.size(), cache.prune(0)) == (0, 0)

@@ -81,8 +81,10 @@ def test_nothing_is_written_where_nothing_can_be_used(classifier, tmp_path):
         write(classifier, places, out)
     assert out.read_text() == "before"
     good = read_places([save(tmp_path / "a.png", pixels(0))])
+    write(classifier, good, tmp_path / "new" / "folder" / "out.csv")
+    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 1
     with pytest.raises(CheckpointError, match="cannot be written"):
-        write(classifier, good, tmp_path / "no" / "out.csv")
+        write(classifier, good, out / "out.csv")
 
 
 def test_many_inputs_are_decoded_by_workers_in_order(classifier, tmp_path, monkeypatch):

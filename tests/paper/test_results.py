@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -170,7 +171,18 @@ def test_a_dry_run_makes_nothing(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1 run; expected time: about" in printed
     assert "not started" in printed
-    assert not (tmp_path / "p" / "runs").exists()
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_part_leaves_the_other_runs_in_the_archive(made, tmp_path, capsys):
+    out, words = made
+    at = words.index("--rows")
+    words = [str(tmp_path) if word == str(out) else word for word in words[:at] + words[at + 2 :]]
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    archive = tmp_path / "table2-digits.jsonl"
+    for rows, count in (("ce", 4), ("dal", 8)):
+        assert main([*words, "--rows", rows]) == 0
+        assert len(records.read([archive])) == count
 
 
 @pytest.mark.parametrize(

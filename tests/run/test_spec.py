@@ -5,10 +5,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError
 from noisylabels.run import spec
 from noisylabels.run.config import Component
-from pictures import pixels, save
+from pictures import class_folders, pixels, save
 
 MY_SOURCES = """
 from dataclasses import dataclass
@@ -115,6 +116,18 @@ def test_a_table_is_what_its_columns_say(tmp_path):
 def test_specs_that_say_nothing(text, message):
     with pytest.raises(ConfigError, match=message):
         spec.source(spec.parse(text))
+
+
+@pytest.mark.parametrize("name", ["digits", "hf"])
+def test_a_folder_that_is_called_as_a_source_is_told_from_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / name)
+    said = rf"'{name}' is a file or folder here.*\./{name} is the first, {name}: the second"
+    with pytest.raises(ConfigError, match=said):
+        spec.parse(name)
+    assert spec.parse(f"./{name}").name == "folder"
+    assert spec.parse(f"{name}:").name in SOURCES
+    assert spec.parse(f"{name},limit=5").parameters["limit"].text == "5"
 
 
 def test_another_name_is_resolved(tmp_path):

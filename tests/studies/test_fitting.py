@@ -120,12 +120,28 @@ def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(ph
             spec.parse(str(photos)), backbone="no-such-network", minutes=minutes, say=said.append
         )
         assert said[0].startswith("no pretrained network (features: ")
-        return run.model.parameters["width"], run.epochs
+        minutes = round(2 * run.epochs * pace[run.model.parameters["width"]] / 60)
+        assert f"{run.epochs} epochs, 2 runs, about {minutes} min" in said[1]
+        assert (run.batch_size, run.validation) == (16, 0.1)
+        q_start = run.loss.parameters["q_start"]
+        return run.model.parameters["width"], run.epochs, q_start
 
-    assert chosen(1000) == (64, 150)
-    assert chosen(50) == (64, 20)
-    assert chosen(20) == (32, 40)
-    assert chosen(1) == (16, 20)
+    # Two runs are made, and of 43 photos 80 epochs are too few to be robust from the start.
+    assert chosen(1000) == (64, 150, 0.6)
+    assert chosen(200) == (32, 150, 0.6)
+    assert chosen(90) == (16, 150, 0.6)
+    assert chosen(15) == (16, 80, 0.0)
+    assert chosen(1) == (16, 20, 0.0)
+
+
+def test_a_library_that_is_missing_needs_no_other_weights(photos, monkeypatch):
+    monkeypatch.setattr(fitting, "seconds_per_epoch", lambda made: 1.0)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    said = []
+    recommend(spec.parse(str(photos)), backbone="unheard-of", runs=1, say=said.append)
+    assert "noisylabels[features]" in said[0]
+    assert "--weights" not in said[0]
+    assert "1 run, about" in said[1]
 
 
 def test_from_photos_with_wrong_labels_to_a_model_and_its_suspects(
@@ -198,11 +214,11 @@ def test_a_network_from_its_first_weights_judges_without_a_choice(photos, monkey
     assert (jury.runs, jury.epochs) == (1, jury.recipe[0].epochs)
     asked = []
     monkeypatch.setattr(
-        fitting, "recommend", lambda data, **options: asked.append(options["minutes"])
+        fitting, "recommend", lambda data, **o: asked.append((o["minutes"], o["runs"]))
     )
     fitting.empanel(str(photos), folds=5, minutes=20.0)
     # All folds together take what was allowed.
-    assert asked == [4.0]
+    assert asked == [(20.0, 5)]
 
 
 def accuracy(run, folder):

@@ -1,5 +1,6 @@
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from noisylabels.run import loop
 from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
+from noisylabels.studies import study, sweep
+from noisylabels.studies.launchers import launcher
 from noisylabels.studies.status import find
 from waiting import wait_for
 
@@ -75,6 +78,23 @@ def test_a_running_run_is_running(tmp_path, begin):
         process.communicate()
     (status,) = find([out])
     assert status.state == "stopped"
+
+
+def test_a_study_stands_as_it_was_last_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text(
+        "[base]\ndata = 'digits'\nmodel.hidden = [8]\nepochs = 2\n[axes]\nseed = [0, 1]\n"
+    )
+    assert main(["status", "study.toml"]) == 0
+    assert "study.toml: 2 runs: 2 not started" in capsys.readouterr().out
+    prepared = sweep.prepare(study.read(Path("study.toml"), ["--epochs", "1"]), Path("runs"))
+    with launcher("local", 1) as made:
+        sweep.run(prepared, made)
+    assert main(["status", "study.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "study.toml: as it was last made, with --epochs 1" in said
+    assert "study.toml: 2 runs: 2 finished" in said
+    assert "no longer" not in said
 
 
 def test_what_is_no_run_is_named(tmp_path, runs):

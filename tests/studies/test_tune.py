@@ -177,6 +177,13 @@ def test_the_final_run_is_the_one_of_the_file_that_was_written(tuned):
     assert len(final.labels()["given"]) == 1437
 
 
+def test_a_final_run_that_is_a_trial_too_keeps_its_weights(tmp_path):
+    alone = prepare(tmp_path, base={**BASE, "test": False, "validation": 0.1}, trials=1)
+    (final,) = run(alone).finals
+    assert (final.path / "model.safetensors").exists()
+    assert count(tmp_path)[final.path.name] == 1
+
+
 def test_the_same_command_does_nothing_anew(tuned):
     before, _ = tuned
     launcher = Here()

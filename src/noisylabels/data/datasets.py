@@ -78,7 +78,7 @@ class Digits(Source):
 
 
 OFFLINE = "NOISYLABELS_OFFLINE"
-"""Environment variable: where it is set, nothing is downloaded."""
+"""Environment variable: where it is set, no dataset is downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from noisylabels.data.digests import cache_folder
 FOLDER = "features"
 LIMIT = 10 * 2**30
 """Bytes that are kept at most: what was not used for longest goes first."""
+DAY = 86400
 
 
 def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -90,6 +92,7 @@ def prune(limit: int = LIMIT, spare: Path | None = None) -> int:
     Returns:
         How many bytes were deleted.
     """
+    _sweep_up()
     files = sorted(_files(), key=lambda file: file[1].st_mtime_ns, reverse=True)
     kept = deleted = 0
     for path, stat in files:
@@ -101,6 +104,15 @@ def prune(limit: int = LIMIT, spare: Path | None = None) -> int:
                 deleted += stat.st_size
                 kept -= stat.st_size
     return deleted
+
+
+def _sweep_up() -> None:
+    """Delete what a process left half-written that was killed, a day ago or earlier."""
+    with suppress(OSError, RuntimeError):
+        for path in (cache_folder() / FOLDER).glob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > DAY:
+                    path.unlink()
 
 
 def _files() -> list[tuple[Path, os.stat_result]]:

@@ -83,6 +83,8 @@ def export(classifier: Classifier, out: Path, format: str, samples: Tensor | lis
             assert isinstance(samples, Tensor), "a network takes no texts"
             with torch.inference_mode():
                 expected = network(samples).numpy()
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
         with writing(out), replacing(out) as temporary:
             # Not real ones: some formats keep the inputs that they were traced with.
             example = torch.zeros(2, *classifier.described.shape)

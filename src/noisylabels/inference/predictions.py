@@ -43,6 +43,8 @@ def write(
         say(f"{found.place(position)}: {reason}")
     if len(bad) == len(found.names):
         raise DataError(f"{len(bad)} of {len(found.names)} inputs cannot be used, nothing written")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with (
         writing(out),
         replacing(out) as temporary,

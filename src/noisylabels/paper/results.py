@@ -1,5 +1,6 @@
 """The runs of an experiment, found or made, and the tables that they fill."""
 
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,9 @@ class Plan:
     study: Study
 
 
-def prepare(experiment: Experiment, protocol: Protocol, choice: Choice, out: Path) -> list[Plan]:
+def prepare(
+    experiment: Experiment, protocol: Protocol, choice: Choice, out: Path, *, write: bool = True
+) -> list[Plan]:
     """Write an experiment's studies, a file for each dataset, and find what runs they have.
 
     Args:
@@ -77,6 +80,7 @@ def prepare(experiment: Experiment, protocol: Protocol, choice: Choice, out: Pat
         protocol: How it is done.
         choice: Which part of it.
         out: Folder of the files, which ``noisylabels sweep`` and ``status`` take too.
+        write: Whether the files are written.
 
     Returns:
         A plan for each dataset.
@@ -106,8 +110,10 @@ def prepare(experiment: Experiment, protocol: Protocol, choice: Choice, out: Pat
         base, cells = _cells(experiment, protocol, part, choice.overrides)
         said = f"{experiment.name} at scale {protocol.scale}: {experiment.about}."
         tables = {"base": base, "axes": {"seed": list(seeds), "cell": cells}}
-        study.write(path, tables, said)
-        read = study.read(path)
+        if write:
+            study.write(path, tables, said)
+        # As it is read from the file.
+        read = study.parse(tomllib.loads(study.text(tables)), path)
         ids = {point.title: plan(point.run, trial=False).run_id for point in read.points}
         slots = [
             Slot(i, j, seed, ids[f"seed {seed}, cell {_title(row, column)}"])

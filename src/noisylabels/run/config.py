@@ -501,7 +501,10 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
             # In JSON mode strict still lets a string be a path, but never a string be a number.
             typed = adapter.validate_json(json.dumps(reading, default=str), strict=True)
         except ValidationError as error:
-            refusals.append((error.errors()[0], reading))
+            found = error.errors()
+            # Of several kinds of values that could be meant, the one that has a word of its own.
+            own = next((each for each in found if each["type"] == "value_error"), found[0])
+            refusals.append((own, reading))
         else:
             if isinstance(typed, Path) and not reading:
                 raise ConfigError(f"{place}: expected a path, got {reading!r}")

@@ -40,7 +40,12 @@ def parse(spec: str) -> Component:
     if path.suffix == ".toml":
         return config.load(path).data
     word, *settings = [spec] if path.exists() else spec.split(",")
-    if Path(word).exists() and word not in {*SOURCES, *ALIASES}:
+    if word in {*SOURCES, *ALIASES} and path.exists():
+        raise ConfigError(
+            f"{word!r} is a file or folder here, and a source of data: ./{word} is the first, "
+            f"{word}: the second"
+        )
+    if Path(word).exists():
         name = _kind(Path(word))
         word = f"{name}:{word}"
     name, colon, where = word.partition(":")

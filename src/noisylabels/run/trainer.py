@@ -122,8 +122,25 @@ def _tell_finished(made: Plan, folder: RunFolder, callbacks: Callback) -> None:
     settings = made.config.tables()
     try:
         callbacks.on_start(Start(made.name, folder.path, epochs, epochs, settings, history))
+        lacks = _lacks(made.config, folder)
+        if lacks:
+            callbacks.on_message(
+                f"it was made with {' and '.join(lacks)}: delete {folder.path} to make it again"
+            )
     finally:
         callbacks.on_end()
+
+
+def _lacks(run: RunConfig, folder: RunFolder) -> list[str]:
+    """Say which settings a finished run was made with that left out what is asked for now."""
+    then = folder.config()
+    every = then.get("evaluate_every", 1)
+    lacks = []
+    if run.save_model and not then.get("save_model", True):
+        lacks.append("save_model = false")
+    if run.evaluate_every < every:
+        lacks.append(f"evaluate_every = {every}")
+    return lacks
 
 
 def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:

@@ -12,6 +12,7 @@ from noisylabels.data.source import Facts, ImageSource
 from noisylabels.errors import ConfigError, MissingExtraError, NoisyLabelsError, check_range
 from noisylabels.features.networks import check_timm_model
 from noisylabels.run import config, spec
+from noisylabels.run.advice import on_short_training
 from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import Component, RunConfig, parse
 from noisylabels.run.folder import RunFolder
@@ -89,6 +90,7 @@ def recommend(
     weights: Path | None = None,
     seed: int = 0,
     minutes: float = DEADLINE,
+    runs: int = 2,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Recipe:
     """Choose what suits a dataset and this machine.
@@ -102,7 +104,9 @@ def recommend(
         backbone: Network of timm for images.
         weights: A local file of its weights; by default they are downloaded.
         seed: Seed of the runs.
-        minutes: How long training a network from its first weights may take.
+        minutes: How long training a network from its first weights may take, all runs together.
+        runs: How many there will be of one candidate: :func:`fit` makes one with a hold-out, and
+            one on all data.
         say: Tells the user what is chosen and why, and how far computing features has come.
 
     Returns:
@@ -142,8 +146,10 @@ def recommend(
     except NoisyLabelsError as error:
         if weights is not None:
             raise
-        reason = f"no pretrained network ({error}); --weights FILE takes a local one"
-        return _from_scratch(say, common, facts, reason, minutes)
+        reason = f"no pretrained network ({error})"
+        if not isinstance(error, MissingExtraError):
+            reason += "; --weights FILE takes a local one"
+        return _from_scratch(say, common, facts, reason, 60 * minutes / runs, runs)
     where = f"weights of {weights}" if weights else "its published weights"
     return _candidates(
         say, pretrained, f"images: frozen features of {backbone} ({where}), and a linear layer"
@@ -199,30 +205,60 @@ def _from_scratch(
     common: dict[str, object],
     facts: Facts,
     reason: str,
-    minutes: float,
+    seconds: float,
+    runs: int,
 ) -> Recipe:
-    """Return the largest network and longest training that are done in time on this machine."""
+    """Return the largest network and longest training that are done in time on this machine.
+
+    Before a larger network comes that the loss that is robust from the start has enough steps.
+    """
     side = max(facts.shape[1:])
     data = Component.parse(common["data"])
     if side > SMALL and isinstance(spec.source(data), ImageSource):
         common = common | {"data": {**data.table(), "size": SCRATCH_SIZE}}
         reason = f"{reason}; images are resized to {SCRATCH_SIZE} pixels"
     say(reason)
-    models = [{"name": "resnet18", "width": width} for width in WIDTHS]
-    loss = SCHEDULES[0]
-    for model in models:
-        run = parse(
-            common | {"model": model, "loss": loss, "optimizer": {"name": "sgd", "lr": 0.05}}
-        )
-        pace = seconds_per_epoch(plan(run))
-        for epochs in SCRATCH_EPOCHS:
-            last = model is models[-1] and epochs == SCRATCH_EPOCHS[-1]
-            if pace * epochs <= 60 * minutes or last:
-                network = f"{model['name']} of width {model['width']}"
-                said = f"{network}, {epochs} epochs, about {pace * epochs / 60:.0f} min"
-                say(f"from its first weights instead: {said}")
-                return [run.replace(epochs=epochs, validation=HELD_OUT)]
-    raise AssertionError("the last of each was taken")
+    made = plan(
+        parse(
+            common
+            | {
+                "model": {"name": "resnet18", "width": WIDTHS[0]},
+                "loss": SCHEDULES[0],
+                "optimizer": {"name": "sgd", "lr": 0.05},
+                "batch_size": BATCH,
+                "validation": HELD_OUT,
+            }
+        ),
+        trial=False,
+    )
+    base, kept = made.config, len(label(made, vectors=False)[0].train)
+
+    def is_long(run: RunConfig) -> bool:
+        return on_short_training(run, kept) is None
+
+    while base.batch_size > LEAST_BATCH and not is_long(base.replace(epochs=SCRATCH_EPOCHS[1])):
+        base = base.replace(batch_size=base.batch_size // 2)
+    in_time: list[tuple[RunConfig, float]] = []
+    for width in WIDTHS:
+        model = Component("resnet18", {"width": width})
+        pace = seconds_per_epoch(plan(base.replace(model=model)))
+        tried = [base.replace(model=model, epochs=epochs) for epochs in SCRATCH_EPOCHS]
+        found = [(run, run.epochs * pace) for run in tried if run.epochs * pace <= seconds]
+        in_time += found
+        if any(is_long(run) for run, _ in found):
+            break
+    # Where nothing is done in time, what is done soonest.
+    in_time = in_time or [(tried[-1], tried[-1].epochs * pace)]
+    fast = plan(base.replace(loss=Component.parse(SCHEDULES[1])), trial=False).config.loss
+    quick = [(run.replace(loss=fast), took) for run, took in in_time]
+    long = [each for each in (*in_time, *quick) if is_long(each[0])]
+    chosen, took = long[0] if long else max(quick, key=lambda each: each[0].epochs)
+    say(
+        f"from its first weights instead: resnet18 of width {chosen.model.parameters['width']}, "
+        f"{chosen.epochs} epochs, {runs} {'run' if runs == 1 else 'runs'}, about "
+        f"{runs * took / 60:.0f} min"
+    )
+    return [chosen]
 
 
 def choose(
@@ -391,7 +427,8 @@ def empanel(
         spec.parse(data),
         backbone=backbone,
         weights=weights,
-        minutes=minutes / max(1, folds),
+        minutes=minutes,
+        runs=max(1, folds),
         say=say,
     )
     return Jury(recipe, folds)

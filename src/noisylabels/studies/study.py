@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tomli_w
+
 from noisylabels.atomic import replacing
-from noisylabels.errors import ConfigError, MissingExtraError, unknown
+from noisylabels.errors import ConfigError, unknown
 from noisylabels.run import config
 from noisylabels.run.config import Component, RunConfig
 from noisylabels.run.folder import writing
@@ -43,12 +45,14 @@ class Study:
         points: Its runs, checked by themselves and not yet against what they name.
         notes: What was done to the axes that the user may not expect.
         options: What the file says to each launcher, by the launcher's name.
+        overrides: Words that won over its base.
     """
 
     path: Path
     points: Sequence[Point]
     notes: Sequence[str] = ()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -64,7 +68,23 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: A file is missing or no TOML, a key is unknown, or an axis is empty.
     """
-    tables = config.read_toml(path)
+    return parse(config.read_toml(path), path, overrides)
+
+
+def parse(tables: Mapping[str, Any], path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read the tables of a study's file.
+
+    Args:
+        tables: The tables.
+        path: The file, for messages and what lies beside it.
+        overrides: As for :func:`read`.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: As for :func:`read`.
+    """
     for key in tables:
         if key not in KEYS:
             raise ConfigError(f"{path}: {unknown('key of a study', key, KEYS)}")
@@ -83,7 +103,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Study:
     axes = _named(path, lambda: find_axes(tables.get("axes", {})))
     points = _named(path, lambda: list(_product(run, axes)))
     options: dict[str, Any] = {key: tables[key] for key in ("slurm", "ray") if key in tables}
-    return Study(path, points, [axis.note for axis in axes if axis.note], options)
+    notes = [axis.note for axis in axes if axis.note]
+    return Study(path, points, notes, options, overrides)
 
 
 def write(path: Path, tables: Mapping[str, Any], said: str) -> None:
@@ -96,18 +117,22 @@ def write(path: Path, tables: Mapping[str, Any], said: str) -> None:
         said: What the file is, in a comment at its head.
 
     Raises:
-        MissingExtraError: tomli-w is not installed.
         CheckpointError: The file cannot be written.
     """
-    try:
-        import tomli_w
-    except ImportError as error:
-        raise MissingExtraError("tomli_w", "tune") from error
     head = "".join(f"# {line}\n" for line in said.splitlines())
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(head + tomli_w.dumps(_without_null(tables)), encoding="utf-8")
+            temporary.write_text(head + text(tables), encoding="utf-8")
+
+
+def text(tables: Mapping[str, Any]) -> str:
+    """Return tables as TOML, which has no null: what is None is left out.
+
+    Args:
+        tables: The tables.
+    """
+    return tomli_w.dumps(_without_null(tables))
 
 
 def _without_null(value: Any) -> Any:

@@ -66,19 +66,38 @@ class Sweep:
         notes: What the user should know before it starts: of its axes, of points that are the same
             run, of what has changed since it was last made.
         file: Its file, if it has one.
+        overrides: Words that won over the file.
     """
 
     jobs: Sequence[Job]
     out: Path
     notes: Sequence[str] = ()
     file: Path | None = None
+    overrides: Sequence[str] = ()
 
     def manifest(self) -> Path | None:
         """Return the file that says what the study consists of; None for one without a file."""
-        if self.file is None:
-            return None
-        place = hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:8]
-        return self.out / MANIFESTS / f"{self.file.stem}-{place}.json"
+        return None if self.file is None else _manifest(self.file, self.out)
+
+
+def _manifest(file: Path, out: Path) -> Path:
+    place = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    return out / MANIFESTS / f"{file.stem}-{place}.json"
+
+
+def last_overrides(file: Path, out: Path) -> Sequence[str]:
+    """Return the words that won over a study's file when its runs were last made.
+
+    Args:
+        file: The study's file.
+        out: Folder of run folders.
+
+    Raises:
+        DataError: What was written then is damaged.
+    """
+    path = _manifest(file, out)
+    overrides: Sequence[str] = read_manifest(path)["overrides"] if path.exists() else ()
+    return overrides
 
 
 def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
@@ -118,7 +137,8 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
     if same:
         more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
         notes.append(f"{same[0]}{more}: made once")
-    made_once = Sweep(list(jobs.values()), out, notes, file)
+    overrides = study.overrides if isinstance(study, Study) else ()
+    made_once = Sweep(list(jobs.values()), out, notes, file, overrides)
     return replace(made_once, notes=[*notes, *_changes(made_once)])
 
 
@@ -164,14 +184,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
         path: See :meth:`Sweep.manifest`.
 
     Returns:
-        ``file``, its file; ``runs``, titles by run id.
+        ``file``, its file; ``runs``, titles by run id; ``overrides``, words that won over the file.
 
     Raises:
         DataError: It is damaged.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {"file": str(found["file"]), "runs": dict(found["runs"])}
+        overrides = list(map(str, found.get("overrides", [])))
+        return {
+            "file": str(found["file"]),
+            "runs": dict(found["runs"]),
+            "overrides": overrides,
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected JSON with file and runs ({error!r})") from error
 
@@ -184,7 +209,9 @@ def write_manifest(sweep: Sweep) -> None:
     runs = {job.run_id: job.title for job in sweep.jobs}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"file": str(sweep.file), "runs": runs})
+        write_json(
+            path, {"file": str(sweep.file), "runs": runs, "overrides": list(sweep.overrides)}
+        )
 
 
 class Follower:

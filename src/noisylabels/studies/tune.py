@@ -228,7 +228,6 @@ def write_chosen(tuning: Tuning, trial: Trial) -> None:
         trial: The trial with the values.
 
     Raises:
-        MissingExtraError: tomli-w is not installed.
         CheckpointError: The file cannot be written.
     """
     said = f"Trial {trial.number} of study {tuning.name}, chosen by noisylabels tune."

@@ -143,7 +143,9 @@ def held_out(run: RunConfig) -> RunConfig:
         run: The run.
     """
     share = run.validation if run.holds_out else HOLD_OUT
-    return run.replace(validation=share, test=False, save_model=False)
+    held = run.replace(validation=share, test=False)
+    # Of the run itself the weights may be wanted: what is made of the choice is this very run then.
+    return held if held == run else held.replace(save_model=False)
 
 
 @dataclass
