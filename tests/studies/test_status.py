@@ -11,7 +11,6 @@ from noisylabels.run.callbacks import Callback
 from noisylabels.run.config import parse
 from noisylabels.run.trainer import train
 from noisylabels.studies import study, sweep
-from noisylabels.studies.launchers import launcher
 from noisylabels.studies.status import find
 from waiting import wait_for
 
@@ -87,9 +86,10 @@ def test_a_study_stands_as_it_was_last_made(tmp_path, monkeypatch, capsys):
     )
     assert main(["status", "study.toml"]) == 0
     assert "study.toml: 2 runs: 2 not started" in capsys.readouterr().out
-    prepared = sweep.prepare(study.read(Path("study.toml"), ["--epochs", "1"]), Path("runs"))
-    with launcher("local", 1) as made:
-        sweep.run(prepared, made)
+    read = study.read(Path("study.toml"), ["--epochs", "1"])
+    sweep.write_manifest(sweep.prepare(read, Path("runs")))
+    for point in read.points:
+        train(point.run, Path("runs"))
     assert main(["status", "study.toml"]) == 0
     said = capsys.readouterr().out
     assert "study.toml: as it was last made, with --epochs 1" in said
