@@ -1060,10 +1060,10 @@ def _noise_make(command: NoiseMake, overrides: Sequence[str]) -> None:
 
     changes = config.override_tables(overrides).get("noise", {})
     rate = {} if command.rate is None else {"rate": command.rate}
-    for name in ("rate", "name"):
-        if name in changes and (name == "name" or rate):
-            other = "the kind" if name == "name" else "--rate"
-            raise ConfigError(f"--noise.{name}: must be left out beside {other}")
+    if "name" in changes:
+        raise ConfigError("--noise.name: must be left out beside the kind")
+    if "rate" in changes and rate:
+        raise ConfigError("--noise.rate: must be left out beside --rate")
     made = plan(
         config.parse(
             {

@@ -210,7 +210,7 @@ def _from_scratch(
 ) -> Recipe:
     """Return the largest network and longest training that are done in time on this machine.
 
-    Before a larger network comes that the loss that is robust from the start has enough steps.
+    Enough steps for the loss that is robust from the start come before a wider network.
     """
     side = max(facts.shape[1:])
     data = Component.parse(common["data"])
