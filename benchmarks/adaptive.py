@@ -1,6 +1,6 @@
 """DAL whose q follows learning against DAL on the clock, where no ``q_start`` serves all.
 
-    python benchmarks/adaptive.py --data ../shared/data --weights lite0.pth
+    python benchmarks/adaptive.py --data data --weights lite0.pth
 
 Plain loops, ``progress = epoch / epochs``, SGD with momentum 0.9 and a cosine, a perceptron of two
 hidden layers of 512: on digits (batch 64, learning rate 0.1), and on frozen features of the first
@@ -40,7 +40,7 @@ from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
 
 FOLDER = Path(__file__).parents[1] / "docs/results"
-COMMAND = "python benchmarks/adaptive.py --data ../shared/data --weights lite0.pth"
+COMMAND = "python benchmarks/adaptive.py --data data --weights lite0.pth"
 COUNTS = {"cifar10": 10_000, "cifar100": 20_000}
 Set = tuple[Tensor, Tensor, Tensor, Tensor]
 """Training inputs and clean labels, test inputs and labels."""

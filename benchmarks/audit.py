@@ -1,7 +1,7 @@
 """How well runs tell wrong labels, and how many there are: every score, beside cleanlab's.
 
-    python benchmarks/audit.py --images ../shared/data/cifar10 --labels ../shared/data/label \
-        --weights lite0.pth --snippets ../shared/data/text/crowd_snippets.parquet
+    python benchmarks/audit.py --images data/cifar10 --labels data/label \
+        --weights lite0.pth --snippets data/text/crowd_snippets.parquet
 
 The first 10,000 training images of CIFAR-10 as vectors of tf_efficientnet_lite0 at 128 pixels, with
 published label files and with labels that were mistaken as people mistake them; heads of one layer

@@ -1,8 +1,8 @@
 """What is learnt from sets of candidates, and from the votes of several raters.
 
     python benchmarks/candidates.py
-    python benchmarks/candidates.py --images ../shared/data/cifar10 --weights lite0.pth
-    python benchmarks/candidates.py --snippets ../shared/data/text/crowd_snippets.parquet
+    python benchmarks/candidates.py --images data/cifar10 --weights lite0.pth
+    python benchmarks/candidates.py --snippets data/text/crowd_snippets.parquet
 
 The published baselines are written out here from their formulas in plain torch, and train in the
 same loop, from the same weights, on the same batches as the library's losses: *average* takes all

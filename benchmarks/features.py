@@ -1,6 +1,6 @@
 """How fast pretrained features are computed, and how fast they are there the second time.
 
-    python benchmarks/features.py --images ../shared/data/cifar10 --weights lite0.pth
+    python benchmarks/features.py --images data/cifar10 --weights lite0.pth
 
 Real images of CIFAR-10 through tf_efficientnet_lite0 with real weights: extraction as runs do it
 (decode, resize, normalise, forward; from memory, and from JPEG files) against the bare forward pass

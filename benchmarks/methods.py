@@ -1,6 +1,6 @@
 """What each method costs beside ``single`` on the same network: time of an epoch, peak memory.
 
-    python benchmarks/methods.py ../shared/data/cifar10
+    python benchmarks/methods.py data/cifar10
 
 Epochs of all methods are timed in one process, in turns; the peak memory of each is that of a
 process of its own. An image counts once an epoch, however often a method looks at it. No epoch is
