@@ -82,17 +82,17 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, capsys, c
 
 def test_losses_show_one_of_the_users_own(tmp_path, monkeypatch, capsys, own_module):
     own_module(
-        "my_loss",
+        "own_margin",
         "from typing import final\nfrom noisylabels.losses import Loss\n\n\n@final\n"
         'class Margin(Loss):\n    """A margin."""\n\n    formula = "max(0, m - z_y)"\n\n'
         "    def per_example(self, input, target):\n        return input.sum(1)\n",
     )
-    assert main(["losses", "my_loss:Margin"]) == 0
+    assert main(["losses", "own_margin:Margin"]) == 0
     said = capsys.readouterr().out
-    assert "my_loss:Margin max(0, m - z_y)" in said
+    assert "own_margin:Margin max(0, m - z_y)" in said
     assert "A margin." in said
-    assert main(["losses", "my_los:Margin"]) == 2
-    assert "my_los" in capsys.readouterr().err
+    assert main(["losses", "own_margi:Margin"]) == 2
+    assert "own_margi" in capsys.readouterr().err
 
 
 def test_predict_and_export_use_a_finished_run(run, capsys):

@@ -210,8 +210,10 @@ def test_what_cannot_be_exported(run, tmp_path, monkeypatch, own_module, digits)
     inputs, _ = sample(RunFolder(run), classifier)
     with pytest.raises(ConfigError, match="format must be 'onnx' or 'torch-export' or"):
         export(classifier, tmp_path / "m", "pickle", inputs)
+    export(classifier, tmp_path / "new" / "m.safetensors", "safetensors", inputs)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
     with pytest.raises(CheckpointError, match="cannot be written"):
-        export(classifier, tmp_path / "no" / "m.safetensors", "safetensors", inputs)
+        export(classifier, tmp_path / "new/m.safetensors/m", "safetensors", inputs)
     own_module("untraceable", UNTRACEABLE)
     own = load(train(digits | {"model": "untraceable:network"}, tmp_path / "runs"))
     with pytest.raises(DataError, match="the network cannot be exported in this format"):
