@@ -39,7 +39,7 @@ ABOVE = 0.95
 FIRST = 500
 CE = """\
 data = { name = "folder", root = "photos" }
-features = { name = "timm", model = "tf_efficientnet_lite0", WEIGHTSsize = 128 }
+features = { name = "timm", model = "tf_efficientnet_lite0", WEIGHTS size = 128 }
 model = "linear"
 loss = "ce"
 optimizer = { name = "sgd", lr = 0.01 }
@@ -139,7 +139,7 @@ def measure(images: Path, weights: Path | None, count: int, new: int, out: Path)
         out, "fit", "table:labels.csv", *local, "--out", "again"
     )
     result["fit again, accuracy"] = accuracy(out, model(said), unseen)
-    setting = "" if weights is None else f'weights = "{weights.resolve()}", '
+    setting = "" if weights is None else f'weights = "{weights.resolve()}",'
     (out / "run.toml").write_text(CE.replace("WEIGHTS", setting))
     table = ["--data.name", "table", "--data.path", "labels.csv"]
     for name, words in (("before", []), ("after", table)):

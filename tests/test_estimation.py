@@ -207,10 +207,11 @@ def test_labels_in_turn_are_fitted_as_in_any_order(monkeypatch):
     true = torch.arange(6000) % 6
     wrong = torch.rand(6000, generator=torch.Generator().manual_seed(0)) < 0.3
     given = torch.where(wrong, (true + 1) % 6, true)
-    p = torch.full((6000, 6), 0.02).scatter(1, true[:, None], 0.9).double()
+    p = predictions(true, 3.0)
     whole = wrong_probability(p, given)
+    # A third of them: of every third row there are two classes alone, and 0.045 comes out.
     monkeypatch.setattr(estimation, "LARGEST_FIT", 6000 * 2)
-    assert float((wrong_probability(p, given) - whole).abs().mean()) < 0.02
+    assert float((wrong_probability(p, given) - whole).abs().mean()) < 0.01
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

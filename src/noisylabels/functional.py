@@ -866,6 +866,7 @@ def active_negative(
 
     Raises:
         RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+        ConfigError: ``min_prob`` is not below 1/C.
 
     Example:
         >>> active_negative(torch.zeros(1, 4), torch.tensor([0]), alpha=1.0, beta=1.0)
@@ -912,6 +913,7 @@ def active_negative_focal(
 
     Raises:
         RuntimeError, ValueError, IndexError: As :func:`cross_entropy`.
+        ConfigError: ``min_prob`` is not below 1/C.
 
     Example:
         >>> x, y = torch.zeros(1, 4), torch.tensor([0])

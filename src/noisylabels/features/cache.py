@@ -18,6 +18,7 @@ FOLDER = "features"
 LIMIT = 10 * 2**30
 """Bytes that are kept at most: what was not used for longest goes first."""
 DAY = 86400
+"""Seconds after which what is half-written belongs to no process that still writes it."""
 
 
 def recall(identity: Mapping[str, Any]) -> dict[str, Tensor] | None:

@@ -65,9 +65,11 @@ class Make(ABC):
 
     Attributes:
         library: What the library is called.
+        extra: What installs it.
     """
 
     library: ClassVar[str]
+    extra: ClassVar[str]
     model: str
     weights: Path | None
 
@@ -85,7 +87,7 @@ class Make(ABC):
         try:
             version = importlib.metadata.version(self.library)
         except importlib.metadata.PackageNotFoundError as error:
-            raise MissingExtraError(self.library, "features") from error
+            raise MissingExtraError(self.library, self.extra) from error
         digest = None if self.weights is None else file_digest(self.weights)
         return asdict(self) | {"library": self.library, "version": version, "weights": digest}
 
@@ -358,7 +360,7 @@ def check_timm_model(model: str) -> None:
 class Timm(Make):
     """Builds a network of timm."""
 
-    library = "timm"
+    library, extra = "timm", "features"
 
     def __call__(self, filled: bool) -> Backbone:
         """Build it."""
@@ -392,7 +394,7 @@ class Torchvision(Make):
         tag: The name of its published weights.
     """
 
-    library = "torchvision"
+    library, extra = "torchvision", "train"
     tag: str
 
     def __call__(self, filled: bool) -> Backbone:
