@@ -203,6 +203,36 @@ def test_a_table_has_the_old_labels_in_a_column(photos, tmp_path, monkeypatch, w
     assert sorted(labels["test"].tolist()) == [1, 1]
 
 
+def test_names_of_files_may_hold_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = ["a\rb", "c\r\nd", "e\nf", 'g,"h', "i;j", "\r", "ordinary"]
+    for number in range(28):
+        name, own = f"{names[number % 7]}{number}.png", number < 14
+        # The first of each class lies in the other's folder.
+        folder = ("dark", "bright")[own != (number % 14 == 0)]
+        save(tmp_path / "photos" / folder / name, pixels(number, (8, 8, 3)) // 2 + 128 * own)
+    (tmp_path / "run.toml").write_text(
+        "data = {name = 'folder', root = 'photos'}\nmodel = 'linear'\naugment = 'none'\n"
+        "epochs = 30\nbatch_size = 4\noptimizer = {name = 'sgd', lr = 0.01}\n"
+    )
+    assert main(["audit", "run.toml"]) == 0
+    moved = [row for row in read(tmp_path / "audit/suspects.csv") if row["given"] == "dark"]
+    assert [Path(row["path"]).name for row in moved] == ["a\rb0.png"]
+    apply = ["apply", "audit", "--above", "0", "--data", "run.toml", "--out", "labels.csv"]
+    capsys.readouterr()
+    assert main(apply) == 0
+    data = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on them: ")
+    made, _ = label(plan(parse(tomllib.loads(f"{data}\nmodel = 'linear'")), trial=False))
+    found = np.concatenate([made.train.places, made.test.places])
+    assert len(found) == 28
+    assert all(Path(str(place)).is_file() for place in found)
+    (run,) = (tmp_path / "audit/runs").iterdir()
+    assert main(["predict", str(run), "photos", "--out", "predictions.csv"]) == 0
+    predicted = read(tmp_path / "predictions.csv")
+    assert len(predicted) == 28
+    assert all(Path(row["path"]).is_file() and not row["error"] for row in predicted)
+
+
 def test_names_that_are_numbers_stay_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in range(12):

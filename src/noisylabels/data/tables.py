@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from noisylabels.data.examples import LoadReport
 from noisylabels.errors import DataError, MissingExtraError
@@ -64,7 +64,7 @@ def read_csv(
     """
     # Names of files are not always text; what else there is must be.
     text = read_text(path, errors="surrogateescape")
-    header = text.partition("\n")[0]
+    header = next(io.StringIO(text, newline=""), "")
     # Spreadsheets of half the world write semicolons.
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     for candidate in (",", ";", "\t"):
@@ -88,6 +88,30 @@ def read_csv(
     except csv.Error as error:
         raise DataError(f"{path}: not valid CSV: {error}") from error
     return names, numbered
+
+
+def write_csv(file: TextIO, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows of a CSV file, each of which ends in a newline.
+
+    Args:
+        file: The file, whose newlines are not translated.
+        rows: The cells of each row. Names of files may hold anything: what has a newline, a
+            carriage return, a comma or a quote in it is quoted.
+    """
+    csv.writer(_Lines(file), lineterminator=_Lines.END).writerows(rows)
+
+
+class _Lines:
+    """Takes rows that end in carriage return and newline, so that cells with either are quoted."""
+
+    END = "\r\n"
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write a row, with a newline at its end."""
+        self._file.write(row.removesuffix(self.END) + "\n")
 
 
 @contextmanager
@@ -200,13 +224,14 @@ def is_text(value: object) -> bool:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Read a file as UTF-8 text.
+    """Read a file as UTF-8 text; lines end as they do in the file.
 
     Raises:
         DataError: It cannot be read, or is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
+            return file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

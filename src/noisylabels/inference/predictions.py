@@ -1,10 +1,10 @@
 """Predictions for many inputs as a table."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from noisylabels.atomic import replacing
+from noisylabels.data.tables import write_csv
 from noisylabels.data.unlabelled import Unlabelled
 from noisylabels.errors import DataError
 from noisylabels.inference.classifier import Array, Classifier
@@ -51,13 +51,22 @@ def write(
         # Names of files are not always text.
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        rows = csv.writer(file, lineterminator="\n")
-        names = [f"p_{name}" for name in classifier.classes] if every else []
-        rows.writerow([found.column, "class", "probability", *names, "error"])
-        for position, row in enumerate(probabilities):
-            shown = _cells(classifier.classes, row, every) if position not in bad else None
-            blank = [""] * (2 + len(names))
-            rows.writerow([found.names[position], *(shown or blank), bad.get(position, "")])
+        write_csv(file, _rows(classifier.classes, found, probabilities, bad, every))
+
+
+def _rows(
+    classes: Sequence[str],
+    found: Unlabelled,
+    probabilities: Array,
+    bad: Mapping[int, str],
+    every: bool,
+) -> Iterator[list[str]]:
+    names = [f"p_{name}" for name in classes] if every else []
+    yield [found.column, "class", "probability", *names, "error"]
+    blank = [""] * (2 + len(names))
+    for position, row in enumerate(probabilities):
+        shown = blank if position in bad else _cells(classes, row, every)
+        yield [found.names[position], *shown, bad.get(position, "")]
 
 
 def _cells(classes: Sequence[str], row: Array, every: bool) -> Iterator[str]:

@@ -4,7 +4,6 @@ Everything here is computed from what runs keep of their predictions, see
 :mod:`noisylabels.run.trajectory`; nothing is trained, and no label is changed.
 """
 
-import csv
 import functools
 import io
 import math
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from noisylabels.atomic import replacing
+from noisylabels.data.tables import write_csv
 from noisylabels.errors import ConfigError, DataError, MissingExtraError, check_choice
 from noisylabels.estimation import (
     ESTIMATORS,
@@ -842,10 +842,7 @@ def write(audit: Audit, out: Path) -> list[Path]:
         DataError: One cannot be written.
     """
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for suspect in audit.listed():
-        writer.writerow(_cells(suspect).values())
+    write_csv(table, [COLUMNS, *(_cells(suspect).values() for suspect in audit.listed())])
     pages.write(out / "suspects.csv", table.getvalue())
     evidence, path = audit.evidence, out / "audit.npz"
     try:

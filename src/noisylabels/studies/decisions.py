@@ -22,6 +22,7 @@ from noisylabels.data.batches import derive_seed
 from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts, stratified_split
 from noisylabels.data.label_encoding import encode_labels
 from noisylabels.data.source import LABEL_BEFORE, ImageSource
+from noisylabels.data.tables import read_text, write_csv
 from noisylabels.errors import ConfigError, DataError, check_range
 from noisylabels.run import config, spec
 from noisylabels.run.config import Component, RunConfig
@@ -98,16 +99,9 @@ def read(path: Path, above: float | None = None) -> list[Decision]:
     return found
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _read_json(path: Path) -> list[Decision]:
     try:
-        stored = json.loads(_text(path))
+        stored = json.loads(read_text(path, errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON ({error})") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -142,7 +136,7 @@ def _decision(where: str, entry: Any) -> Decision:
 
 
 def _read_suspects(path: Path, above: float) -> list[Decision]:
-    rows = csv.DictReader(io.StringIO(_text(path)))
+    rows = csv.DictReader(io.StringIO(read_text(path, errors="surrogateescape"), newline=""))
     needed = ("part", "row", "path", "given", "suggested", "score")
     missing = [name for name in needed if name not in (rows.fieldnames or ())]
     if missing:
@@ -345,9 +339,7 @@ def _write_texts(relabelled: Relabelled, out: Path) -> str:
 
 def _write_csv(out: Path, first: str, rows: Sequence[Sequence[str]]) -> None:
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((first, "label", "split", LABEL_BEFORE))
-    writer.writerows(rows)
+    write_csv(table, [(first, "label", "split", LABEL_BEFORE), *rows])
     pages.write(out, table.getvalue())
 
 
