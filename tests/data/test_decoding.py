@@ -1,4 +1,5 @@
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -80,6 +81,32 @@ def test_beside_a_network_on_the_cpu_images_are_decoded_alike(tmp_path, monkeypa
         "expected an encoded image ",
         "cannot be read ",
     ]
+
+
+def test_threads_read_one_at_a_time(tmp_path, monkeypatch):
+    """A Parquet file that several read at once gives rubbish, or ends the process."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for number in range(20):
+        save(tmp_path / f"{number:02}.png", pixels(number, (7, 9)))
+    images = image_paths(tmp_path, [f"{number:02}.png" for number in range(20)])
+    reading, most = [], []
+
+    class Watched:
+        place = staticmethod(images.place)
+
+        def __len__(self):
+            return len(images)
+
+        def read(self, index):
+            reading.append(index)
+            most.append(len(reading))
+            time.sleep(0.005)
+            reading.remove(index)
+            return images.read(index)
+
+    found = list(decode_for(torch.device("cpu"), Watched(), ImageSpec(3, 100, 120), workers=2))
+    assert len(found) == 20
+    assert max(most) == 1
 
 
 def test_a_bomb_is_refused_by_threads_too(tmp_path, monkeypatch):

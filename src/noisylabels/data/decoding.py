@@ -1,6 +1,7 @@
 """Decoding of many images, by worker processes or threads where that pays."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -97,16 +98,39 @@ def decode_for(
     if device.type != "cpu" or _is_cheap(spec, workers):
         yield from decode_all(encoded, spec, workers, resize)
         return
-    decoder = Decoder(encoded, spec, resize=resize or True)
+    decoder = Decoder(_InTurn(encoded), spec, resize=resize or True)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for start in range(0, len(encoded), CHUNK):
             positions = range(start, min(start + CHUNK, len(encoded)))
-            # A Parquet file is read by one thread at a time.
-            read = [decoder.read(position) for position in positions]
             # Each thread changes what warnings do, and back, for all of them.
             with quiet():
-                decoded = list(pool.map(decoder.decode, positions, read))
+                decoded = list(pool.map(decoder.__getitem__, positions))
             yield from decoded
+
+
+class _InTurn:
+    """Encoded images that one thread at a time reads, as a Parquet file must be.
+
+    Args:
+        encoded: The images.
+    """
+
+    def __init__(self, encoded: Readable) -> None:
+        self._encoded = encoded
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._encoded)
+
+    def read(self, index: int) -> bytes | None:
+        """Read one image's encoded bytes, when it is this thread's turn."""
+        with self._lock:
+            return self._encoded.read(index)
+
+    def place(self, index: int) -> str:
+        """Say where an image lies, for people."""
+        return self._encoded.place(index)
 
 
 def decode_examples(
@@ -179,21 +203,9 @@ class Decoder(Dataset[Decoded]):
         return len(self._encoded)
 
     def __getitem__(self, index: int) -> Decoded:
-        """Decode one image; a reason in its place says why that cannot be."""
-        return self.decode(index, self.read(index))
-
-    def read(self, index: int) -> bytes | DataError | None:
-        """Read one image's encoded bytes, or why that cannot be."""
+        """Read and decode one image; a reason in its place says why that cannot be."""
         try:
-            return self._encoded.read(index)
-        except DataError as error:
-            return error
-
-    def decode(self, index: int, encoded: bytes | DataError | None) -> Decoded:
-        """Decode what was read of one image."""
-        try:
-            if isinstance(encoded, DataError):
-                raise encoded
+            encoded = self._encoded.read(index)
             pixels, done = decode(encoded, self._spec, resize=self._resize is True)
             if callable(self._resize):
                 pixels = self._resize(pixels)
