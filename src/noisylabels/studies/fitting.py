@@ -233,32 +233,48 @@ def _from_scratch(
     )
     base, kept = made.config, len(label(made, vectors=False)[0].train)
 
-    def is_long(run: RunConfig) -> bool:
+    def suffices(run: RunConfig) -> bool:
         return on_short_training(run, kept) is None
 
-    while base.batch_size > LEAST_BATCH and not is_long(base.replace(epochs=SCRATCH_EPOCHS[1])):
+    while base.batch_size > LEAST_BATCH and not suffices(base.replace(epochs=SCRATCH_EPOCHS[1])):
         base = base.replace(batch_size=base.batch_size // 2)
-    in_time: list[tuple[RunConfig, float]] = []
-    for width in WIDTHS:
-        model = Component("resnet18", {"width": width})
-        pace = seconds_per_epoch(plan(base.replace(model=model)))
-        tried = [base.replace(model=model, epochs=epochs) for epochs in SCRATCH_EPOCHS]
-        found = [(run, run.epochs * pace) for run in tried if run.epochs * pace <= seconds]
-        in_time += found
-        if any(is_long(run) for run, _ in found):
-            break
-    # Where nothing is done in time, what is done soonest.
-    in_time = in_time or [(tried[-1], tried[-1].epochs * pace)]
+    in_time = _in_time(base, seconds, suffices)
     fast = plan(base.replace(loss=Component.parse(SCHEDULES[1])), trial=False).config.loss
     quick = [(run.replace(loss=fast), took) for run, took in in_time]
-    long = [each for each in (*in_time, *quick) if is_long(each[0])]
-    chosen, took = long[0] if long else max(quick, key=lambda each: each[0].epochs)
+    enough = [each for each in (*in_time, *quick) if suffices(each[0])]
+    chosen, took = enough[0] if enough else max(quick, key=lambda each: each[0].epochs)
     say(
         f"from its first weights instead: resnet18 of width {chosen.model.parameters['width']}, "
         f"{chosen.epochs} epochs, {runs} {'run' if runs == 1 else 'runs'}, about "
         f"{runs * took / 60:.0f} min"
     )
     return [chosen]
+
+
+def _in_time(
+    base: RunConfig, seconds: float, suffices: Callable[[RunConfig], bool]
+) -> list[tuple[RunConfig, float]]:
+    """Measure what a run takes, wide ones first, until some are long enough and done in time.
+
+    Args:
+        base: A run of a ResNet.
+        seconds: How long it may take.
+        suffices: Whether a run has enough steps.
+
+    Returns:
+        Those that are done in time, and the seconds that each takes; where there are none, the one
+        that is done soonest.
+    """
+    found: list[tuple[RunConfig, float]] = []
+    for width in WIDTHS:
+        model = Component("resnet18", {"width": width})
+        pace = seconds_per_epoch(plan(base.replace(model=model)))
+        tried = [base.replace(model=model, epochs=epochs) for epochs in SCRATCH_EPOCHS]
+        timed = [(run, run.epochs * pace) for run in tried]
+        found += [(run, took) for run, took in timed if took <= seconds]
+        if any(suffices(run) for run, _ in found):
+            break
+    return found or timed[-1:]
 
 
 def choose(
