@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from noisylabels.__main__ import main
+from noisylabels.data.files import Folder
 from noisylabels.display import SweepDisplay
 from noisylabels.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from noisylabels.run.config import parse
@@ -19,6 +20,7 @@ from noisylabels.studies import study, sweep
 from noisylabels.studies.launchers.jobs import Advanced, Ended, Job, Launcher, make
 from noisylabels.studies.study import grid
 from noisylabels.studies.sweep import Follower, Progress, Runner, SweepError, begin, prepare
+from pictures import class_folders
 
 
 class Here(Launcher):
@@ -116,6 +118,24 @@ def test_every_run_is_checked_before_the_first_starts(base, tmp_path):
     nowhere = prepare(grid(base), tmp_path / "file" / "runs")
     with pytest.raises(CheckpointError, match="expected a folder that can be written"):
         run(nowhere)
+
+
+def test_the_data_of_many_runs_is_listed_once(tmp_path, monkeypatch):
+    listed = []
+
+    def watched(self):
+        listed.append(self.root)
+        return read_manifest(self)
+
+    read_manifest = Folder.read_manifest
+    monkeypatch.setattr(Folder, "read_manifest", watched)
+    for count, name in enumerate("ab", start=8):
+        class_folders(tmp_path / name, count)
+    data = [{"name": "folder", "root": str(tmp_path / name)} for name in "ab"]
+    base = {"data": data[0], "model": "linear", "epochs": 1}
+    prepared = prepare(grid(base, seed=[0, 1, 2], data=data), tmp_path / "runs")
+    assert len({job.run_id for job in prepared.jobs}) == 6
+    assert listed == [tmp_path / "a", tmp_path / "b"]
 
 
 SOURCE = """

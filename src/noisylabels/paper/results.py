@@ -11,7 +11,7 @@ from noisylabels.paper import published
 from noisylabels.paper.experiments import Column, Experiment, Part, Row
 from noisylabels.paper.protocol import DATASETS, Protocol
 from noisylabels.run import config
-from noisylabels.run.plan import plan
+from noisylabels.run.plan import Sources, plan
 from noisylabels.studies import records, study
 from noisylabels.studies.records import Run
 from noisylabels.studies.study import Study
@@ -114,7 +114,11 @@ def prepare(
             study.write(path, tables, said)
         # As it is read from the file.
         read = study.parse(tomllib.loads(study.text(tables)), path)
-        ids = {point.title: plan(point.run, trial=False).run_id for point in read.points}
+        sources = Sources()
+        ids = {
+            point.title: plan(point.run, trial=False, sources=sources).run_id
+            for point in read.points
+        }
         slots = [
             Slot(i, j, seed, ids[f"seed {seed}, cell {_title(row, column)}"])
             for seed in seeds

@@ -154,13 +154,34 @@ class Found:
         }
 
 
-def plan(run: RunConfig, *, trial: bool = True) -> Plan:
+class Sources:
+    """Data sources that plans share, so that what is said of many runs' data is read once."""
+
+    def __init__(self) -> None:
+        self._opened: list[tuple[Component, Source]] = []
+
+    def open(self, data: Component, make: Callable[[], Source]) -> Source:
+        """Return the source that a component describes.
+
+        Args:
+            data: The component, with every default filled in.
+            make: Makes it, if no plan has yet.
+        """
+        for described, source in self._opened:
+            if described == data:
+                return source
+        self._opened.append((data, make()))
+        return self._opened[-1][1]
+
+
+def plan(run: RunConfig, *, trial: bool = True, sources: Sources | None = None) -> Plan:
     """Check a configuration and find everything that it names.
 
     Args:
         run: The configuration.
         trial: Whether one of everything that trains is made in small, so that a bad value is
             refused before any work; who wants the labels alone need not wait for that.
+        sources: Those of plans that are made together with this one.
 
     Returns:
         The plan of the run.
@@ -170,8 +191,7 @@ def plan(run: RunConfig, *, trial: bool = True) -> Plan:
         DataError: A file that the configuration names is missing.
     """
     data = find("data", Component(ALIASES.get(run.data.name, run.data.name), run.data.parameters))
-    made_source = build(lambda: data.target(**data.component.parameters), "data", data.component)
-    source = check_source(made_source, run.data.name)
+    source = (sources or Sources()).open(data.component, functools.partial(_source, data))
     facts = build(source.facts, "data", data.component)
     wanted = find("features", run.features)
     features = build(
@@ -485,6 +505,11 @@ def build(
         expected = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
         raise ConfigError(f"{what}: expected {name} to make a {expected}, got {made!r:.100}")
     return made
+
+
+def _source(data: Found) -> Source:
+    made = build(lambda: data.target(**data.component.parameters), "data", data.component)
+    return check_source(made, data.component.name)
 
 
 def _chosen(part: Component, name: str) -> Component:

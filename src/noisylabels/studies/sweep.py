@@ -20,7 +20,7 @@ from noisylabels.run import timing
 from noisylabels.run.config import RunConfig
 from noisylabels.run.folder import State, writing
 from noisylabels.run.interruption import StoppedError, listening
-from noisylabels.run.plan import plan
+from noisylabels.run.plan import Sources, plan
 from noisylabels.run.trainer import check_writable
 from noisylabels.studies.launchers.jobs import (
     Advanced,
@@ -120,9 +120,10 @@ def prepare(study: Study | Iterable[RunConfig], out: Path) -> Sweep:
         raise ConfigError("expected at least one run, got none")
     jobs: dict[str, Job] = {}
     same: list[str] = []
+    sources = Sources()
     for point in points:
         try:
-            made = plan(point.run)
+            made = plan(point.run, sources=sources)
             job = Job(made.run_id, point.title or made.name, point.run.tables(), out)
             check_one_process(job)
             check_trackers(point.run.trackers)
