@@ -190,8 +190,11 @@ class TestTotalProbability:
             build(key)(logits, sets)
 
     def test_a_set_of_another_shape(self, logits):
-        with pytest.raises(ValueError, match=r"shape \(4, 5\), got \(4, 4\)"):
+        with pytest.raises(ValueError, match=r"shape \(4, 5\), got torch.bool of shape \(4, 4\)"):
             build("ce")(logits, SETS[:, :4])
+        for other in (SETS.long(), SETS.float()):
+            with pytest.raises(ValueError, match=f"expected candidates, bool, .*{other.dtype}"):
+                functional.candidate_weights(logits, other)
 
     @pytest.mark.parametrize("key", sorted(set(LOSSES) - set(TAKING)))
     def test_losses_that_take_no_sets(self, key, logits):

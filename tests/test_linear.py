@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import warm
 from noisylabels import linear
+from noisylabels.candidates import CandidateLoss
 from noisylabels.errors import ConfigError, MissingExtraError
 from noisylabels.integrations import set_progress
 from noisylabels.linear import LinearLoss
@@ -95,9 +96,16 @@ def test_every_loss_is_taken_or_refused():
         if key in KEYS:
             assert LinearLoss(build(key)).loss.training
         else:
-            with pytest.raises(ConfigError, match="LinearLoss takes a loss of the label's") as said:
+            with pytest.raises(ConfigError, match="of the label's probability and") as said:
                 LinearLoss(build(key))
             assert type(build(key)).__name__ in str(said.value)
+    for other in (nn.CrossEntropyLoss(), CandidateLoss(build("ce")), "dal"):
+        with pytest.raises(ConfigError, match="takes a loss of noisylabels.losses.*, got "):
+            LinearLoss(other)
+    layer = torch.randn(4, 3), torch.randn(5, 3), torch.zeros(4, dtype=torch.int64)
+    for shape in ((1,), (4,), (5, 1)):
+        with pytest.raises(ValueError, match=r"linear_bias of shape \(5\), .* got \("):
+            LinearLoss(build("ce"), tile=1)(*layer, linear_bias=torch.zeros(shape))
     with pytest.raises(ConfigError, match="label_smoothing must be 0, got 0.1"):
         LinearLoss(build("ce", label_smoothing=0.1))
     with pytest.raises(ConfigError, match=r"tile must be in \[1, inf\), got 0"):

@@ -28,6 +28,7 @@ from noisylabels.losses import (
     hyperparameters,
 )
 from noisylabels.run import config
+from noisylabels.run.plan import plan
 from noisylabels.schedules import Hyperparameter
 
 DAL = {"q_start": 0.6, "q_end": 1.5, "lambda_end": 1.0}
@@ -512,6 +513,19 @@ class TestImbalance:
         assert value == 0
         assert torch.autograd.grad(value, logits)[0].eq(0).all()
 
+    @pytest.mark.parametrize("key", ["anl-ce", "anl-fl"])
+    def test_what_is_ignored_may_be_anything(self, key, batch):
+        logits, target = batch
+        logits[3], target[3] = math.inf, -100
+        kept = [0, 1, 2, 4, 5]
+        value = build(key, lamb=1.0)(logits.requires_grad_(), target)
+        torch.testing.assert_close(value, build(key, lamb=1.0)(logits[kept], target[kept]))
+        assert torch.autograd.grad(value, logits)[0][kept].isfinite().all()
+
+    def test_no_example_is_as_uneven_as_can_be(self):
+        none = torch.zeros(0, 4)
+        assert functional.class_imbalance(none).item() == pytest.approx(math.log(4))
+
     def test_shapes_only_arrange_examples(self):
         logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
         rows = logits.movedim(1, -1).reshape(-1, 5)
@@ -933,7 +947,9 @@ class TestLabelSmoothing:
         logits, target = batch
         smoothed = 0.8 * nn.functional.one_hot(target, 5) + 0.2 / 5
         ours = at(key, label_smoothing=0.2, reduction="none")(logits, target)
-        torch.testing.assert_close(ours, at(key, reduction="none")(logits, smoothed.double()))
+        # In training those with a matrix to estimate want indices.
+        theirs = at(key, reduction="none").eval()(logits, smoothed.double())
+        torch.testing.assert_close(ours, theirs)
         assert not torch.allclose(ours, at(key, reduction="none")(logits, target))
 
     def test_none_changes_nothing(self, batch):
@@ -1325,7 +1341,7 @@ class TestLogitClip:
         base = {"name": "sce", "alpha": linear(1.0, 3.0), "beta": Following()}
         loss = at("logit-clip", 0.5, delta=100.0, base=base)
         loss.update({"accuracy": 0.25})
-        assert loss.dynamic() == {"alpha": 2.0, "beta": 0.25}
+        assert loss.dynamic() == {"base.alpha": 2.0, "base.beta": 0.25}
         torch.testing.assert_close(loss(*batch), build("sce", alpha=2.0, beta=0.25)(*batch))
         restored = build("logit-clip", delta=100.0, base={**base, "beta": Following()})
         restored.load_state_dict(loss.state_dict())
@@ -1373,8 +1389,21 @@ class TestCorrection:
             run = config.parse({"data": "digits", "loss": {"name": key, "matrix": matrix}})
             bound = config.bind(run.loss, LOSSES[key], "loss")
             torch.testing.assert_close(build(key, **bound)(*batch), wanted)
-        with pytest.raises(DataError, match="no.npy"):
-            build(key, matrix=tmp_path / "no.npy")
+        for missing in (tmp_path / "no.npy", str(tmp_path / "no.npy")):
+            with pytest.raises(DataError, match="no.npy"):
+                build(key, matrix=missing)
+
+    @pytest.mark.parametrize("key", ["peer", "logit-clip"])
+    def test_a_matrix_of_a_base_in_a_runs_file(self, key, tmp_path):
+        file, ids = tmp_path / "t.npy", []
+        base = {"name": "forward", "matrix": str(file)}
+        run = config.parse({"data": "digits", "loss": {"name": key, "base": base}})
+        for noise in (0.0, 0.2):
+            np.save(file, (1 - noise) * np.eye(10) + noise / 10)
+            made = plan(run)
+            ids.append(made.run_id)
+            assert made.loss().loss.transition[0, 0].item() == pytest.approx(1 - 0.9 * noise)
+        assert ids[0] != ids[1]
 
     def test_a_matrix_of_other_classes(self, batch):
         with pytest.raises(ConfigError, match="matrix: expected 5 x 5 numbers.*got 2 x 2"):
@@ -1432,6 +1461,31 @@ class TestCorrection:
         for each in (loss, sound):
             self.train(each, range(10, 11))
         torch.testing.assert_close(loss.transition, sound.transition, atol=0.05, rtol=0)
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_class_probabilities_need_a_matrix(self, key, batch):
+        """Nothing could be estimated from them, and it would stay cross entropy for good."""
+        logits, target = batch
+        soft = nn.functional.one_hot(target, 5).double()
+        with pytest.raises(TypeError, match="matrix from class indices, and got class prob"):
+            build(key)(logits.requires_grad_(), soft)
+        assert build(key).eval()(logits, soft) == build("ce")(logits, soft)
+        assert build(key, matrix=MATRIX)(logits, soft).isfinite()
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_who_is_told_late_has_a_warm_up_of_the_whole_queue(self, key):
+        loss = build(key, warmup=0.5, queue=150)
+        for step, corrected in ((12, 0.0), (13, 0.0), (14, 0.0), (15, 1.0)):
+            self.train(loss, [step])
+            assert loss.dynamic() == {"corrected": corrected}
+
+    @pytest.mark.parametrize("key", ["forward", "backward"])
+    def test_another_training_estimates_anew(self, key):
+        loss = build(key, warmup=0.5, queue=300)
+        wanted = self.train(loss, range(20))
+        loss.progress = 0.0
+        assert loss.dynamic() == {"corrected": 0.0}
+        assert self.train(loss, range(20)) == wanted
 
     def test_ignored_examples_are_not_remembered(self, batch):
         logits, target = batch
@@ -1507,6 +1561,26 @@ class TestPeer:
         resumed.load_state_dict(torch.load(file, weights_only=True))
         assert first + values(resumed, 5) == wanted
         assert values(pickle.loads(pickle.dumps(resumed)), 2) == values(whole, 2)
+
+    def test_what_is_logged_of_the_base_has_a_name_of_its_own(self):
+        base = {"name": "sce", "alpha": linear(0.5, 0.1)}
+        loss = at("peer", 0.5, alpha=linear(0.0, 1.0), base=base)
+        assert loss.dynamic() == {"alpha": 0.5, "base.alpha": 0.3}
+
+    def test_compiled_it_is_compiled_once(self):
+        from torch._dynamo.testing import CompileCounterWithBackend
+
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        loss, other = build("peer"), build("peer")
+        compiled = torch.compile(loss, backend=counter)
+        target = torch.randint(5, (8,))
+        frames = []
+        for _ in range(6):
+            logits = torch.randn(8, 5, requires_grad=True)
+            torch.testing.assert_close(compiled(logits, target), other(logits, target))
+            frames.append(counter.frame_count)
+        assert frames[1:] == frames[1:2] * 5
 
     def test_arranged_examples(self):
         logits, target = torch.randn(6, 5, 2), torch.randint(5, (6, 2))
@@ -1666,7 +1740,7 @@ class TestAdaptive:
             clipped.progress = progress
             self.step(clipped, 9.0)
         assert clipped.loss.began == 0.01
-        assert clipped.dynamic()["q"] > 0
+        assert clipped.dynamic()["base.q"] > 0
 
 
 class TestOptimizedGradientClipping:

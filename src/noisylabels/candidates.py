@@ -52,6 +52,8 @@ class CandidateLoss(LossWrapper):
     """
 
     def __init__(self, loss: Loss, *, start: float = 0.0, end: float = 2.0) -> None:
+        if not isinstance(loss, Loss):
+            raise ConfigError(f"expected a loss of noisylabels.losses, got {loss!r:.80}")
         super().__init__(loss)
         if loss.needs_indices:
             raise ConfigError(

@@ -954,14 +954,18 @@ def class_imbalance(input: Tensor, counts: Tensor | None = None) -> Tensor:
         Noisy Labels", 2024, as the entropy regularization of ANL.
     """
     dim = _class_dim(input)
-    p = _log_softmax(input).exp().movedim(dim, -1)
     if counts is None:
-        mean = p.reshape(-1, p.shape[-1]).mean(0)
+        p = _log_softmax(input).exp()
+        number = torch.tensor(input.numel() // input.shape[dim], device=input.device)
     else:
-        kept = p * counts.unsqueeze(-1)
-        mean = kept.reshape(-1, p.shape[-1]).sum(0) / counts.sum().clamp(min=1)
+        # What does not count may be anything, not finite too.
+        outside = ~counts.unsqueeze(dim)
+        p = _log_softmax(input.masked_fill(outside, 0)).exp().masked_fill(outside, 0)
+        number = counts.sum()
+    rows = p.movedim(dim, -1).reshape(-1, p.shape[dim])
+    mean = rows.sum(0) / number.clamp(min=1)
     log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-    return math.log(p.shape[-1]) + (mean * log_mean).sum()
+    return math.log(len(mean)) + (mean * log_mean).sum()
 
 
 def joint_asymmetric(
@@ -1669,10 +1673,10 @@ def _logsumexp(log_p: Tensor, dim: int) -> Tensor:
 
 def _set_sizes(input: Tensor, candidates: Tensor) -> Tensor:
     """Count each set's candidates; an empty one is refused where no device is waited for."""
-    if candidates.shape != input.shape:
+    if candidates.shape != input.shape or candidates.dtype is not torch.bool:
         raise ValueError(
-            f"expected candidates of the input's shape {tuple(input.shape)}, got "
-            f"{tuple(candidates.shape)}"
+            f"expected candidates, bool, of the input's shape {tuple(input.shape)}, got "
+            f"{candidates.dtype} of shape {tuple(candidates.shape)}"
         )
     sizes = candidates.sum(_class_dim(input))
     looks = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()

@@ -93,12 +93,12 @@ class LinearLoss(LossWrapper):
     """
 
     def __init__(self, loss: Loss, *, tile: int | None = None, liger: bool = False) -> None:
-        super().__init__(loss)
-        if type(loss).of_log_p is Loss.of_log_p:
+        if not isinstance(loss, Loss) or type(loss).of_log_p is Loss.of_log_p:
             raise ConfigError(
-                f"LinearLoss takes a loss of the label's probability and the entropy alone (ce, "
-                f"mae, gce, dgce, rce, sce, dal), got {type(loss).__name__}"
+                f"LinearLoss takes a loss of noisylabels.losses, of the label's probability and "
+                f"the entropy alone (ce, mae, gce, dgce, rce, sce, dal), got {loss!r:.80}"
             )
+        super().__init__(loss)
         if loss.label_smoothing:
             raise ConfigError(
                 f"LinearLoss is not defined for class probabilities: label_smoothing must be 0, "
@@ -137,6 +137,11 @@ class LinearLoss(LossWrapper):
             raise ValueError(
                 f"expected input of shape (N, d) and target of shape (N), "
                 f"got {tuple(input.shape)} and {tuple(target.shape)}"
+            )
+        if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
+            raise ValueError(
+                f"expected linear_bias of shape ({len(linear_weight)}), one number for each row of "
+                f"linear_weight, got {tuple(linear_bias.shape)}"
             )
         if self.liger and linear_bias is not None:
             raise ValueError("Liger's kernel is for layers without bias: expected no linear_bias")

@@ -1472,8 +1472,9 @@ class _OnBase(Loss):
     loss: Loss
 
     def dynamic(self) -> dict[str, float]:
-        """Return the hyper-parameters that are schedules, those of the base loss among them."""
-        return super().dynamic() | self.loss.dynamic()
+        """Return the hyper-parameters that are schedules; those of the base as ``base.NAME``."""
+        of_base = {f"base.{name}": value for name, value in self.loss.dynamic().items()}
+        return super().dynamic() | of_base
 
     def update(self, metrics: Mapping[str, float]) -> None:
         """Tell the stateful schedules what has been measured."""
@@ -1528,7 +1529,7 @@ class LogitClippedLoss(_OnBase):
 
 
 def _build_base(base: str | Mapping[str, Any]) -> Loss:
-    table = {"name": base} if isinstance(base, str) else dict(base)
+    table = dict(base) if isinstance(base, Mapping) else {"name": base}
     key = table.pop("name", None)
     if not isinstance(key, str):
         raise ConfigError(f'base: expected a table such as {{name = "gce", q = 0.7}}, got {base!r}')
@@ -1653,7 +1654,8 @@ class _Corrected(Loss):
     """A loss corrected by a matrix of which label is given for which true one.
 
     The matrix is given; or it is estimated, once, from the predictions of the last examples of the
-    warm-up, before which there is no correction.
+    warm-up, before which there is no correction. Where training was told no progress before the end
+    of the warm-up, it is estimated when the queue is full. It is forgotten where progress falls.
     """
 
     def __init__(
@@ -1669,7 +1671,7 @@ class _Corrected(Loss):
         self.warmup = check_range("warmup", warmup, high=1, open=True)
         self.queue = check_count("queue", queue, low=1)
         self._use(None if matrix is None else noise.read_matrix(matrix))
-        self._seen = torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)
+        self._forget()
 
     @abstractmethod
     def corrected(self, input: Tensor, target: Tensor, correction: Tensor) -> Tensor:
@@ -1692,9 +1694,15 @@ class _Corrected(Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in the warm-up remember what is predicted."""
         self._refuse_candidates(input, target)
-        waits = self.transition is None and self.training
-        if waits and input.requires_grad and torch.is_grad_enabled():
-            self._remember(input.detach(), target)
+        if self.transition is None and self.training:
+            if target.is_floating_point():
+                functional.cross_entropy(input, target)  # raises what torch raises
+                raise TypeError(
+                    f"{type(self).__name__} estimates its matrix from class indices, and got class "
+                    f"probabilities: give it a matrix"
+                )
+            if input.requires_grad and torch.is_grad_enabled():
+                self._remember(input.detach(), target)
         return super().forward(input, target)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -1718,6 +1726,7 @@ class _Corrected(Loss):
                 "transition": self.transition,
                 "predicted": predicted.cpu(),
                 "given": given.cpu(),
+                "warmed": self._warmed,
             }
         return state
 
@@ -1727,15 +1736,29 @@ class _Corrected(Loss):
         if self.matrix is None and isinstance(state, Mapping) and "predicted" in state:
             self._use(state["transition"])
             self._seen = state["predicted"], state["given"]
+            self._warmed = state.get("warmed", True)
+
+    def _moved(self, before: float) -> None:
+        if self.matrix is None and self.progress < before:
+            # Another training begins.
+            self._use(None)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._seen = torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)
+        self._warmed = False
 
     def _use(self, transition: Tensor | None) -> None:
         self.transition = transition
         self._correction = None if transition is None else self.correction(transition)
 
     def _remember(self, input: Tensor, target: Tensor) -> None:
-        if torch._C._are_functorch_transforms_active() or target.is_floating_point():
+        if torch._C._are_functorch_transforms_active():
             return
-        if self.progress >= self.warmup and len(self._seen[0]):
+        warm = self.progress >= self.warmup
+        self._warmed = self._warmed or not warm
+        # Whoever tells of no progress before that has what fills the queue for a warm-up.
+        if warm and len(self._seen[0]) >= (1 if self._warmed else self.queue):
             predicted, given = (each.cpu() for each in self._seen)
             joint = estimation.confident_joint(predicted, given)
             self._use(estimation.transition_matrix(joint))
@@ -1883,6 +1906,8 @@ class PeerLoss(_OnBase):
         """Name what :meth:`per_example` leaves out: that every batch has pairs of its own, too."""
         return [*super().beyond_examples(), "pairs"]
 
+    # Compiled it would be compiled anew for every count.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training count it."""
         value = super().forward(input, target)

@@ -773,7 +773,9 @@ def _targets(map: str | tuple[int, ...], classes: int) -> tuple[int, ...]:
     return targets
 
 
-def read_matrix(matrix: Path | Sequence[Sequence[float]], classes: int | None = None) -> Tensor:
+def read_matrix(
+    matrix: str | Path | Sequence[Sequence[float]], classes: int | None = None
+) -> Tensor:
     """Read a matrix of which label is given for which true one.
 
     Args:
@@ -788,8 +790,8 @@ def read_matrix(matrix: Path | Sequence[Sequence[float]], classes: int | None = 
         ConfigError: It has another shape, or a row is no distribution.
         DataError: The file cannot be read.
     """
-    place = f"matrix {matrix}" if isinstance(matrix, Path) else "matrix"
-    stored = _stored(matrix) if isinstance(matrix, Path) else matrix
+    place = f"matrix {matrix}" if isinstance(matrix, str | Path) else "matrix"
+    stored = _stored(Path(matrix)) if isinstance(matrix, str | Path) else matrix
     classes = len(stored) if classes is None else classes
     try:
         rows = torch.as_tensor(stored, dtype=None if isinstance(stored, Tensor) else torch.float64)

@@ -324,6 +324,11 @@ def find(what: str, component: Component) -> Found:
     )
     # Those of the data are the source's own business.
     named = {} if what == "data" else parameters
+    base = named.get("base")
+    of_base = base.get("matrix") if what == "loss" and isinstance(base, Mapping) else None
+    if isinstance(of_base, str):
+        # The table of another loss, whose values have the types that TOML gives them.
+        named = named | {"base.matrix": Path(of_base)}
     contents = {
         f"{what}.{name}": file_digest(value)
         for name, value in named.items()
