@@ -15,6 +15,7 @@ from noisylabels.errors import ConfigError, DataError
 from noisylabels.estimation import estimate_noise_rate
 from noisylabels.labels import read_archive
 from noisylabels.run.config import parse
+from noisylabels.run.folder import RunFolder
 from noisylabels.run.noise_rates import measure, tell
 from noisylabels.run.plan import plan
 from noisylabels.run.trainer import train
@@ -218,6 +219,30 @@ def test_a_weak_model_says_that_its_own_mistakes_count(accuracy, warned):
     assert (len(tell(result, 10)) == 2) is warned
     measured = result | {"estimated_noise_rate_by": "90 clean labels of held-out examples"}
     assert len(tell(measured, 3)) == 1
+
+
+def test_predicting_the_commonest_class_alone_is_no_skill(tmp_path):
+    """Nine in ten of these are of one class, and nothing tells which."""
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(400, 4)).astype(np.float32), draw.choice(3, 400, p=[0.9, 0.05, 0.05])
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    data = {"name": "arrays", "path": str(tmp_path / "a.npz")}
+    run = {"data": data, "model": "linear", "epochs": 5, "optimizer": {"name": "sgd", "lr": 0.1}}
+    result = RunFolder(train(run, tmp_path / "runs")).result()
+    assert result["test_accuracy"] == pytest.approx(0.9, abs=0.05)
+    assert result["commonest_class"] == pytest.approx(0.9, abs=0.03)
+    assert tell(result, 3)[-1].startswith("a model this weak")
+
+
+def test_an_estimate_that_predictions_contradict_is_said_to_be_such():
+    ends = {"_low": 0.4, "_high": 0.5, "_by": "3 clean labels of test examples", "": 0.47}
+    result = {f"test_noise_rate{end}": value for end, value in ends.items()}
+    result |= {"test_labels": "given", "test_accuracy": 0.913, "actual_noise_rate": 0.2}
+    (said,) = tell(result | {"reachable_test_accuracy": 0.53}, 3)
+    assert "47.0 % (40.0 to 50.0) of them seem wrong, which so many right predictions" in said
+    assert "a perfect model" not in said
+    (said,) = tell(result | {"reachable_test_accuracy": 0.95}, 3)
+    assert "a perfect model would have about 95 %" in said
 
 
 def test_no_error_among_few_labels_is_no_certainty():

@@ -193,6 +193,23 @@ def test_a_bare_folder_is_audited_as_it_is_fitted(photos, backbone, tmp_path, mo
     assert capsys.readouterr().err.count("finished already, nothing to do") == 3
 
 
+@pytest.mark.parametrize("words", [["fit", "data.toml"], ["audit", "run.toml"]])
+def test_sets_of_candidates_are_refused_before_anything_is_trained(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    lines = ["a big cat,cat|dog", "a dog that barks,dog", "cats,cat", "dogs,dog|cat"] * 8
+    (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    data = "data = {name = 'text', path = 't.csv', candidate_separator = '|'}\n"
+    (tmp_path / "data.toml").write_text(data)
+    (tmp_path / "run.toml").write_text(f"{data}features = 'tfidf'\nmodel = 'linear'\nepochs = 2\n")
+    assert main([*words, "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "expected one label for each example, got sets of candidates" in said
+    assert "noisylabels train learns from them" in said
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_python_takes_data_too_and_folds(photos, backbone, tmp_path, monkeypatch):
     monkeypatch.setitem(fitting.empanel.__kwdefaults__, "backbone", "test_resnet")
     out = tmp_path / "runs"

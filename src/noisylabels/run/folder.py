@@ -59,6 +59,7 @@ FILES = {
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished. "
     "`mean_candidates`: how many candidates an example has on average, where it has a set of them; "
     "`actual_noise_rate`: the share of wrong labels, or of sets without the true one; "
+    "`commonest_class`: the share of the training labels that is of the commonest class; "
     "`estimated_noise_rate`: which share of the training labels seems wrong, with an interval of "
     "95 % (`_low`, `_high`) and how it was found (`_by`); `test_noise_rate`: the same of test "
     "labels that may be wrong, and `reachable_test_accuracy`: what a classifier without mistakes "

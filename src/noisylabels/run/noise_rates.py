@@ -108,8 +108,9 @@ def noise_rates(
         last: Class probabilities of the last epoch, by part.
 
     Returns:
-        Entries of ``result.json``: ``estimated_noise_rate`` of the training labels, with ``_low``,
-        ``_high`` and ``_by``; and of test labels that may be wrong ``test_noise_rate`` likewise,
+        Entries of ``result.json``: ``commonest_class``, the share of the training labels that is of
+        it; ``estimated_noise_rate`` of the training labels, with ``_low``, ``_high`` and ``_by``;
+        and of test labels that may be wrong ``test_noise_rate`` likewise,
         with ``reachable_test_accuracy``, one less it.
     """
 
@@ -134,7 +135,10 @@ def noise_rates(
         train = test
     else:
         train = estimate(predicted("train"), dataset.train.labels, "training")
-    found = {} if train is None else _entries("estimated_noise_rate", train)
+    commonest = dataset.train.labels.bincount().max() / max(1, len(dataset.train))
+    found: dict[str, float | str] = {"commonest_class": float(commonest)}
+    if train is not None:
+        found |= _entries("estimated_noise_rate", train)
     if test is not None:
         found |= _entries("test_noise_rate", test) | {"reachable_test_accuracy": 1 - test.rate}
     return found
@@ -175,14 +179,7 @@ def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
     if result.get("test_labels") == "clean":
         said.append(_against_clean(result, "test", "test accuracy"))
     if "reachable_test_accuracy" in result:
-        given = result["test_labels"] == "given"
-        accuracy = result["test_accuracy" if given else "test_accuracy_given"]
-        said.append(
-            f"test accuracy {100 * accuracy:.1f} % against given labels: a perfect model would "
-            f"have about {100 * result['reachable_test_accuracy']:.0f} %, for about "
-            f"{_percent(result, 'test_noise_rate')} of them seem wrong, by "
-            f"{result['test_noise_rate_by']}"
-        )
+        said.append(_reached(result))
     by = result["estimated_noise_rate_by"] if unknown else ""
     if "mean_candidates" in result:
         said.append(_of_sets(result))
@@ -195,6 +192,22 @@ def tell(result: Mapping[str, Any], num_classes: int) -> list[str]:
     return said
 
 
+def _reached(result: Mapping[str, Any]) -> str:
+    given = result["test_labels"] == "given"
+    accuracy = result["test_accuracy" if given else "test_accuracy_given"]
+    reachable = result["reachable_test_accuracy"]
+    wrong = f"about {_percent(result, 'test_noise_rate')} of them seem wrong"
+    if accuracy > reachable:
+        # What is wrong cannot be predicted but by learning it.
+        conclusion = f"{wrong}, which so many right predictions leave no room for"
+    else:
+        conclusion = f"a perfect model would have about {100 * reachable:.0f} %, for {wrong}"
+    return (
+        f"test accuracy {100 * accuracy:.1f} % against given labels: {conclusion}, by "
+        f"{result['test_noise_rate_by']}"
+    )
+
+
 def _of_sets(result: Mapping[str, Any]) -> str:
     missing = result["actual_noise_rate"]
     without = "" if missing is None else f"; {100 * missing:.1f} % of the sets lack the true label"
@@ -205,11 +218,12 @@ def _of_sets(result: Mapping[str, Any]) -> str:
 
 
 def _skill(result: Mapping[str, Any], num_classes: int) -> float:
-    """Return the accuracy above chance, of examples that were not trained on if there are any."""
+    """Return the share of what is above chance, of examples that were not trained on if any are."""
     keys = ("test_accuracy", "validation_accuracy", "train_accuracy")
     accuracy = next(value for key in keys if (value := result.get(key)) is not None)
-    chance = 1 / num_classes
-    return float(accuracy - chance) / (1 - chance)
+    # Whoever predicts the commonest class alone is right so often.
+    chance = result.get("commonest_class", 1 / num_classes)
+    return float(accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def _against_clean(result: Mapping[str, Any], part: str, title: str) -> str:

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noisylabels.data.examples import Examples
 from noisylabels.data.images import SMALL
 from noisylabels.data.source import Facts, ImageSource
-from noisylabels.errors import ConfigError, MissingExtraError, NoisyLabelsError, check_range
+from noisylabels.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    NoisyLabelsError,
+    check_range,
+)
 from noisylabels.features.networks import check_timm_model
 from noisylabels.run import config, spec
 from noisylabels.run.advice import on_short_training
@@ -115,7 +122,7 @@ def recommend(
     Raises:
         ConfigError: The data cannot be used, there is no such backbone, ``minutes`` is not above 0,
             or given weights do not fit, or are for data that goes through no network.
-        DataError: The data is missing or damaged.
+        DataError: The data is missing or damaged, or has sets of candidates for labels.
     """
     check_range("minutes", minutes, open=True)
     facts = spec.source(data).facts()
@@ -167,6 +174,15 @@ def _check_unused(what: str, backbone: str, weights: Path | None) -> None:
             )
 
 
+def _check_single_labels(train: Examples) -> None:
+    """Refuse, before anything is trained, what no wrong labels can be looked for in."""
+    if train.candidates is not None:
+        raise DataError(
+            "expected one label for each example, got sets of candidates, of which no single label "
+            "can be called wrong: noisylabels train learns from them"
+        )
+
+
 def decay(count: int, width: int) -> float:
     """Return the weight decay of a linear layer.
 
@@ -183,6 +199,7 @@ def decay(count: int, width: int) -> float:
 def _candidates(say: Callable[[str], None], base: dict[str, Any], reason: str) -> Recipe:
     say(reason)
     train = label(plan(parse(base), trial=False), say)[0].train
+    _check_single_labels(train)
     count, linear = len(train), base["model"] == "linear"
     kept = (1 - HELD_OUT) * count
     wanted = STEPS if linear else PERCEPTRON_STEPS
@@ -231,7 +248,9 @@ def _from_scratch(
         ),
         trial=False,
     )
-    base, kept = made.config, len(label(made, vectors=False)[0].train)
+    train = label(made, vectors=False)[0].train
+    _check_single_labels(train)
+    base, kept = made.config, len(train)
 
     def suffices(run: RunConfig) -> bool:
         return on_short_training(run, kept) is None
@@ -422,7 +441,7 @@ def empanel(
     Raises:
         ConfigError: The data cannot be used, the file holds examples out already, or an option is
             given that it decides.
-        DataError: The data is missing or damaged.
+        DataError: The data is missing or damaged, or has sets of candidates for labels.
     """
     if Path(data).suffix == ".toml":
         options = {"backbone": backbone != BACKBONE, "minutes": minutes != DEADLINE}
@@ -435,8 +454,10 @@ def empanel(
         if folds and run.holds_out:
             held = "validation" if run.validation else "validation_labels"
             raise ConfigError(f"{data}: --folds holds examples out: {held} must be left out")
-        made = plan(run).config
-        what = f"model {made.model.name}, {made.epochs} epochs, loss {made.loss.name}"
+        made = plan(run)
+        _check_single_labels(label(made, vectors=False)[0].train)
+        chosen = made.config
+        what = f"model {chosen.model.name}, {chosen.epochs} epochs, loss {chosen.loss.name}"
         say(f"as {data} says: {what}")
         return Jury([run], folds)
     recipe = recommend(
