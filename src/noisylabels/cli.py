@@ -796,6 +796,23 @@ def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run:
             sweep.run(prepared, made, display, progress)
 
 
+def _gradients(command: Paper, overrides: Sequence[str]) -> None:
+    """Draw the figure that is of losses alone, without any run."""
+    from noisylabels.paper import figures
+    from noisylabels.studies import pages
+
+    defaults = {field.name: field.default for field in fields(Paper)}
+    counting = {"experiment", "out", "dry_run"}
+    given = [k for k in defaults if k not in counting and getattr(command, k) != defaults[k]]
+    if given or overrides:
+        ignored = ", ".join([*(f"--{name}" for name in given), *overrides[:1]])
+        raise ConfigError(f"figure2 is drawn without any run: {ignored} must be left out")
+    path = command.out / "figure2.svg"
+    if not command.dry_run:
+        pages.write(path, figures.gradients())
+    print(path)
+
+
 def _paper(command: Paper, overrides: Sequence[str]) -> None:
     from noisylabels.paper import claims, experiments, figures, results
     from noisylabels.paper.protocol import Protocol
@@ -803,10 +820,7 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     from noisylabels.studies.sweep import SweepError
 
     if command.experiment == "figure2":
-        # Of losses alone, without any run.
-        path = command.out / "figure2.svg"
-        pages.write(path, figures.gradients())
-        print(path)
+        _gradients(command, overrides)
         return
     experiment = experiments.find(command.experiment)
     protocol = Protocol(
@@ -820,8 +834,13 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     rows, columns = table.keys(command.rows), table.keys(command.columns)
     choice = results.Choice(rows, columns, command.seeds, overrides)
     plans = results.prepare(experiment, protocol, choice, command.out, write=not command.dry_run)
+    stem = command.out / f"{experiment.name}-{protocol.scale}"
+    archive = stem.with_suffix(".jsonl")
+    # A part of the runs leaves the others where they are; what is damaged ends this before any run.
+    a_part = rows or columns or overrides or command.seeds is not None
+    kept = records.read([archive]) if a_part and archive.exists() else []
     folder = command.out / experiment.folder
-    there = results.collect(plans, command.results, folder)
+    there = results.collect(plans, command.results, folder, curves=experiment.curves)
     failed: list[SweepError] = []
     for made in plans:
         rest = results.left(made, there)
@@ -834,27 +853,24 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
                 failed.append(error)
     if command.dry_run:
         return
-    runs = results.collect(plans, command.results, folder)
+    runs = results.collect(plans, command.results, folder, curves=experiment.curves)
     tables = [each for made in plans for each in results.tabulate(experiment, protocol, made, runs)]
-    stem = command.out / f"{experiment.name}-{protocol.scale}"
     if tables:
-        print(formats.text(tables), end="")
         judged = claims.judge(experiment.name, plans, runs)
-        for sentence in claims.sentences(judged):
-            print(sentence)
         page = formats.markdown(tables) + (f"\n{claims.markdown(judged)}" if judged else "")
-        pages.write(stem.with_suffix(".md"), page)
-        archive = stem.with_suffix(".jsonl")
-        # A part of the rows or columns leaves those of the others where they are.
-        kept = records.read([archive]) if (rows or columns) and archive.exists() else []
+        # All is written before anything is said: who listens may have gone.
         known = {run.run_id: run for run in kept} | {run.run_id: run for run in runs.values()}
         records.archive(known.values(), archive, metrics=experiment.curves)
+        files = [stem.with_suffix(".md"), archive]
         if experiment.name in figures.DRAWINGS:
-            drawing = figures.DRAWINGS[experiment.name](plans, runs)
-            pages.write(stem.with_suffix(".svg"), drawing)
-            print(stem.with_suffix(".svg"))
-        print(stem.with_suffix(".md"))
-        print(stem.with_suffix(".jsonl"))
+            files.insert(0, stem.with_suffix(".svg"))
+            pages.write(files[0], figures.DRAWINGS[experiment.name](plans, runs))
+        pages.write(stem.with_suffix(".md"), page)
+        print(formats.text(tables), end="")
+        for sentence in claims.sentences(judged):
+            print(sentence)
+        for file in files:
+            print(file)
     if failed:
         raise failed[0]
 

@@ -113,6 +113,29 @@ def test_dal_takes_the_place_of_a_hosts_own_loss():
     assert runs["JS + DAL", "symmetric:0.2"].loss.name == "djs"
 
 
+def test_dividemix_is_kept_from_being_sure_of_asymmetric_labels():
+    (part,) = find("table5").parts(Protocol("paper"))
+    for row, column, run in cells(part, Protocol("paper")):
+        if row.title.startswith("DivideMix"):
+            penalty = run.method.parameters.get("confidence_penalty", False)
+            assert penalty == column.key.startswith("asymmetric")
+
+
+def test_curves_of_other_parameters_have_the_tuned_optimiser():
+    protocol = Protocol("features")
+    (part,) = find("figure1").parts(protocol)
+    tuned = protocol.tuned("cifar100")
+    for row, _, run in cells(part, protocol):
+        key = {"GCE": "gce", "DAL": "dal", "CE": "ce"}.get(row.title.split(" ")[0])
+        assert row.chosen == (key is not None)
+        if key is not None:
+            assert run.optimizer.parameters["lr"] == tuned[key]["optimizer.lr"]
+            assert run.optimizer.parameters["weight_decay"] == tuned[key]["optimizer.weight_decay"]
+    for name in ("figure1", "figure3", "figure4", "figure5"):
+        for part in find(name).parts(Protocol("small")):
+            assert not any(row.chosen for row in part.rows)
+
+
 def test_frozen_features_have_no_views_for_gjs():
     (part,) = find("table5").parts(Protocol("features"))
     assert not any(row.title.startswith("GJS") for row in part.rows)

@@ -76,6 +76,13 @@ def test_data_is_looked_for_in_a_folder_of_its_own_name(tmp_path):
     }
 
 
+def test_asymmetric_noise_needs_no_names_of_classes():
+    for dataset in ("cifar10", "cifar100"):
+        made = Protocol("small").noise(dataset, Setting("asymmetric", 0.4))
+        assert made == {"name": "asymmetric", "rate": 0.4, "map": dataset}
+    assert "map" not in Protocol("small").noise("cifar10", Setting("symmetric", 0.4))
+
+
 def test_another_network_keeps_the_scales_width():
     assert Protocol("small", network="resnet34").base("cifar10")["model"] == {
         "name": "resnet34",

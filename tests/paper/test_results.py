@@ -122,11 +122,11 @@ def test_values_that_are_not_tuned_at_a_scale_are_said(made, monkeypatch):
         rows = [row for row in part.rows if row.title in ("CE", "DAL")]
         again = dataclasses.replace(whole, part=dataclasses.replace(whole.part, rows=rows))
         (table,) = results.tabulate(find("table2"), DIGITS, again, runs)
-        return [remark for remark in table.remarks if "as published" in remark]
+        return [remark for remark in table.remarks if "not tuned" in remark]
 
     assert remarks() == []
     monkeypatch.setattr(protocols, "_tuned", {"digits": {"digits": {"ce": {}}}}.get)
-    assert remarks() == ["values as published, not tuned for this: DAL"]
+    assert remarks() == ["not tuned for this, values as published or by default: DAL"]
 
 
 @pytest.mark.long
@@ -185,9 +185,68 @@ def test_a_part_leaves_the_other_runs_in_the_archive(made, tmp_path, capsys):
         assert len(records.read([archive])) == count
 
 
+def test_fewer_seeds_leave_the_other_runs_in_the_archive(made, tmp_path, capsys):
+    out, words = made
+    words = [str(tmp_path) if word == str(out) else word for word in words]
+    words[words.index("--seeds") + 1] = "1"
+    archive = tmp_path / "table2-digits.jsonl"
+    shutil.copy(out / archive.name, archive)
+    assert main([*words, "--results", str(archive)]) == 0
+    assert "4 runs, 4 of them finished" in capsys.readouterr().out
+    assert len(records.read([archive])) == 8
+
+
+def test_a_damaged_archive_is_said_before_any_run(made, tmp_path, capsys):
+    out, words = made
+    words = [str(tmp_path) if word == str(out) else word for word in words]
+    (tmp_path / "table2-digits.jsonl").write_text('{"run_id": "0')
+    assert main(words) == 2
+    assert "table2-digits.jsonl: line 1: expected a run as JSON" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_without_curves_are_not_taken_for_a_figure_of_curves(made, tmp_path):
+    out, _ = made
+    choice = Choice(("CE", "DAL"), seeds=2, overrides=WORDS)
+    curves = results.prepare(find("figure4"), DIGITS, choice, tmp_path)
+    archive = [out / "table2-digits.jsonl"]
+    assert len(results.collect(curves, archive, tmp_path / "curves")) == 4
+    assert results.collect(curves, archive, tmp_path / "curves", curves=True) == {}
+
+
+def test_what_all_runs_follow_is_said(made, tmp_path):
+    out, _ = made
+    (whole,) = plans(out)
+    (table,) = results.tabulate(
+        find("table2"), DIGITS, whole, results.collect([whole], [], out / "runs")
+    )
+    assert table.remarks[0] == f"in all runs: {' '.join(WORDS)}"
+    other = Protocol("small", network="cnn", instance="margin")
+    (table,) = results.tabulate(
+        find("table2"), other, whole, results.collect([whole], [], out / "runs")
+    )
+    assert table.remarks[1:3] == ("network: cnn", "instance-dependent noise: margin")
+
+
+def test_a_dry_run_of_a_figure_without_runs_draws_nothing(tmp_path, capsys):
+    assert main(["paper", "figure2", "--out", str(tmp_path / "p"), "--dry-run"]) == 0
+    assert not (tmp_path / "p").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["table2", "--scale", "digits", "--seed", "5"],
+            "--seed: must be left out: --seeds chooses",
+        ),
+        (
+            ["table2", "--scale", "digits", "--noise.rate", "0.5"],
+            "--noise: must be left out: --col",
+        ),
+        (["table2", "--scale", "digits", "--loss", "gce"], "--loss.name: must be left out: --rows"),
+        (["figure2", "--scale", "small"], "figure2 is drawn without any run: --scale must be left"),
+        (["figure2", "--epochs", "3"], "figure2 is drawn without any run: --epochs must be left"),
         (["table4", "--scale", "digits"], "table4 is of scale 'paper', got 'digits'"),
         (["table2", "--scale", "digits", "--rows", "cee"], "unknown row 'cee' (known: "),
         (["table2", "--scale", "digits", "--columns", "symmetric:0.5"], "unknown column 'symmetri"),

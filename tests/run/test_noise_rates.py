@@ -229,7 +229,7 @@ def test_predicting_the_commonest_class_alone_is_no_skill(tmp_path):
     data = {"name": "arrays", "path": str(tmp_path / "a.npz")}
     run = {"data": data, "model": "linear", "epochs": 5, "optimizer": {"name": "sgd", "lr": 0.1}}
     result = RunFolder(train(run, tmp_path / "runs")).result()
-    assert result["test_accuracy"] == pytest.approx(0.9, abs=0.05)
+    assert result["test_accuracy"] == pytest.approx(0.9, abs=0.1)
     assert result["commonest_class"] == pytest.approx(0.9, abs=0.03)
     assert tell(result, 3)[-1].startswith("a model this weak")
 

@@ -90,7 +90,7 @@ class Row:
 
     title: str
     changes: Callable[[Column], Changes]
-    chosen: bool = True
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _settings(settings: Iterable[Setting]) -> list[Column]:
     return [Column(each.key, each.title, each) for each in settings]
 
 
-def _fixed(title: str, changes: Changes, *, chosen: bool = True) -> Row:
+def _fixed(title: str, changes: Changes, *, chosen: bool) -> Row:
     return Row(title, lambda column: changes, chosen)
 
 
@@ -269,6 +269,9 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
         if method == "gjs" and setting.kind == "symmetric":
             pi = GJS_PI[setting.rate]
             own = own | {"method.pi": pi, "loss.pi": pi}
+        if method == "dividemix" and setting.kind == "asymmetric":
+            # Its warm-up would soon be sure of what half of the classes are taken for.
+            own = own | {"method.confidence_penalty": True}
         if method == "dividemix" and protocol.scale == "paper":
             own = own | {"method.lambda_u": 25.0 if setting.key == "symmetric:0.2" else 150.0}
         return _with(own, {"loss": INSIDE}) if dal else own
@@ -300,18 +303,35 @@ GJS_PI = {0.2: 0.3, 0.4: 0.5, 0.6: 0.9, 0.8: 0.1}
 """Its authors' weights for symmetric noise on CIFAR-100."""
 
 
+WITH_MAE = LOSSES | {"MAE": "mae"}
+"""The methods of figures 1 and 4."""
+
+
+def _moved(
+    protocol: Protocol,
+    dataset: str,
+    title: str,
+    parameter: str,
+    values: Iterable[float],
+    name: str,
+) -> list[Row]:
+    """Return rows of a loss as it is used on a dataset, but for one parameter."""
+    own = loss_values(protocol, dataset, LOSSES[title])
+    chosen = _is_chosen(protocol, dataset, LOSSES[title])
+    return [
+        _fixed(name.format(value), own | {f"loss.{parameter}": value}, chosen=chosen)
+        for value in values
+    ]
+
+
 def _curves(protocol: Protocol) -> list[Part]:
     dataset = "digits" if protocol.scale == "digits" else "cifar100"
-    values = loss_values(protocol, dataset, "dal")
-    start = values.get("loss.q_start", 0.6)
+    start = loss_values(protocol, dataset, "dal").get("loss.q_start", 0.6)
+    starts = (round(start - 0.05, 4), start, round(start + 0.05, 4))
     rows = [
-        *_loss_rows(protocol, dataset, ["CE"]),
-        _fixed("MAE", {"loss.name": "mae"}),
-        *(_fixed(f"GCE {q:g}", {"loss.name": "gce", "loss.q": q}) for q in (0.3, 0.5, 0.7, 0.9)),
-        *(
-            _fixed(f"DAL {q:g}", values | {"loss.q_start": q})
-            for q in (round(start - 0.05, 4), start, round(start + 0.05, 4))
-        ),
+        *_loss_rows(protocol, dataset, ["CE", "MAE"], WITH_MAE),
+        *_moved(protocol, dataset, "GCE", "q", (0.3, 0.5, 0.7, 0.9), "GCE {:g}"),
+        *_moved(protocol, dataset, "DAL", "q_start", starts, "DAL {:g}"),
     ]
     return [Part(dataset, rows, _settings([CURVES]))]
 
@@ -319,20 +339,16 @@ def _curves(protocol: Protocol) -> list[Part]:
 def _sensitivity(protocol: Protocol) -> list[Part]:
     first, second = ("digits", "digits") if protocol.scale == "digits" else ("cifar10", "cifar100")
     steps = (-0.05, -0.025, 0.0, 0.025, 0.05)
-    gce, dal = (loss_values(protocol, first, key) for key in ("gce", "dal"))
-    rows = [
-        _fixed(f"{title} {key} {value:g}", values | {f"loss.{key}": value})
-        for title, key, values in (("GCE", "q", gce), ("DAL", "q_start", dal))
-        for value in (round(values.get(f"loss.{key}", 0.7) + step, 4) for step in steps)
-    ]
+    rows, ends = [], []
+    for title, key in (("GCE", "q"), ("DAL", "q_start")):
+        middle = loss_values(protocol, first, LOSSES[title]).get(f"loss.{key}", 0.7)
+        values = [round(middle + step, 4) for step in steps]
+        rows += _moved(protocol, first, title, key, values, f"{title} {key} {{:g}}")
     other = loss_values(protocol, second, "dal")
-    ends = [
-        _fixed(f"DAL {key} {value:g}", other | {f"loss.{key}": value})
-        for key, moves in (("q_end", (-0.3, 0.0, 0.3)), ("lambda_end", (-0.5, 0.0, 0.5)))
-        for value in (
-            max(0.0, round(other.get(f"loss.{key}", DEFAULTS[key]) + move, 4)) for move in moves
-        )
-    ]
+    for key, moves in (("q_end", (-0.3, 0.0, 0.3)), ("lambda_end", (-0.5, 0.0, 0.5))):
+        middle = other.get(f"loss.{key}", DEFAULTS[key])
+        values = [max(0.0, round(middle + move, 4)) for move in moves]
+        ends += _moved(protocol, second, "DAL", key, values, f"DAL {key} {{:g}}")
     setting = _settings([Setting("instance", 0.4)])
     return [Part(first, rows, setting), Part(second, ends, setting)]
 
@@ -345,11 +361,7 @@ def _case_study(protocol: Protocol) -> list[Part]:
     return [
         Part(
             dataset,
-            [
-                *_loss_rows(protocol, dataset, ["CE"]),
-                _fixed("MAE", {"loss.name": "mae"}),
-                *_loss_rows(protocol, dataset, ["GCE", "DAL"]),
-            ],
+            _loss_rows(protocol, dataset, ["CE", "MAE", "GCE", "DAL"], WITH_MAE),
             _settings([CURVES]),
         )
         for dataset in protocol.datasets
@@ -392,6 +404,7 @@ def _poisoned_shares(protocol: Protocol) -> list[Part]:
                 _fixed(
                     f"{title} {kind}",
                     loss_values(protocol, dataset, LOSSES[title]) | _poison(kind),
+                    chosen=_is_chosen(protocol, dataset, LOSSES[title]),
                 )
                 for kind in TRIGGERS
                 for title in ROBUST

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noisylabels.errors import ConfigError, DataError, unknown
+from noisylabels.noise import MAPS
 
 Tables = Mapping[str, Any]
 SCALES = ("paper", "small", "features", "digits")
@@ -166,7 +167,9 @@ class Protocol:
             file = self.labels / kind / f"{dataset}_{100 * setting.rate:.0f}.npy"
             if file.exists():
                 return {"name": "file", "path": str(file)}
-        return {"name": kind, "rate": setting.rate}
+        # Files of CIFAR need not say what its classes are called.
+        named = {"map": dataset} if kind == "asymmetric" and dataset in MAPS else {}
+        return {"name": kind, "rate": setting.rate, **named}
 
     def tuned(self, dataset: str, *, either_decay: bool = False) -> Mapping[str, dict[str, Any]]:
         """Return the values that were tuned at this scale, see ``docs/reproduction.md``.

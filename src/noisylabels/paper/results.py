@@ -1,5 +1,7 @@
 """The runs of an experiment, found or made, and the tables that they fill."""
 
+import shlex
+import statistics
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any
 from noisylabels.errors import ConfigError, check_count, unknown
 from noisylabels.paper import published
 from noisylabels.paper.experiments import Column, Experiment, Part, Row
-from noisylabels.paper.protocol import DATASETS, Protocol
+from noisylabels.paper.protocol import DATASETS, INSTANCE, Protocol
 from noisylabels.run import config
 from noisylabels.run.plan import Sources, plan
 from noisylabels.studies import records, study
@@ -63,11 +65,13 @@ class Plan:
         part: The rows and columns that were asked for.
         slots: The runs.
         study: The same as a study; a run that several slots share is in it once.
+        overrides: Words of the command line that all runs follow.
     """
 
     part: Part
     slots: Sequence[Slot]
     study: Study
+    overrides: Sequence[str] = ()
 
 
 def prepare(
@@ -95,6 +99,7 @@ def prepare(
             f"{experiment.name} is of scale {' or '.join(map(repr, experiment.scales))}, got "
             f"{protocol.scale!r}"
         )
+    _check_overrides(choice.overrides)
     whole = experiment.parts(protocol)
     _check_names(whole, choice)
     parts = [_chosen(part, choice) for part in whole]
@@ -125,8 +130,28 @@ def prepare(
             for i, row in enumerate(part.rows)
             for j, column in enumerate(part.columns)
         ]
-        plans.append(Plan(part, slots, read))
+        plans.append(Plan(part, slots, read, choice.overrides))
     return plans
+
+
+SET_BY = {
+    "seed": "--seeds",
+    "noise": "--columns",
+    "poison": "--columns",
+    "loss.name": "--rows",
+    "method.name": "--rows",
+}
+"""Keys that differ from run to run, and the option that chooses among them."""
+
+
+def _check_overrides(words: Sequence[str]) -> None:
+    """Refuse what would be ignored, or would stand in a row or column of another name."""
+    tables = config.override_tables(words)
+    for key, option in SET_BY.items():
+        root, _, name = key.partition(".")
+        value = tables.get(root)
+        if value is not None and (not name or not isinstance(value, Mapping) or name in value):
+            raise ConfigError(f"--{key}: must be left out: {option} chooses which there are")
 
 
 def _title(row: Row, column: Column) -> str:
@@ -285,6 +310,12 @@ def _remarks(
 ) -> tuple[str, ...]:
     """Say what has to be said of a table's runs."""
     remarks = []
+    if made.overrides:
+        remarks.append(f"in all runs: {shlex.join(made.overrides)}")
+    if protocol.network is not None:
+        remarks.append(f"network: {protocol.network}")
+    if protocol.instance != INSTANCE[0]:
+        remarks.append(f"instance-dependent noise: {protocol.instance}")
     rates = []
     for number, column in enumerate(made.part.columns):
         if column.setting is None:
@@ -294,19 +325,22 @@ def _remarks(
             for slot in made.slots
             if slot.column == number and slot.run_id in runs
         ]
-        actual = [result["actual_noise_rate"] for result in here]
+        # Of different labels each counts once: of a file all runs have the same.
+        actual = sorted({result["actual_noise_rate"] for result in here})
         if actual:
             origin = (
                 "published"
                 if protocol.noise(made.part.dataset, column.setting)["name"] == "file"
                 else "made here"
             )
-            rates.append(f"{column.title} is {100 * sum(actual) / len(actual):.1f} % ({origin})")
+            rates.append(f"{column.title} is {100 * statistics.fmean(actual):.1f} % ({origin})")
     if rates:
         remarks.append(f"labels that are wrong: {', '.join(rates)}")
     published_values = [row.title for row in made.part.rows if not row.chosen]
     if published_values:
-        remarks.append(f"values as published, not tuned for this: {', '.join(published_values)}")
+        remarks.append(
+            f"not tuned for this, values as published or by default: {', '.join(published_values)}"
+        )
     computed = sorted({str(run.computed) for run in _own(made, runs)})
     if len(computed) > 1:
         remarks.append(f"runs computed in different precision: {', '.join(computed)}")
@@ -322,13 +356,16 @@ def _own(made: Plan, runs: Mapping[str, Run]) -> list[Run]:
     return [runs[slot.run_id] for slot in made.slots if slot.run_id in runs]
 
 
-def collect(plans: Iterable[Plan], places: Iterable[Path], out: Path) -> dict[str, Run]:
+def collect(
+    plans: Iterable[Plan], places: Iterable[Path], out: Path, *, curves: bool = False
+) -> dict[str, Run]:
     """Find the finished runs of some plans.
 
     Args:
         plans: The plans.
         places: Archives and folders of runs to look in.
         out: The folder that runs are made into.
+        curves: Whether only those count of which every epoch is known.
 
     Returns:
         Finished runs by id.
@@ -344,7 +381,9 @@ def collect(plans: Iterable[Plan], places: Iterable[Path], out: Path) -> dict[st
     return {
         run.run_id: run
         for run in records.read(places)
-        if run.result is not None and run.run_id in wanted
+        if run.result is not None
+        and run.run_id in wanted
+        and not (curves and len(run.metrics) < run.config["epochs"])
     }
 
 
