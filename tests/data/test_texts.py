@@ -1,5 +1,6 @@
 import csv
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -202,6 +203,14 @@ class TestVotes:
         ("a bore", "bad", "bad", "", "test", "fair"),
     )
     VOTES = ("ann", "bob", "eve")
+    NUMBERED = (
+        ("a fine film", "1", "1", "", "train", "1"),
+        ("dull", "0", "0", "", "train", "0"),
+        ("splendid", "1", "1", "", "test", "1"),
+        ("a bore", "0", "1", "", "test", "0"),
+    )
+    NAMED = ("text", "a", "b", "of_a", "of_b", "split")
+    RATERS: ClassVar = {"votes": ("a", "b"), "raters": ("of_a", "of_b")}
 
     def test_shares_are_learnt(self, table):
         data = load(table(self.ROWS, self.NAMES), votes=self.VOTES)
@@ -243,6 +252,78 @@ class TestVotes:
         # Unless it is told, one of the last two columns seems always right, and the other wrong.
         assert found is named
         assert data.train.targets.dtype is torch.float32
+
+    def test_raters_are_named_as_labels_are(self, table):
+        who = [("ann", " ann"), ("Zo\u00eb", "Zoe\u0308"), ("7", "7.0"), ("bob", ""), ("nan", " ")]
+        rows = []
+        for n, (first, second) in enumerate(who):
+            label = ("good", "bad")[n % 2]
+            both = (label, label if second.strip() else "")
+            rows.append((f"text {n}", *both, first, second, "train" if n else "test"))
+        path = table(rows, self.NAMED)
+        data = load(path, consensus="dawid-skene", **self.RATERS)
+        assert any("of 8 votes by 5 raters" in note for note in data.notes)
+
+    @pytest.mark.parametrize("nobody", ["", " "])
+    def test_a_vote_by_nobody(self, table, nobody):
+        rows = [
+            ("fine", "good", "good", "ann", "bob", "train"),
+            ("dull", "bad", "", "ann", nobody, "train"),
+            ("so so", "bad", "good", "ann", nobody, "train"),
+            ("splendid", "good", "good", "ann", "bob", "test"),
+        ]
+        path = table(rows, self.NAMED)
+        with pytest.raises(DataError, match="row 4: of_b: expected who gave the vote, got none"):
+            load(path, **self.RATERS)
+        data = load(path, on_error="skip", **self.RATERS)
+        assert [place for place, _ in data.skipped] == [f"{path}: row 4: of_b"]
+        assert any("of 5 votes by 2 raters" in note for note in data.notes)
+
+    @pytest.mark.parametrize(
+        ("missing", "labels"), [("", "auto"), (" ", "names"), ("nan", "auto"), ("NaN", "numbers")]
+    )
+    def test_what_is_no_vote(self, table, missing, labels):
+        rows = [(*row[:3], missing, *row[4:]) for row in self.NUMBERED]
+        data = load(table(rows, self.NAMES), votes=self.VOTES, labels=labels)
+        assert data.classes == ("0", "1")
+        assert any("of 8 votes by 2 raters" in note for note in data.notes)
+
+    def test_nan_is_a_label_among_names(self, table):
+        rows = [(*row[:3], "nan", *row[4:]) for row in self.NUMBERED]
+        data = load(table(rows, self.NAMES), votes=self.VOTES, labels="names")
+        assert data.classes == ("0", "1", "nan")
+
+    def test_cells_of_parquet_that_are_empty(self, tmp_path):
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        path = tmp_path / "reviews.parquet"
+        none = float("nan")
+        columns = {
+            "text": ["fine", "dull", "so so", "splendid"],
+            "a": [1.0, 0.0, none, 1.0],
+            "b": [1.0, none, 0.0, 0.0],
+            "of_a": [7, 8, None, 7],
+            "of_b": [8.0, none, 7.0, 8.0],
+            "c": [none, 2.0, 1.0, 0.0],
+            "split": ["train", "train", "train", "test"],
+        }
+        parquet.write_table(pa.table(columns), path)
+        data = load(path, **self.RATERS)
+        assert data.classes == ("0", "1")
+        assert data.train.labels.tolist() == [1, 0, 0]
+        assert any("of 6 votes by 2 raters" in note for note in data.notes)
+        counted = load(path, vote_counts=("a", "c")).train.targets
+        torch.testing.assert_close(counted, torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
+        columns["of_a"] = [b"ann", b"caf\xe9", None, b"ann"]
+        columns["of_b"] = ["ann", None, "ann", "ann"]
+        parquet.write_table(pa.table(columns), path)
+        with pytest.raises(DataError, match=r"row 3: of_a: expected who .* got b'caf\\xe9'"):
+            load(path, **self.RATERS)
+        columns["a"] = [1.0, float("inf"), 0.0, 0.0]
+        parquet.write_table(pa.table(columns), path)
+        with pytest.raises(DataError, match="row 3: a: expected a label .* got inf"):
+            load(path, votes=("a", "b"))
 
     def test_counts(self, table):
         rows = [

@@ -62,7 +62,7 @@ def encode_labels(
         >>> encode_labels(["1_0", "10"], ["a", "b"], None, LoadReport("raise"))[:2]
         (tensor([1, 0]), ('10', '1_0'))
     """
-    texts = [_text(value, kind) for value in values]
+    texts = [label_text(value, kind) for value in values]
     known = {text for text in texts if text is not None}
     odd = sorted(text for text in known if not _is_whole(text))
     numbers = kind == "numbers" or (kind == "auto" and not odd)
@@ -96,8 +96,7 @@ def encode_labels(
     for index, label in enumerate(found):
         if label is None:
             value = values[index]
-            unread = isinstance(value, bytes) and texts[index] is None
-            wanted = "a label in UTF-8" if unread else expected
+            wanted = "a label in UTF-8" if _is_unread(value) else expected
             report.reject(places[index], f"expected {wanted}, got {_shown(value, texts[index])}")
             sound[index] = False
     encoded = torch.tensor([label for label in found if label is not None]).long()
@@ -165,6 +164,46 @@ def encode_candidates(
     return firsts[sound], sets[sound], names, sound
 
 
+def label_text(value: object, kind: LabelKind) -> str | None:
+    """Return a label as text, in Unicode's composed form, without white space around it.
+
+    Args:
+        value: As for :func:`encode_labels`.
+        kind: As for :func:`encode_labels`.
+
+    Returns:
+        The text; None where the label is missing, infinite or bytes that are no UTF-8.
+
+    Example:
+        >>> label_text(" bee ", "auto"), label_text(1.0, "auto"), label_text("nan", "auto")
+        ('bee', '1.0', None)
+    """
+    if value is None or value != value or value in INFINITE or _is_unread(value):
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    # All digits: a zero of ten decimal places is "0E-10" otherwise.
+    digits = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    text = unicodedata.normalize("NFC", digits).strip()
+    return None if not text or (text.lower() == "nan" and kind != "names") else text
+
+
+def is_missing(value: object, kind: LabelKind) -> bool:
+    """Return whether a cell is empty: None, NaN, white space, or text that says that it is.
+
+    Args:
+        value: As for :func:`encode_labels`.
+        kind: As for :func:`encode_labels`. "nan" as text says so, but among ``"names"``.
+
+    Example:
+        >>> [is_missing(value, "auto") for value in (" ", float("nan"), "nan", "bee", bytes([255]))]
+        [True, True, True, False, False]
+    """
+    return label_text(value, kind) is None and value not in INFINITE and not _is_unread(value)
+
+
 def several(sets: Tensor | None) -> Tensor | None:
     """Return what test examples have beside labels: sets of candidates, where one has several.
 
@@ -226,28 +265,21 @@ def _appearance(name: str) -> str:
     return " ".join(visible.split()).casefold()
 
 
-def _text(value: object, kind: LabelKind) -> str | None:
-    """Return a label as text, in Unicode's composed form; None where one is missing."""
-    if value is None or value != value or value in INFINITE:
-        return None
-    if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    # All digits: a zero of ten decimal places is "0E-10" otherwise.
-    digits = f"{value:f}" if isinstance(value, Decimal) else str(value)
-    text = unicodedata.normalize("NFC", digits).strip()
-    return None if not text or (text.lower() == "nan" and kind != "names") else text
-
-
 def _shown(value: object, text: str | None) -> str:
     if text is None and isinstance(value, str) and value.strip():
         return f'{value!r}, which says that there is none (labels = "names" takes it as text)'
-    told = text is not None or isinstance(value, bytes) or value in INFINITE
+    told = text is not None or value in INFINITE or _is_unread(value)
     return f"{value!r:.80}" if told else "none"
+
+
+def _is_unread(value: object) -> bool:
+    """Return whether a value is bytes that are no text in UTF-8."""
+    if isinstance(value, bytes):
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError:
+            return True
+    return False
 
 
 def _is_whole(text: str) -> bool:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from noisylabels.data.examples import LoadReport
-from noisylabels.data.label_encoding import LabelKind, encode_labels
+from noisylabels.data.label_encoding import (
+    WHOLE,
+    LabelKind,
+    encode_labels,
+    is_missing,
+    label_text,
+)
 from noisylabels.errors import ConfigError, check_choice
 from noisylabels.votes import CONSENSUSES, Consensus, consensus
 
@@ -138,8 +144,18 @@ class Voting:
             (row, column, who, vote)
             for row, ballot in enumerate(ballots)
             for column, (who, vote) in enumerate(ballot)
-            if vote not in (None, "")
+            if not is_missing(vote, kind)
         ]
+        sound = self._have_votes({row for row, *_ in given}, places, report)
+        names = [_name(who) if self.raters else who for _, _, who, _ in given]
+        for (row, column, who, _), name in zip(given, names, strict=True):
+            if name is None and bool(sound[row]):
+                told = "none" if is_missing(who, "names") else f"{who!r:.80}"
+                place = f"{places[row]}: {self.raters[column]}"
+                report.reject(place, f"expected who gave the vote, got {told}")
+                sound[row] = False
+        if not bool(sound.all()):
+            return self._again(sound, ballots, places, report, kind, better)
         numbers, classes, good = encode_labels(
             [vote for *_, vote in given] + better,
             [f"{places[row]}: {self.votes[column]}" for row, column, *_ in given]
@@ -148,22 +164,18 @@ class Voting:
             report,
             kind,
         )
-        sound = torch.ones(len(ballots), dtype=torch.bool)
         sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
             False
         )
         if better:
             sound &= good[len(given) :]
-        sound &= self._have_votes({row for row, *_ in given}, places, report)
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
         numbered: dict[object, int] = {}
         votes, raters = torch.full((2, len(ballots), len(self.votes)), -1).unbind()
         index = torch.tensor([(row, column) for row, column, *_ in given]).T
         votes[*index] = numbers[: len(given)]
-        raters[*index] = torch.tensor(
-            [numbered.setdefault(who, len(numbered)) for _, _, who, _ in given]
-        )
+        raters[*index] = torch.tensor([numbered.setdefault(name, len(numbered)) for name in names])
         shares = consensus(
             votes, num_classes=len(classes), by=self.consensus, raters=raters.clamp(min=0)
         )
@@ -243,8 +255,15 @@ class Voting:
         )
 
 
+def _name(who: object) -> str | None:
+    """Return who gave a vote, None where it is not said; 1.0, as spreadsheets write it, is 1."""
+    text = label_text(who, "names")
+    whole = None if text is None else WHOLE.fullmatch(text)
+    return text if whole is None else whole[1]
+
+
 def _count(value: object) -> int | None:
-    if value in (None, ""):
+    if is_missing(value, "numbers"):
         return 0
     try:
         count = float(str(value))
