@@ -1237,6 +1237,17 @@ def test_a_table_of_candidates(tmp_path):
     assert plain.digest() != SOURCES["table"](path=path, candidate_separator="|").digest()
 
 
+def test_a_bad_row_of_a_table_is_left_out_once(tmp_path):
+    rows = [(f"img/{n}.png", ("ant|bee", "bee")[n % 2], "train" if n else "test") for n in range(4)]
+    path = csv(tmp_path, [*rows, ("img/4.png", "|", "train")], header="path,label,split")
+    data = load("table", path=path, candidate_separator="|", on_error="skip")
+    assert [place for place, _ in data.skipped] == [f"{path}: row 6"]
+    rows = [*COUNTED, ("img/4.png", "-1", "-1", "-1", "train")]
+    path = csv(tmp_path, rows, header=VOTERS)
+    data = load("table", path=path, votes=("ann", "bob", "eve"), on_error="skip")
+    assert [place for place, _ in data.skipped] == [f"{path}: row 6: ann"]
+
+
 VOTED = [
     ("img/0.png", "ant", "bee", "bee", "train"),
     ("img/1.png", "ant", "", "ant", "train"),

@@ -89,6 +89,26 @@ def test_bad_rows_are_named_or_skipped(table, row, said):
     assert said in f"{place.removeprefix(f'{path}: ')}: {reason}"
 
 
+@pytest.mark.parametrize("options", [{}, {"test_label_column": "true"}])
+def test_a_bad_row_is_left_out_once(table, options):
+    path = table([*ROWS, ("fine", "", "train", "")])
+    data = load(path, on_error="skip", **options)
+    assert [place for place, _ in data.skipped] == [f"{path}: row 7"]
+    assert any("left out: 1 (the first: " in note for note in data.notes)
+
+
+def test_what_is_no_class_of_the_rows_that_are_left(table):
+    """39 of four labels is a class, at most ten times as great, but not of three."""
+    rows = [(str(n), label, "train") for n, label in enumerate(["0", "39", "1", "0", "900", "1"])]
+    path = table([*rows, ("last", "1", "test")], ("text", "label", "split"))
+    data = load(path, on_error="skip")
+    assert data.train.inputs.values.tolist() == ["0", "2", "3", "5"]
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    voted = load(path, on_error="skip", votes=("label",), consensus="majority")
+    assert voted.train.labels.equal(data.train.labels)
+    assert voted.train.inputs.values.tolist() == data.train.inputs.values.tolist()
+
+
 def test_torn_rows_are_said_each_time(tmp_path):
     path = tmp_path / "reviews.csv"
     lines = ["text,label", *["fine,good", "dull,bad"] * 5, "so, so,bad", "splendid"]
@@ -187,6 +207,10 @@ class TestCandidates:
         data = load(table(rows), candidate_separator="|", on_error="skip")
         assert len(data.train) == 3
         assert data.train.targets.shape == (3, 3)
+        rows[-1] = ("hm", "|", "train", "")
+        for options in ({}, {"test_label_column": "true"}):
+            data = load(table(rows), candidate_separator="|", on_error="skip", **options)
+            assert len(data.skipped) == 1
 
     def test_an_empty_separator(self, table):
         with pytest.raises(ConfigError, match="candidate_separator must not be empty"):
@@ -324,6 +348,19 @@ class TestVotes:
         parquet.write_table(pa.table(columns), path)
         with pytest.raises(DataError, match="row 3: a: expected a label .* got inf"):
             load(path, votes=("a", "b"))
+
+    def test_a_row_with_several_bad_votes_is_left_out_once(self, table):
+        path = table([*self.NUMBERED, ("hm", "-1", "-2", "-3", "train", "-4")], self.NAMES)
+        for options in ({}, {"test_label_column": "true"}):
+            data = load(path, votes=self.VOTES, on_error="skip", **options)
+            assert [place for place, _ in data.skipped] == [f"{path}: row 6: ann"]
+        rows = [(f"text {n}", str(n % 2), "1", "train" if n else "test", "b") for n in range(4)]
+        rows += [("hm", "many", "few", "train", "cow"), ("hm", "0", "0", "train", "cow")]
+        rows[1] = ("text 1", "5", "1", "train", "a")
+        path = table(rows, ("text", "a", "b", "split", "true"))
+        options = {"vote_counts": ("a", "b"), "test_label_column": "true", "on_error": "skip"}
+        places = [place for place, _ in load(path, **options).skipped]
+        assert places == [f"{path}: row 6: a", f"{path}: row 7"]
 
     def test_counts(self, table):
         rows = [

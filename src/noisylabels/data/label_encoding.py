@@ -35,6 +35,7 @@ def encode_labels(
     classes: Sequence[str] | None,
     report: LoadReport,
     kind: LabelKind = "auto",
+    rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """Turn labels as they stand in a file into class numbers.
 
@@ -48,6 +49,8 @@ def encode_labels(
             a number where all of them are plain decimal whole numbers: not ``01``, ``1_0``,
             ``+1`` or ``1.5``, which make all of them text. "nan" as text is a label of
             ``"names"`` only.
+        rows: Which row each belongs to: of a row's bad labels the first is reported. By default
+            each is a row of its own.
 
     Returns:
         int64 labels of those that are sound, the class names, and which are sound (bool). Names are
@@ -93,12 +96,17 @@ def encode_labels(
     ]
     expected = _expected(names, numbers, limit, kind) if known else "at least one label"
     sound = torch.ones(len(values), dtype=torch.bool)
+    reported: set[int] = set()
     for index, label in enumerate(found):
-        if label is None:
+        if label is not None:
+            continue
+        sound[index] = False
+        row = index if rows is None else rows[index]
+        if row not in reported:
+            reported.add(row)
             value = values[index]
             wanted = "a label in UTF-8" if _is_unread(value) else expected
             report.reject(places[index], f"expected {wanted}, got {_shown(value, texts[index])}")
-            sound[index] = False
     encoded = torch.tensor([label for label in found if label is not None]).long()
     greatest = int(encoded.max()) if len(encoded) else 0
     made = tuple(names if names is not None else map(str, range(greatest + 1)))
@@ -113,6 +121,7 @@ def encode_candidates(
     report: LoadReport,
     kind: LabelKind = "auto",
     separator: str | None = None,
+    rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...], Tensor]:
     """Turn labels, or sets of candidates such as ``cat|dog``, into class numbers.
 
@@ -123,6 +132,7 @@ def encode_candidates(
         report: As for :func:`encode_labels`.
         kind: As for :func:`encode_labels`.
         separator: What stands between the candidates of a set; None where each value is one label.
+        rows: As for :func:`encode_labels`.
 
     Returns:
         int64 labels of those that are sound, of each set the candidate that is written first; the
@@ -140,25 +150,26 @@ def encode_candidates(
                 [ True, False]]))
     """
     if separator is None:
-        labels, names, sound = encode_labels(values, places, classes, report, kind)
+        labels, names, sound = encode_labels(values, places, classes, report, kind, rows)
         return labels, None, names, sound
     if not separator:
         raise ConfigError("candidate_separator must not be empty")
     split = [value.split(separator) if isinstance(value, str) else [value] for value in values]
     sizes = torch.tensor([len(each) for each in split], dtype=torch.int64)
-    row = torch.arange(len(split)).repeat_interleave(sizes)
+    owner = torch.arange(len(split)).repeat_interleave(sizes)
     numbers, names, good = encode_labels(
         [part for each in split for part in each],
-        [places[index] for index in row.tolist()],
+        [places[index] for index in owner.tolist()],
         classes,
         report,
         kind,
+        [index if rows is None else rows[index] for index in owner.tolist()],
     )
     sound = torch.ones(len(split), dtype=torch.bool)
-    sound[row[~good]] = False
+    sound[owner[~good]] = False
     sets = torch.zeros(len(split), len(names), dtype=torch.bool)
-    sets[row[good], numbers] = True
-    found = torch.full((len(row),), -1)
+    sets[owner[good], numbers] = True
+    found = torch.full((len(owner),), -1)
     found[good] = numbers
     firsts = found[sizes.cumsum(0) - sizes]
     return firsts[sound], sets[sound], names, sound

@@ -137,22 +137,28 @@ class Text(SplittableSource):
     def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> Encoded:
         """Encode labels, sets of candidates or votes."""
         given = [label for _, _, label, *_ in rows]
-        better = [last for _, _, _, last, *_ in rows]
+        better = [] if self.test_label_column is None else [last for _, _, _, last, *_ in rows]
         if voting := self._voting:
-            known = None if self.test_label_column is None else better
-            return voting.encode(given, places, report, self.labels, known)
-        numbers, sets, classes, good = encode_candidates(
-            given + better, places * 2, None, report, self.labels, self.candidate_separator
-        )
+            return voting.encode(given, places, report, self.labels, better or None)
         count = len(rows)
+        columns = 2 if better else 1
+        numbers, sets, classes, good = encode_candidates(
+            given + better,
+            places * columns,
+            None,
+            report,
+            self.labels,
+            self.candidate_separator,
+            [*range(count)] * columns,
+        )
         # A row counts only with both of its labels.
-        sound = good[:count] & good[count:]
+        sound = good.view(columns, count).all(0)
         if not bool(sound.all()):
             kept = sound.nonzero().squeeze(1).tolist()
             rest = self._encode([rows[row] for row in kept], [places[row] for row in kept], report)
-            return dataclasses.replace(rest, sound=sound)
-        own, others = (None, None) if sets is None else (sets[:count], sets[count:])
-        return Encoded(sound, classes, numbers[:count], numbers[count:], own, others)
+            return dataclasses.replace(rest, sound=sound.masked_scatter(sound, rest.sound))
+        own, others = (None, None) if sets is None else (sets[:count], sets[-count:])
+        return Encoded(sound, classes, numbers[:count], numbers[-count:], own, others)
 
     @property
     def _voting(self) -> Voting:

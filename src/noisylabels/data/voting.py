@@ -1,5 +1,6 @@
 """Rows of a table that several people have labelled."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,7 @@ class Voting:
             None,
             report,
             kind,
+            [row for row, *_ in given] + [*range(len(better))],
         )
         sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
             False
@@ -200,12 +202,13 @@ class Voting:
                 sound[row] = False
         voted = {row for row, numbered in enumerate(table) if None in numbered or any(numbered)}
         sound &= self._have_votes(voted, places, report)
-        numbers = None
-        if better:
-            numbers, _, good = encode_labels(better, places, self.counts, report, "names")
-            sound &= good
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
+        numbers = None
+        if better:
+            numbers, _, sound = encode_labels(better, places, self.counts, report, "names")
+            if not bool(sound.all()):
+                return self._again(sound, ballots, places, report, kind, better)
         counts = torch.tensor(table, dtype=torch.float64)
         self._note(int(counts.sum()), len(ballots), "", report)
         shares = (counts / counts.sum(1, keepdim=True)).float()
@@ -239,7 +242,7 @@ class Voting:
             kind,
             [better[row] for row in kept] if better else None,
         )
-        return Encoded(sound, rest.classes, rest.given, rest.better, rest.targets)
+        return dataclasses.replace(rest, sound=sound.masked_scatter(sound, rest.sound))
 
     def _encoded(
         self, sound: Tensor, classes: tuple[str, ...], shares: Tensor, better: Tensor | None
