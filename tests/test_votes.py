@@ -165,5 +165,53 @@ def test_settings_out_of_range():
         consensus(votes, by="mean")
     with pytest.raises(ConfigError, match="smoothing must be"):
         dawid_skene(votes, smoothing=-1.0)
-    with pytest.raises(DataError, match="raters: expected int64 from 0 on"):
-        dawid_skene(votes, raters=votes)
+
+
+def test_raters_are_asked_for_where_there_is_a_vote():
+    _, votes = crowd(50)
+    raters = torch.arange(5).expand_as(votes)
+    expected = dawid_skene(votes, raters=raters)
+    for none in (-1, 10**9):
+        found = dawid_skene(votes, raters=raters.where(votes >= 0, none))
+        torch.testing.assert_close(found.confusion, expected.confusion)
+        torch.testing.assert_close(found.probabilities, expected.probabilities)
+
+
+@pytest.mark.parametrize("value", [-1, 6, 10**9])
+def test_a_rater_out_of_range_is_named(value):
+    votes = torch.tensor([[0, 1], [-1, 1], [0, 0]])
+    raters = torch.tensor([[0, 1], [0, value], [0, 5]])
+    said = rf"raters: row 1: expected .* in 0..5, got {value} in column 1 .*without gaps"
+    with pytest.raises(DataError, match=said):
+        dawid_skene(votes, raters=raters)
+    assert dawid_skene(votes, raters=raters.clamp(0, 5)).confusion.shape == (6, 2, 2)
+    numbered = torch.unique(raters, return_inverse=True)[1]
+    assert len(dawid_skene(votes, raters=numbered).confusion) == len(raters.unique())
+
+
+def test_raters_of_another_form():
+    _, votes = crowd(10)
+    for raters in (votes.double(), votes[:5], votes[:, :1]):
+        with pytest.raises(
+            DataError, match=r"raters: expected int64 of the votes' shape \(10, 5\)"
+        ):
+            dawid_skene(votes, raters=raters)
+
+
+@pytest.mark.parametrize("by", ["soft", "majority"])
+def test_raters_that_nobody_looks_at(by):
+    _, votes = crowd(10)
+    with pytest.raises(ConfigError, match=f"raters must be left out .* got by '{by}'"):
+        consensus(votes, by=by, raters=torch.arange(5).expand_as(votes))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_no_example_says_nothing_of_raters(given):
+    votes = torch.zeros(0, 3, dtype=torch.int64)
+    found = dawid_skene(votes, num_classes=2, raters=votes if given else None)
+    assert found.probabilities.shape == (0, 2)
+    assert found.confusion.shape == (0 if given else 3, 2, 2)
+    assert found.prior.tolist() == [0.5, 0.5]
+    assert found.reliability.tolist() == ([] if given else [0.5] * 3)
+    assert found.log_likelihood == ()
+    assert consensus(votes, num_classes=2, by="dawid-skene").shape == (0, 2)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from noisylabels.errors import DataError, check_choice, check_count, check_range
+from noisylabels.errors import ConfigError, DataError, check_choice, check_count, check_range
 
 Consensus = Literal["soft", "majority", "dawid-skene"]
 """What can become of votes."""
@@ -103,15 +103,16 @@ def consensus(
         by: ``"soft"`` takes the shares of the votes; ``"majority"`` gives the commonest class all
             of the probability, the first of several; ``"dawid-skene"`` believes raters by how
             reliable they seem, see :func:`dawid_skene`.
-        raters: Who gave each vote, for the last of these; see there.
+        raters: Who gave each vote, for the last of these; see there. None for the others, which do
+            not ask.
 
     Returns:
         Class probabilities, float32, of shape (N, K): a loss's ``target``, or by ``argmax(1)``
         labels.
 
     Raises:
-        ConfigError: ``by`` is none of these.
-        DataError: As :func:`count_votes`.
+        ConfigError: ``by`` is none of these, or does not look at ``raters``, which are given.
+        DataError: As :func:`count_votes`; or ``raters`` are of another form.
 
     Example:
         >>> consensus(torch.tensor([[0, 0, 1], [1, -1, 1]]))
@@ -121,6 +122,8 @@ def consensus(
     check_choice("by", by, CONSENSUSES)
     if by == "dawid-skene":
         return dawid_skene(votes, num_classes=num_classes, raters=raters).probabilities.float()
+    if raters is not None:
+        raise ConfigError(f"raters must be left out where by is not 'dawid-skene', got by {by!r}")
     counts = count_votes(votes, num_classes=num_classes)
     if by == "majority":
         return torch.nn.functional.one_hot(counts.argmax(1), counts.shape[1]).float()
@@ -152,19 +155,21 @@ def dawid_skene(
     Args:
         votes: Class indices, int64, of shape (N, R), -1 where a rater gave none.
         num_classes: K; by default one more than the greatest vote.
-        raters: The number from 0 of who gave each vote, int64, of shape (N, R); by default that of
-            its column.
+        raters: The number of who gave each vote, int64, of shape (N, R), from 0 and below N R;
+            anything where there is no vote. By default that of its column.
         iterations: The most iterations, at least 1.
         tolerance: It ends where no probability changes by more, at least 0.
         smoothing: :math:`s`, at least 0: how many votes for each class a rater is lent by all
             together; 0 estimates everybody from their own votes alone.
 
     Returns:
-        Probabilities, confusion matrices and shares of the classes.
+        Probabilities, confusion matrices and shares of the classes. Where N is 0 all classes are as
+        likely as each other.
 
     Raises:
         ConfigError: A value is out of its range.
-        DataError: As :func:`count_votes`; or ``raters`` are of another form.
+        DataError: As :func:`count_votes`; or ``raters`` are of another form, or out of their range
+            where there is a vote.
 
     Example:
         >>> votes = torch.tensor([[0, 0, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
@@ -184,19 +189,15 @@ def dawid_skene(
     check_range("smoothing", smoothing)
     counts = count_votes(votes, num_classes=num_classes).double()
     classes = counts.shape[1]
-    if raters is None:
-        raters = torch.arange(votes.shape[1], device=votes.device).expand_as(votes)
     rows, columns = (votes >= 0).nonzero(as_tuple=True)
-    if raters.shape != votes.shape or raters.dtype is not torch.int64 or bool((raters < 0).any()):
-        raise DataError(
-            f"raters: expected int64 from 0 on of the votes' shape {tuple(votes.shape)}, got "
-            f"{raters.dtype} of shape {tuple(raters.shape)}"
-        )
-    count = int(raters.max()) + 1
+    voters, count = _voters(votes, raters, rows, columns)
     # Of each vote the rater and the label together: a row of the confusion matrices' transposes.
     labels = votes[rows, columns]
-    cell = raters[rows, columns] * classes + labels
+    cell = voters * classes + labels
     belief = counts / counts.sum(1, keepdim=True)
+    if not len(votes):
+        alike = counts.new_ones(count, classes, classes) / classes
+        return Raters(belief, alike, counts.new_ones(classes) / classes, ())
     found: list[float] = []
     while True:
         prior = belief.mean(0)
@@ -213,3 +214,37 @@ def dawid_skene(
         before, belief = belief, joint.softmax(1)
         if len(found) == iterations or float((belief - before).abs().max()) <= tolerance:
             return Raters(belief, confusion, prior, tuple(found))
+
+
+def _voters(
+    votes: Tensor, raters: Tensor | None, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, int]:
+    """Return who gave each vote, and how many raters there are.
+
+    Args:
+        votes: As for :func:`dawid_skene`.
+        raters: As for :func:`dawid_skene`.
+        rows: The row of each vote.
+        columns: Its column.
+
+    Raises:
+        DataError: The raters are of another form, or one is out of range.
+    """
+    if raters is None:
+        return columns, votes.shape[1]
+    if raters.shape != votes.shape or raters.dtype is not torch.int64:
+        raise DataError(
+            f"raters: expected int64 of the votes' shape {tuple(votes.shape)}, got {raters.dtype} "
+            f"of shape {tuple(raters.shape)}"
+        )
+    voters = raters[rows, columns]
+    limit = votes.numel()
+    bad = ((voters < 0) | (voters >= limit)).nonzero()
+    if len(bad):
+        first = int(bad[0])
+        raise DataError(
+            f"raters: row {int(rows[first])}: expected who gave the vote, a number in "
+            f"0..{limit - 1}, got {int(voters[first])} in column {int(columns[first])} "
+            f"(torch.unique(raters, return_inverse=True)[1] numbers raters without gaps)"
+        )
+    return voters, int(voters.max()) + 1 if len(voters) else 0

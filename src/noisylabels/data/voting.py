@@ -179,7 +179,10 @@ class Voting:
         votes[*index] = numbers[: len(given)]
         raters[*index] = torch.tensor([numbered.setdefault(name, len(numbered)) for name in names])
         shares = consensus(
-            votes, num_classes=len(classes), by=self.consensus, raters=raters.clamp(min=0)
+            votes,
+            num_classes=len(classes),
+            by=self.consensus,
+            raters=raters if self.consensus == "dawid-skene" else None,
         )
         self._note(len(given), len(ballots), f" by {len(numbered)} raters", report)
         return self._encoded(sound, classes, shares, numbers[len(given) :] if better else None)
