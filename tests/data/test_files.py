@@ -1354,6 +1354,8 @@ def test_counts_that_are_none(tmp_path, value, message):
         ({"vote_counts": ("bee",)}, "a column for each of at least two classes, got bee"),
         ({"vote_counts": ("bee", "ant", "bee")}, "at least two classes, got bee, ant, bee"),
         ({"candidate_separator": "|"}, "candidate_separator must be left out"),
+        ({"label_column": "ant"}, "label_column must be left out .* got 'ant'"),
+        ({"vote_counts": (), "consensus": "majority"}, "consensus must be left out .* 'majority'"),
     ],
 )
 def test_settings_of_counts_that_do_not_fit(tmp_path, options, message):

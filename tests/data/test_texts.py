@@ -390,11 +390,17 @@ class TestVotes:
             ({"consensus": "mean"}, "consensus must be 'soft'"),
             ({"candidate_separator": "|"}, "candidate_separator must be left out"),
             ({"raters": ("ann",)}, "raters: expected a column for each of 3"),
+            ({"raters": ("a", "b", "a")}, "expected each column once, got 'a' more than once"),
+            ({"raters": ("a", "b", "eve")}, "expected each column once, got 'eve' more than"),
+            ({"votes": ("ann", "bob", "ann")}, "expected each column once, got 'ann' more than"),
+            ({"label_column": "true"}, "label_column must be left out .* got 'true'"),
+            ({"votes": (), "consensus": "majority"}, "consensus must be left out .* 'majority'"),
+            ({"votes": (), "raters": ("ann",)}, "raters: expected a column for each of 0"),
         ],
     )
     def test_settings_that_do_not_fit(self, table, options, message):
         with pytest.raises(ConfigError, match=message):
-            load(table(self.ROWS, self.NAMES), votes=self.VOTES, **options)
+            load(table(self.ROWS, self.NAMES), **{"votes": self.VOTES, **options})
 
     def test_a_column_that_is_not_there(self, table):
         with pytest.raises(DataError, match="expected a column 'joe'"):

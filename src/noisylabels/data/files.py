@@ -35,7 +35,7 @@ from noisylabels.data.tables import (
     read_text,
     read_values,
 )
-from noisylabels.data.voting import Voting
+from noisylabels.data.voting import LABEL, Voting
 from noisylabels.errors import DataError
 from noisylabels.votes import Consensus
 
@@ -264,7 +264,7 @@ class Table(SplittableImageSource):
     path: Path
     root: Path | None = None
     path_column: str = "path"
-    label_column: str = "label"
+    label_column: str = LABEL
     split_column: str | None = None
     labels: LabelKind = "auto"
     candidate_separator: str | None = None
@@ -285,7 +285,12 @@ class Table(SplittableImageSource):
     @property
     def _voting(self) -> Voting:
         return Voting(
-            self.votes, self.raters, self.vote_counts, self.consensus, self.candidate_separator
+            self.votes,
+            self.raters,
+            self.vote_counts,
+            self.consensus,
+            self.candidate_separator,
+            self.label_column,
         )
 
     @property

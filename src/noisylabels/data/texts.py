@@ -16,7 +16,7 @@ from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
 from noisylabels.data.source import LABEL_BEFORE, Facts, SplittableSource
 from noisylabels.data.tables import is_text, read_table
-from noisylabels.data.voting import Encoded, Voting
+from noisylabels.data.voting import LABEL, Encoded, Voting
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import Consensus
 
@@ -61,7 +61,7 @@ class Text(SplittableSource):
 
     path: Path
     text_column: str = "text"
-    label_column: str = "label"
+    label_column: str = LABEL
     split_column: str | None = None
     test_label_column: str | None = None
     labels: LabelKind = "auto"
@@ -163,7 +163,12 @@ class Text(SplittableSource):
     @property
     def _voting(self) -> Voting:
         return Voting(
-            self.votes, self.raters, self.vote_counts, self.consensus, self.candidate_separator
+            self.votes,
+            self.raters,
+            self.vote_counts,
+            self.consensus,
+            self.candidate_separator,
+            self.label_column,
         )
 
     @cached_property

@@ -1,6 +1,7 @@
 """Rows of a table that several people have labelled."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from noisylabels.data.label_encoding import (
 from noisylabels.errors import ConfigError, check_choice
 from noisylabels.votes import CONSENSUSES, Consensus, consensus
 
+LABEL = "label"
+"""The default column of labels."""
 Ballot = tuple[tuple[object, object], ...]
 """Of each column who gave a vote, and the vote; or the class, and how many gave it."""
 
@@ -54,6 +57,7 @@ class Voting:
         counts: In place of both, a column for each class, of how many gave it.
         consensus: What becomes of the votes, see ``noisylabels.votes``.
         separator: What stands between the candidates of a set, which votes are not.
+        label_column: Column of labels, which votes take the place of.
 
     Raises:
         ConfigError: The settings do not fit each other.
@@ -64,6 +68,7 @@ class Voting:
     counts: tuple[str, ...]
     consensus: Consensus
     separator: str | None
+    label_column: str
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -74,7 +79,23 @@ class Voting:
                 f"raters: expected a column for each of {len(self.votes)} columns of votes, got "
                 f"{len(self.raters)}"
             )
+        twice = sorted(name for name, n in Counter((*self.votes, *self.raters)).items() if n > 1)
+        if twice:
+            raise ConfigError(
+                f"votes and raters: expected each column once, got {', '.join(map(repr, twice))} "
+                f"more than once"
+            )
         check_choice("consensus", self.consensus, CONSENSUSES)
+        if not self and self.consensus != "soft":
+            raise ConfigError(
+                f"consensus must be left out where there are neither votes nor vote_counts, got "
+                f"{self.consensus!r}"
+            )
+        if self and self.label_column != LABEL:
+            raise ConfigError(
+                f"label_column must be left out where there are votes, which take its place; got "
+                f"{self.label_column!r}"
+            )
         if self.counts and self.consensus == "dawid-skene":
             raise ConfigError(
                 "consensus must be 'soft' or 'majority' with vote_counts, which do not say who "
