@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -357,12 +358,59 @@ class TestCandidates:
         kept = data.train.inputs[:, 0].long() // 2
         np.testing.assert_array_equal(data.train.candidates.numpy(), y[kept])
 
+    @pytest.mark.parametrize("labels", ["auto", "names", "numbers"])
+    def test_columns_are_classes_whatever_labels_are(self, tmp_path, labels):
+        names = ["b", " a", "0"]
+        parts = {"x_train": self.X, "y_train": self.Y, "x_test": self.X, "y_test": self.Y}
+        source = arrays(tmp_path, **parts, classes=np.array(names))
+        data = dataclasses.replace(source, labels=labels).load()
+        assert data.classes == tuple(names)
+        assert data.train.labels.tolist() == [0] * 12
+        np.testing.assert_array_equal(data.test.candidates.numpy(), self.Y)
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_labels_for_training_and_sets_for_the_test(self, tmp_path, named):
+        plain = np.arange(12) % 3
+        parts = {"x_train": self.X, "x_test": self.X, "y_test": self.Y[::-1]}
+        parts["y_train"] = np.array(["b", "a", "c"])[plain] if named else plain
+        if named:
+            parts["classes"] = np.array(["b", "a", "c"])
+        data = arrays(tmp_path, **parts).load()
+        assert data.train.labels.tolist() == plain.tolist()
+        np.testing.assert_array_equal(data.train.candidates.numpy(), np.eye(3, dtype=bool)[plain])
+        np.testing.assert_array_equal(data.test.candidates.numpy(), self.Y[::-1])
+
+    def test_bad_rows_beside_sets_are_left_out_once(self, tmp_path):
+        x, y = self.X.copy(), self.Y.copy()
+        x[[2, 5]], y[[2, 7]] = np.nan, False
+        plain = np.arange(12) % 3
+        plain[4] = 3
+        source = arrays(tmp_path, x_train=x, y_train=plain, x_test=x, y_test=y)
+        data = dataclasses.replace(source, on_error="skip").load()
+        kept = [row for row in range(12) if row not in (2, 4, 5)]
+        assert data.train.labels.tolist() == plain[kept].tolist()
+        np.testing.assert_array_equal(
+            data.train.candidates.numpy(), np.eye(3, dtype=bool)[plain[kept]]
+        )
+        kept = [row for row in range(12) if row not in (2, 5, 7)]
+        np.testing.assert_array_equal(data.test.candidates.numpy(), y[kept])
+        places = sorted(place.partition("npz: ")[2] for place, _ in data.skipped)
+        assert places == [
+            "x_test: row 5",
+            "x_train: row 2",
+            "x_train: row 5",
+            "y_test: row 2",
+            "y_test: row 7",
+            "y_train: row 4",
+        ]
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             (lambda parts: parts["y"].__setitem__(4, False), "y: row 4: expected a label"),
             (lambda parts: parts.update(classes=np.array(["a", "b"])), "expected 3 classes"),
             (lambda parts: parts.update(y=parts["y"][1:]), "y: expected 12 class numbers"),
+            (lambda parts: parts.update(y=parts["y"][:, :0]), "y: expected 12 class numbers"),
         ],
     )
     def test_that_do_not_fit(self, tmp_path, change, message):

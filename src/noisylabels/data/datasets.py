@@ -180,7 +180,8 @@ class Arrays(SplittableSource):
     if it likes, ``classes``, the names. Inputs are uint8 images of shape (N, H, W),
     (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or numbers of shape (N, D), which are standardised
     feature by feature. Labels are class numbers or names, of shape (N) or (N, 1); or truth values
-    of shape (N, K): sets of candidates, of which one is the label.
+    of shape (N, K): sets of candidates, of which one is the label. Their columns are the classes
+    in order, whatever ``labels`` says; beside a part of sets, each label is a set of its own.
 
     Args:
         limit: Train on the first ``limit`` training examples only; all by default.
@@ -225,18 +226,17 @@ class Arrays(SplittableSource):
         named = self._arrays.get("classes")
         classes = None if named is None else tuple(map(str, named.tolist()))
         sets = self._sets
-        if sets is not None:
-            count = sets.shape[1]
+        if sets:
+            count = next(iter(sets.values())).shape[1]
             classes = tuple(map(str, range(count))) if classes is None else classes
             if len(classes) != count:
                 raise DataError(
                     f"{self.path}: expected {count} classes, one for each column of candidates, "
                     f"got {len(classes)}"
                 )
-        inputs, labels, test = [], [], []
-        for part, (array, given) in self._parts.items():
+        inputs, test = [], []
+        for part, (array, _) in self._parts.items():
             inputs.append(array)
-            labels += [(f"{self.path}: y{part}: row {row}", value) for row, value in given]
             test += [part == "_test"] * len(array)
         tables = [array for name, array in self._arrays.items() if name.startswith("x")]
         if any(array.dtype.kind in "iu" and array.ndim == 2 for array in tables):
@@ -248,18 +248,15 @@ class Arrays(SplittableSource):
         unread = sorted(name for ours, name in self._names.items() if ours not in read)
         if unread:
             report.note(f"arrays that are not read: {', '.join(unread)}")
-        finite = self._finite(report)
-        numbers, names, sound = encode_labels(
-            [value for _, value in labels], [p for p, _ in labels], classes, report, self.labels
-        )
-        whole = torch.cat(inputs)[sound]
-        kept = finite[sound]
-        whole, numbers, is_test = whole[kept], numbers[kept], torch.tensor(test)[sound][kept]
+        numbers, names = self._encode(classes, report)
+        kept = self._finite(numbers >= 0, report)
+        whole, is_test = torch.cat(inputs)[kept], torch.tensor(test)[kept]
+        own = self._candidates(numbers, len(names))[kept] if sets else None
+        numbers = numbers[kept]
         if not self.has_test_set:
             is_test = self.split_test_set(numbers, report)
         train, tests = (Examples(whole[i], numbers[i]) for i in (~is_test, is_test))
-        if sets is not None:
-            own = sets[sound][kept]
+        if own is not None:
             train = dataclasses.replace(train, targets=own[~is_test])
             tests = dataclasses.replace(tests, targets=several(own[is_test]))
         if len(set(train.mentioned().tolist())) < 2 or not len(tests):
@@ -304,8 +301,11 @@ class Arrays(SplittableSource):
         return names
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Tensor, list[tuple[int, object]]]]:
-        """Inputs and numbered labels by the ending of their names: "", or "_train" and "_test"."""
+    def _parts(self) -> dict[str, tuple[Tensor, list[object]]]:
+        """Inputs and labels by the ending of their names: "", or "_train" and "_test".
+
+        A part of sets has no labels.
+        """
         there = {ours: self._arrays[name] for ours, name in self._names.items()}
         endings = ("_train", "_test") if "x_train" in there else ("",)
         for name in [f"{letter}{ending}" for ending in endings for letter in "xy"]:
@@ -315,7 +315,7 @@ class Arrays(SplittableSource):
                     f"y_test, got {', '.join(there) or 'none'}: numpy.savez({self.path.name!r}, "
                     f"x=..., y=...) writes such a file"
                 )
-        parts = {}
+        parts: dict[str, tuple[Tensor, list[object]]] = {}
         for ending in endings:
             x, y = there[f"x{ending}"], there[f"y{ending}"]
             if x.ndim == 0 or not x.size:
@@ -325,17 +325,16 @@ class Arrays(SplittableSource):
             if y.ndim == 2 and y.shape[1] == 1:
                 # As Keras and MedMNIST have them.
                 y = y[:, 0]
-            if y.ndim == 2 and y.dtype == bool and len(y) == len(x):
-                # Of each set the first candidate stands for it where one label is wanted.
-                firsts: list[object] = [int(row.argmax()) if row.any() else None for row in y]
-                parts[ending] = read_inputs(x, f"{self.path}: x{ending}"), list(enumerate(firsts))
+            inputs = read_inputs(x, f"{self.path}: x{ending}")
+            if _are_sets(y) and len(y) == len(x):
+                parts[ending] = inputs, []
                 continue
             if y.ndim != 1 or y.dtype.kind not in "biufUSM" or len(y) != len(x):
                 raise DataError(
                     f"{self.path}: y{ending}: expected {len(x)} class numbers or names, one per "
                     f"row of x{ending}, got shape {y.shape} of {y.dtype}"
                 )
-            parts[ending] = read_inputs(x, f"{self.path}: x{ending}"), list(enumerate(_plain(y)))
+            parts[ending] = inputs, _plain(y)
         shapes = {name: tuple(inputs.shape[1:]) for name, (inputs, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(
@@ -344,34 +343,71 @@ class Arrays(SplittableSource):
             )
         return parts
 
-    @property
-    def _sets(self) -> Tensor | None:
-        """The sets of candidates of all rows, empty in a part of labels; None without sets."""
+    @cached_property
+    def _sets(self) -> dict[str, Tensor]:
+        """The sets of candidates of each part that has such, by the ending of its name."""
         given = {part: self._arrays[self._names[f"y{part}"]] for part in self._parts}
-        widths = {y.shape[1] for y in given.values() if y.ndim == 2 and y.dtype == bool} - {1}
-        if len(widths) > 1:
+        sets = {part: torch.from_numpy(y) for part, y in given.items() if _are_sets(y)}
+        if len({each.shape[1] for each in sets.values()}) > 1:
             raise DataError(f"{self.path}: expected candidates of as many classes in both parts")
-        if not widths:
-            return None
-        (width,) = widths
+        return sets
+
+    def _encode(
+        self, classes: tuple[str, ...] | None, report: LoadReport
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Return each row's class number, -1 where it has none, and the class names."""
+        labels = [
+            (f"{self.path}: y{part}: row {row}", value)
+            for part, (_, given) in self._parts.items()
+            for row, value in enumerate(given)
+        ]
+        numbers, names, sound = encode_labels(
+            [value for _, value in labels], [p for p, _ in labels], classes, report, self.labels
+        )
+        plain = torch.full((len(labels),), -1).masked_scatter(sound, numbers)
+        found = []
+        for part, (_, given) in self._parts.items():
+            if part in self._sets:
+                sets = self._sets[part]
+                empty = ~sets.any(1)
+                for row in empty.nonzero().squeeze(1).tolist():
+                    report.reject(
+                        f"{self.path}: y{part}: row {row}",
+                        "expected a label among the candidates, got none",
+                    )
+                # Of each set the first candidate stands for it where one label is wanted.
+                found.append(sets.int().argmax(1).masked_fill(empty, -1))
+            else:
+                found.append(plain[: len(given)])
+                plain = plain[len(given) :]
+        return torch.cat(found), names
+
+    def _candidates(self, numbers: Tensor, count: int) -> Tensor:
+        """Return the sets of all rows: in a part of labels those of the label alone.
+
+        Args:
+            numbers: Each row's class number, -1 where it has none.
+            count: How many classes there are.
+        """
+        sizes = [len(inputs) for inputs, _ in self._parts.values()]
+        # What has no class goes to one of its own.
+        alone = torch.nn.functional.one_hot(numbers.where(numbers >= 0, count), count + 1)
+        parts = alone[:, :count].bool().split_with_sizes(sizes)
         return torch.cat(
-            [
-                torch.from_numpy(y)
-                if y.ndim == 2 and y.shape[1] == width
-                else torch.zeros(len(y), width, dtype=torch.bool)
-                for y in given.values()
-            ]
+            [self._sets.get(part, own) for part, own in zip(self._parts, parts, strict=True)]
         )
 
-    def _finite(self, report: LoadReport) -> Tensor:
+    def _finite(self, sound: Tensor, report: LoadReport) -> Tensor:
+        """Return which of the rows that are sound have finite inputs."""
+        parts = sound.split_with_sizes([len(inputs) for inputs, _ in self._parts.values()])
         flags = []
-        for part, (inputs, _) in self._parts.items():
+        for (part, (inputs, _)), own in zip(self._parts.items(), parts, strict=True):
             finite = inputs.flatten(1).isfinite().all(1)
-            for row in (~finite).nonzero().squeeze(1).tolist():
+            for row in (own & ~finite).nonzero().squeeze(1).tolist():
                 report.reject(
                     f"{self.path}: x{part}: row {row}", "expected finite numbers, got NaN or inf"
                 )
-            flags.append(finite)
+            flags.append(own & finite)
         return torch.cat(flags)
 
 
@@ -409,6 +445,10 @@ def read_inputs(x: np.ndarray[Any, Any], place: str) -> Tensor:
         f"{place}: expected uint8 images of 1 or 3 channels or numbers of shape (N, D), got shape "
         f"{x.shape} of {x.dtype}"
     )
+
+
+def _are_sets(y: np.ndarray[Any, Any]) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1 and y.dtype == bool
 
 
 def _plain(labels: np.ndarray[Any, Any]) -> list[object]:
