@@ -118,7 +118,9 @@ def test_predict_and_export_use_a_finished_run(run, capsys):
     assert main(["export", folder, "--format", "safetensors"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{Path(folder).name}.safetensors\n"
-    assert "compared on 9 test inputs of the run: probabilities differ by at most 0" in shown.err
+    (differ,) = re.findall(r"compared on 9 test inputs .* differ by at most (\S+)\n", shown.err)
+    # How many are predicted at once can change the last digits.
+    assert float(differ) < 1e-6
     assert main(["predict", shown.out.strip(), "new.npz", "--out", "again.csv", "--all"]) == 0
     assert Path("again.csv").read_text().splitlines() == lines
     capsys.readouterr()

@@ -1906,10 +1906,15 @@ class PeerLoss(_OnBase):
         """Name what :meth:`per_example` leaves out: that every batch has pairs of its own, too."""
         return [*super().beyond_examples(), "pairs"]
 
-    # Compiled it would be compiled anew for every count.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the reduced loss of a batch, and in training count it."""
+        step = self._step
+        if torch.compiler.is_compiling():
+            # It would be compiled anew for every count.
+            step = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
+        return step(input, target)
+
+    def _step(self, input: Tensor, target: Tensor) -> Tensor:
         value = super().forward(input, target)
         if self.training and input.requires_grad and torch.is_grad_enabled():
             self.drawn += 1
