@@ -40,8 +40,10 @@ def data(tmp_path_factory):
         for part in ("train", "test"):
             file = root / name / f"{part}.parquet"
             if SHARED.is_dir():
-                rows = pq.read_table(SHARED / "data" / name / f"{part}.parquet").slice(0, 32)
-                pq.write_table(rows, file)
+                rows = pq.read_table(SHARED / "data" / name / f"{part}.parquet")
+                given = rows.column(label).to_pylist()
+                # These say how many classes there are by their greatest label.
+                pq.write_table(rows.take([given.index(max(given)), *range(31)]), file)
             else:
                 labels = [number % len(names) for number in range(32)]
                 encoded = [encode(image) for image in images]
