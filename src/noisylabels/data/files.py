@@ -284,14 +284,7 @@ class Table(SplittableImageSource):
 
     @property
     def _voting(self) -> Voting:
-        return Voting(
-            self.votes,
-            self.raters,
-            self.vote_counts,
-            self.consensus,
-            self.candidate_separator,
-            self.label_column,
-        )
+        return Voting.of(self)
 
     @property
     def where(self) -> Path:

@@ -162,14 +162,7 @@ class Text(SplittableSource):
 
     @property
     def _voting(self) -> Voting:
-        return Voting(
-            self.votes,
-            self.raters,
-            self.vote_counts,
-            self.consensus,
-            self.candidate_separator,
-            self.label_column,
-        )
+        return Voting.of(self)
 
     @cached_property
     def _read(self) -> tuple[list[Row], LoadReport]:

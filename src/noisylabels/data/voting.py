@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,23 @@ class Encoded:
     better: Tensor
     targets: Tensor | None = None
     better_targets: Tensor | None = None
+
+
+class Voted(Protocol):
+    """A source whose rows may have votes: its options of them."""
+
+    @property
+    def votes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def raters(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def vote_counts(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def consensus(self) -> Consensus: ...  # noqa: D102
+    @property
+    def candidate_separator(self) -> str | None: ...  # noqa: D102
+    @property
+    def label_column(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,25 @@ class Voting:
             )
         if self.separator is not None and self:
             raise ConfigError("candidate_separator must be left out where there are votes")
+
+    @classmethod
+    def of(cls, source: Voted) -> Self:
+        """Return what a source says of votes.
+
+        Args:
+            source: The source.
+
+        Raises:
+            ConfigError: Its settings do not fit each other.
+        """
+        return cls(
+            source.votes,
+            source.raters,
+            source.vote_counts,
+            source.consensus,
+            source.candidate_separator,
+            source.label_column,
+        )
 
     def __bool__(self) -> bool:
         """Whether there are votes."""
