@@ -1,14 +1,16 @@
 """Time and memory of every loss, as ratios to torch.nn.CrossEntropyLoss.
 
     python benchmarks/losses.py [--losses dal gce] [--sizes 128x10 4096x1000] [--no-compile]
+                                [--device cuda] [--dtype bfloat16]
 
-Forward plus backward on float32 logits, two threads, everything in one process and in turns, so
+Forward plus backward, two threads, everything in one process and in turns, so
 that a slow minute of the machine slows all rows alike; medians over rounds. The compiled rows have
 turns of their own after the others, for generated code brings a thread pool of its own, and two
 pools spin against each other. Memory is the peak of
 what is allocated beyond the logits, their gradient included, in units of the logits: CE itself
 needs 2 to 3. `dal` is at progress 0.8, where lambda > 0; `dal straightforward` is the formula as
-one would first write it (softmax, one-hot, clamp, pow, log).
+one would first write it (softmax, one-hot, clamp, pow, log). On a GPU a row's steps are put into
+its queue one after the other, and waited for at the end.
 """
 
 import argparse
@@ -67,9 +69,27 @@ def run(step: Step, logits: Tensor, target: Tensor) -> None:
     step(logits, target).backward()
 
 
+def seconds_of(repeats: int, step: Step, logits: Tensor, target: Tensor) -> float:
+    """Return the seconds of one of several runs."""
+    if logits.is_cuda:
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        run(step, logits, target)
+    if logits.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / repeats
+
+
 def peak_memory(step: Step, logits: Tensor, target: Tensor) -> float:
     """Measure the peak of what one step allocates, in units of the logits."""
     logits.grad = None
+    if logits.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(logits, target).backward()
+        peak = torch.cuda.max_memory_allocated() - before
+        return peak / (logits.numel() * logits.element_size())
     with torch.profiler.profile(profile_memory=True) as profile:
         step(logits, target).backward()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -88,29 +108,26 @@ def medians(
     for name, step in steps.items():
         run(step, logits, target)
         run(step, logits, target)
-        begun = time.perf_counter()
-        run(step, logits, target)
-        repeats[name] = max(1, int(0.02 / (time.perf_counter() - begun)))
+        repeats[name] = max(1, int(0.02 / seconds_of(1, step, logits, target)))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             run(step, logits, target)
-            begun = time.perf_counter()
-            for _ in range(repeats[name]):
-                run(step, logits, target)
-            seconds[name].append((time.perf_counter() - begun) / repeats[name])
+            seconds[name].append(seconds_of(repeats[name], step, logits, target))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(rows: int, classes: int, keys: list[str], rounds: int, compiled: bool) -> None:
+def measure(rows: int, classes: int, options: argparse.Namespace) -> None:
     """Print the table of one size."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(rows, classes, generator=generator).requires_grad_()
-    target = torch.randint(classes, (rows,), generator=generator)
-    losses = make(keys)
+    logits = torch.randn(rows, classes, generator=generator)
+    logits = logits.to(options.device, getattr(torch, options.dtype)).requires_grad_()
+    target = torch.randint(classes, (rows,), generator=generator).to(options.device)
+    keys, rounds = options.losses, options.rounds
+    losses = {name: loss.to(options.device) for name, loss in make(keys).items()}
     seconds = medians(losses, logits, target, rounds)
     memory = {name: peak_memory(loss, logits, target) for name, loss in losses.items()}
-    if compiled:
+    if not options.no_compile:
         again = {f"{key} compiled": torch.compile(losses[key], fullgraph=True) for key in keys}
         seconds |= medians(again, logits, target, rounds)
         memory |= {name: peak_memory(loss, logits, target) for name, loss in again.items()}
@@ -129,15 +146,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     # All losses share one forward, and torch counts graphs by code.
     torch._dynamo.config.recompile_limit = 100
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds")
+    where = torch.cuda.get_device_name() if options.device == "cuda" else options.device
+    print(
+        f"torch {torch.__version__}, {where}, {options.dtype}, {options.threads} threads, "
+        f"{options.rounds} rounds"
+    )
     for size in options.sizes:
         rows, classes = map(int, size.split("x"))
         torch._dynamo.reset()
-        measure(rows, classes, options.losses, options.rounds, not options.no_compile)
+        measure(rows, classes, options)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,11 @@ class Loss(nn.Module, ABC):
     class_dim: ClassVar[int | None] = None
     """Dimension of the classes, where it is not the usual one."""
 
+    pure: ClassVar[bool] = False
+    """Whether a batch's loss is a matter of its logits, its targets and the hyper-parameters at the
+    loss's progress alone, with nothing drawn, remembered, or decided by their values. For a
+    subclass it says nothing."""
+
     warns: bool = True
     """Whether it warns, once each, of a progress that is never told and of predictions that have
     shrunk to one class."""
@@ -427,6 +432,7 @@ class CrossEntropyLoss(Loss):
     """Cross entropy, see :func:`noisylabels.functional.cross_entropy`."""
 
     formula = "-log p_y"
+    pure = True
     takes_candidates = True
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -443,6 +449,7 @@ class MeanAbsoluteErrorLoss(Loss):
     """Mean absolute error, see :func:`noisylabels.functional.mean_absolute_error`."""
 
     formula = "1 - p_y"
+    pure = True
     takes_candidates = True
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -467,6 +474,7 @@ class GeneralizedCrossEntropyLoss(Loss):
     """
 
     formula = "(1 - p_y^q)/q"
+    pure = True
     takes_candidates = True
     q = Scheduled()
 
@@ -498,6 +506,7 @@ class TaylorCrossEntropyLoss(Loss):
     """
 
     formula = "sum_{i=1..order} (1 - p_y)^i / i"
+    pure = True
     takes_candidates = True
     order = Scheduled(low=1)
 
@@ -529,6 +538,7 @@ class JensenShannonLoss(Loss):
     """
 
     formula = "Z [pi KL(e_y||m) + (1 - pi) KL(p||m)], m = pi e_y + (1 - pi) p, Z: 0 is CE, 1 MAE"
+    pure = True
     takes_candidates = True
     pi = Scheduled(high=1)
 
@@ -587,6 +597,7 @@ class ReverseCrossEntropyLoss(Loss):
     """
 
     formula = "-A (1 - p_y)"
+    pure = True
     takes_candidates = True
     A = Scheduled(low=-math.inf, high=0)
 
@@ -620,6 +631,7 @@ class SymmetricCrossEntropyLoss(Loss):
     """
 
     formula = "-alpha log p_y - beta A (1 - p_y)"
+    pure = True
     takes_candidates = True
     alpha = Scheduled()
     beta = Scheduled()
@@ -655,6 +667,7 @@ class NormalizedCrossEntropyLoss(Loss):
     """Normalized cross entropy, see :func:`noisylabels.functional.normalized_cross_entropy`."""
 
     formula = "log p_y / sum_k log p_k"
+    pure = True
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
@@ -671,6 +684,7 @@ class ActivePassiveLoss(Loss):
     """
 
     formula = "alpha NCE + beta RCE"
+    pure = True
     alpha = Scheduled()
     beta = Scheduled()
 
@@ -702,6 +716,7 @@ class AsymmetricGeneralizedCrossEntropyLoss(Loss):
     """
 
     formula = "((a + 1)^q - (a + p_y)^q)/q"
+    pure = True
     takes_candidates = True
     a = Scheduled()
     q = Scheduled()
@@ -736,6 +751,7 @@ class ActiveAsymmetricLoss(Loss):
     """
 
     formula = "alpha NCE + beta AGCE"
+    pure = True
     alpha = Scheduled()
     beta = Scheduled()
     a = Scheduled()
@@ -777,6 +793,7 @@ class SparseRegularizedCrossEntropyLoss(Loss):
     """
 
     formula = "-log s_y + lamb rho^floor(epoch/r) sum_k s_k^p, s = softmax(z/(tau ||z||))"
+    pure = True
     tau = Scheduled(open=True)
     lamb = Scheduled()
     p = Scheduled(open=True)
@@ -828,6 +845,7 @@ class BiTemperedLogisticLoss(Loss):
     """
 
     formula = "-log_t1 p_y - (1 - sum_k p_k^(2 - t1))/(2 - t1), p = exp_t2(z - lambda(z))"
+    pure = True
     t1 = Scheduled(high=1)
     t2 = Scheduled(low=1)
 
@@ -910,6 +928,7 @@ class Poly1Loss(Loss):
     """
 
     formula = "-log p_y + epsilon (1 - p_y)"
+    pure = True
     takes_candidates = True
     epsilon = Scheduled(low=-1)
 
@@ -951,6 +970,7 @@ class DynamicsAwareLoss(Loss):
     """
 
     formula = "(1 - p_y^q(t))/q(t) + lambda(t) H(p)/(q(t) log K), q and lambda growing with t"
+    pure = True
     takes_candidates = True
 
     def __init__(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisylabels.methods.guard import Guard, NonFiniteError
+from noisylabels.methods.guard import Guard, NonFiniteError, are_finite
 from tiny import batches
 
 
@@ -14,7 +14,8 @@ def test_flags_of_other_devices_are_read_together():
     parameter = nn.Parameter(torch.zeros(2, device="meta"))
     parameter.grad = torch.zeros(2, device="meta")
     for step in range(31):
-        assert guard.passes(step, batch, torch.zeros((), device="meta"), [parameter])
+        loss = torch.zeros((), device="meta")
+        assert guard.passes(step, batch, loss, are_finite(loss, [parameter]))
     # They are kept without their inputs, which would fill a device.
     assert all(kept.input.untyped_storage().nbytes() == 0 for _, kept, _, _ in guard._waiting)
     with pytest.raises(RuntimeError, match="meta"):
@@ -24,8 +25,12 @@ def test_flags_of_other_devices_are_read_together():
 def test_several_processes_decide_by_their_gradients_and_name_their_own_loss():
     guard, (batch, *_), parameter = Guard(), batches(), nn.Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)
-    assert guard.passes(0, batch, torch.tensor(math.inf), [parameter], loss_counts=False)
+    loss = torch.tensor(math.inf)
+    assert guard.passes(0, batch, loss, are_finite(loss, [parameter], loss_counts=False))
+    assert not are_finite(loss, [parameter])
     parameter.grad[1] = math.nan
+    loss = torch.tensor(1.5)
+    finite = are_finite(loss, [parameter], loss_counts=False)
     with pytest.raises(NonFiniteError) as error:
-        guard.passes(0, batch, torch.tensor(1.5), [parameter], loss_counts=False)
+        guard.passes(0, batch, loss, finite)
     assert error.value.loss == 1.5

@@ -6,6 +6,7 @@ loss sees the same batches as every other.
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ CHUNK = 2**21
 """Pixel values that are augmented and normalised at once: 8 MiB in float32."""
 # Activations of larger batches fall out of a CPU's cache: 1,024 images take 2.2 times as long each.
 EVALUATION_BATCH = 256
+EVALUATION_VALUES = 2**23
+"""Input values that a GPU, which waits for the start of every operation, evaluates at once."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -41,6 +44,27 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def evaluation_batch(device: torch.device, values: int) -> int:
+    """Return how many examples a network evaluates at once.
+
+    Args:
+        device: Where it does.
+        values: Numbers in an example's input, at least 1.
+
+    Returns:
+        On a CPU 256, elsewhere more of small examples.
+
+    Example:
+        >>> evaluation_batch(torch.device("cpu"), 3 * 32 * 32)
+        256
+        >>> evaluation_batch(torch.device("cuda"), 3 * 32 * 32)
+        2730
+    """
+    if device.type == "cpu":
+        return EVALUATION_BATCH
+    return max(EVALUATION_BATCH, EVALUATION_VALUES // values)
 
 
 def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
@@ -267,5 +291,6 @@ class InMemory(Batches):
         held = {id(self._dataset.train): self._train, id(self._dataset.test): self._test}
         whole = held.get(id(examples))
         whole = examples.tensor() if whole is None else whole
-        for inputs in torch.split(whole, EVALUATION_BATCH):
+        together = evaluation_batch(self._device, math.prod(whole.shape[1:]))
+        for inputs in torch.split(whole, together):
             yield self._normalise(inputs.to(self._device, non_blocking=True))

@@ -16,7 +16,8 @@ from noisylabels.data.batches import Batch
 from noisylabels.errors import ConfigError
 from noisylabels.losses import Loss
 from noisylabels.methods.engine import Engine, gather_shares
-from noisylabels.methods.guard import Guard
+from noisylabels.methods.graphs import StepGraph, is_capturable
+from noisylabels.methods.guard import Guard, are_finite
 
 T = TypeVar("T")
 
@@ -104,6 +105,8 @@ class Method(ABC):
     Args:
         context: What the method is given.
         networks: How many networks the method trains.
+        pure: Whether a step depends on its batch alone, beside the networks and the loss: on a GPU
+            it can then be a graph, see :mod:`noisylabels.methods.graphs`.
 
     Raises:
         ConfigError: Gradients are to be accumulated of a loss with class weights, by whose sum each
@@ -119,7 +122,7 @@ class Method(ABC):
         step: How many of the present epoch's steps have been made or skipped.
     """
 
-    def __init__(self, context: MethodContext, *, networks: int) -> None:
+    def __init__(self, context: MethodContext, *, networks: int, pure: bool = False) -> None:
         if context.accumulate > 1 and context.loss.weight is not None:
             raise ConfigError(
                 f"a loss with class weights is of whole batches: accumulate must be 1, got "
@@ -132,6 +135,7 @@ class Method(ABC):
             network = context.network(number)
             # Made for the bare parameters, then wrapped together with them.
             optimizer = context.optimizer(network.parameters())
+            pure = pure and is_capturable(network, optimizer, context.loss)
             wrapped, optimizer = context.engine.setup(network, optimizer)
             self.networks.append(wrapped)
             self.optimizers.append(optimizer)
@@ -144,6 +148,10 @@ class Method(ABC):
         self._count = 0
         self._total = torch.zeros((), device=self.device)
         self._predictions: dict[str, Tensor] = {}
+        self._graph: StepGraph | None = None
+        alone = context.engine.world_size == context.accumulate == 1 and not context.guard.waits
+        if pure and alone and _is_gpu(self.device):
+            self._graph = StepGraph(self.device, context.say)
 
     @property
     def views(self) -> int:
@@ -235,6 +243,9 @@ class Method(ABC):
             The learning rate of the first parameter group.
         """
         self.epoch, self.epochs = epoch, epochs
+        if self._graph is not None:
+            # It holds the learning rate and the loss's hyper-parameters.
+            self._graph.forget()
         self.context.loss.progress = self.loss_progress(epoch, epochs)
         progress = epoch / epochs
         factor = self.context.lr_factor(progress)
@@ -258,6 +269,8 @@ class Method(ABC):
         """Start counting an epoch's steps and losses."""
         self.step = self._count = 0
         self._total = torch.zeros_like(self._total)
+        if self._graph is not None:
+            self._graph.forget()
 
     def optimize(
         self,
@@ -283,26 +296,50 @@ class Method(ABC):
             NonFiniteError: The loss or a gradient is not finite, and such steps are not skipped.
         """
         self._predictions.clear()
-        context = self.context
+        guard, count = self.context.guard, len(batch.target)
+        if self._graph is not None:
+
+            def step(whole: Batch) -> tuple[Tensor, Tensor]:
+                total, finite = self._gradients(whole, loss, networks, losses)
+                self._update(networks, total)
+                return total, finite
+
+            total, finite = self._graph(step, batch)
+            passes = guard.passes(self.step, batch, total / count, finite)
+        else:
+            total, finite = self._gradients(batch, loss, networks, losses)
+            passes = guard.passes(self.step, batch, total / count, finite)
+            if passes:
+                self._update(networks, total)
+        self._count += count * passes
+        self.step += 1
+        return passes
+
+    def _gradients(
+        self,
+        batch: Batch,
+        loss: Callable[[Batch], Tensor],
+        networks: Sequence[int],
+        losses: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute a batch's gradients; return the sum of its losses, and whether all is finite."""
         for number in networks:
             self.optimizers[number].zero_grad()
         total = self._backward(batch, loss, losses)
-        passes = context.guard.passes(
-            self.step,
-            batch,
+        finite = are_finite(
             total / len(batch.target),
             chain.from_iterable(self._parameters[number] for number in networks),
-            loss_counts=context.engine.world_size == 1,
+            loss_counts=self.context.engine.world_size == 1,
         )
-        if passes:
-            for number in networks:
-                if context.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(self._parameters[number], context.clip_norm)
-                self.optimizers[number].step()
-            self._total += total
-            self._count += len(batch.target)
-        self.step += 1
-        return passes
+        return total, finite
+
+    def _update(self, networks: Sequence[int], total: Tensor) -> None:
+        """Change the weights by their gradients."""
+        for number in networks:
+            if self.context.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters[number], self.context.clip_norm)
+            self.optimizers[number].step()
+        self._total += total
 
     def _backward(self, batch: Batch, loss: Callable[[Batch], Tensor], losses: int) -> Tensor:
         """Compute the gradients of a batch, part by part, and return the sum of its losses."""
@@ -390,6 +427,8 @@ class Method(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._predictions.clear()
+        if self._graph is not None:
+            self._graph.forget()
         for network, stored in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(stored)
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
@@ -406,6 +445,10 @@ def _scale_momentum(group: dict[str, Any], base: Mapping[str, Any], factor: floa
         group["betas"] = (first * factor, *rest)
     elif "momentum" in group:
         group["momentum"] = base["momentum"] * factor
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def log_probabilities(network: nn.Module, input: Tensor) -> Tensor:

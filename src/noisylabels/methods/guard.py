@@ -50,24 +50,19 @@ class Guard:
         self._waiting: list[tuple[int, Batch, Tensor, Tensor]] = []
         self.skipped = 0
 
-    def passes(
-        self,
-        step: int,
-        batch: Batch,
-        loss: Tensor,
-        parameters: Iterable[nn.Parameter],
-        *,
-        loss_counts: bool = True,
-    ) -> bool:
+    @property
+    def waits(self) -> bool:
+        """Whether a step's weights are updated only once its flag has been read, on any device."""
+        return self._on_nan == "skip"
+
+    def passes(self, step: int, batch: Batch, loss: Tensor, finite: Tensor) -> bool:
         """Check a step after its backward pass.
 
         Args:
             step: The step of the epoch, counted from 0.
             batch: Its batch.
             loss: Its loss, a scalar.
-            parameters: The parameters with their gradients.
-            loss_counts: Whether a loss that is not finite makes the step bad too. Several processes
-                must decide alike, and only the gradients are the same in all of them.
+            finite: Whether it counts as good, a bool scalar, see :func:`are_finite`.
 
         Returns:
             Whether the weights may be updated.
@@ -75,10 +70,6 @@ class Guard:
         Raises:
             NonFiniteError: The step, or one of the last 32, is bad, and bad steps are not skipped.
         """
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        # It is finite only if every gradient is, and far cheaper than a check of each.
-        counted = loss.detach() if loss_counts else torch.zeros_like(loss)
-        finite = (counted + sum_of_norms(gradients)).isfinite()
         if self._on_nan == "raise" and finite.device.type != "cpu":
             # Without its inputs: 32 batches of large images would fill a device.
             light = dataclasses.replace(batch, input=batch.input.new_empty(0), others=())
@@ -103,6 +94,26 @@ class Guard:
         if waiting and not bool(torch.stack([flag for *_, flag in waiting]).all()):
             step, batch, loss, _ = next(entry for entry in waiting if not bool(entry[3]))
             raise NonFiniteError(step, batch, float(loss))
+
+
+def are_finite(
+    loss: Tensor, parameters: Iterable[nn.Parameter], *, loss_counts: bool = True
+) -> Tensor:
+    """Say whether a loss and all gradients are finite.
+
+    Args:
+        loss: The loss, a scalar.
+        parameters: The parameters with their gradients.
+        loss_counts: Whether the loss counts too. Several processes must decide alike, and only the
+            gradients are the same in all of them.
+
+    Returns:
+        A bool scalar on their device.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # It is finite only if every gradient is, and far cheaper than a check of each.
+    counted = loss.detach() if loss_counts else torch.zeros_like(loss)
+    return (counted + sum_of_norms(gradients)).isfinite()
 
 
 def sum_of_norms(tensors: list[Tensor]) -> Tensor | float:

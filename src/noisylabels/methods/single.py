@@ -18,7 +18,8 @@ class Single(Method):
     """
 
     def __init__(self, context: MethodContext) -> None:
-        super().__init__(context, networks=1)
+        # A subclass may look at more.
+        super().__init__(context, networks=1, pure=type(self) is Single)
 
     def check_target(self, target: Tensor) -> None:
         """Refuse targets that the loss does not take.
