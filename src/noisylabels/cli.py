@@ -174,6 +174,8 @@ class Paper:
     """Rows to make, with commas between them, such as ce,gce,dal; all by default."""
     columns: str = ""
     """Columns to make, such as symmetric:0.6,symmetric:0.8; all by default."""
+    datasets: str = ""
+    """Datasets to make them on, such as cifar10; all by default."""
     seeds: int | None = None
     """How many seeds; 5 at scales paper and digits, else 3."""
     network: str | None = None
@@ -832,12 +834,13 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
         instance=command.instance,
     )
     rows, columns = table.keys(command.rows), table.keys(command.columns)
-    choice = results.Choice(rows, columns, command.seeds, overrides)
+    datasets = table.keys(command.datasets)
+    choice = results.Choice(rows, columns, command.seeds, overrides, datasets)
     plans = results.prepare(experiment, protocol, choice, command.out, write=not command.dry_run)
     stem = command.out / f"{experiment.name}-{protocol.scale}"
     archive = stem.with_suffix(".jsonl")
     # A part of the runs leaves the others where they are; what is damaged ends this before any run.
-    a_part = rows or columns or overrides or command.seeds is not None
+    a_part = rows or columns or datasets or overrides or command.seeds is not None
     kept = records.read([archive]) if a_part and archive.exists() else []
     folder = command.out / experiment.folder
     there = results.collect(plans, command.results, folder, curves=experiment.curves)

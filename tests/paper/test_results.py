@@ -250,6 +250,10 @@ def test_a_dry_run_of_a_figure_without_runs_draws_nothing(tmp_path, capsys):
         (["table4", "--scale", "digits"], "table4 is of scale 'paper', got 'digits'"),
         (["table2", "--scale", "digits", "--rows", "cee"], "unknown row 'cee' (known: "),
         (["table2", "--scale", "digits", "--columns", "symmetric:0.5"], "unknown column 'symmetri"),
+        (
+            ["table2", "--scale", "digits", "--datasets", "cifar"],
+            "unknown dataset 'cifar' (known: ",
+        ),
         (["table9"], "unknown experiment 'table9'"),
         (["table2", "--scale", "digits", "--labels", "none"], "none: expected a folder of label"),
         (["table2", "--scale", "digits", "--seeds", "0"], "seeds must be in [1, inf), got 0"),

@@ -86,3 +86,12 @@ def test_every_experiment_steps_at_the_papers_scale(name, data, tmp_path, capsys
         assert run.result["epochs"] == 1
         assert run.result["images_per_second"] > 0
         assert 0 <= run.result["test_accuracy"] <= 1
+
+
+def test_one_dataset_of_several(data, tmp_path, capsys):
+    words = ["figure4", "--scale", "paper", "--seeds", "1", "--rows", "dal", "--data", str(data)]
+    for given, made in (([], ["cifar10", "cifar100"]), (["--datasets", "CIFAR10"], ["cifar10"])):
+        assert main(["paper", *words, "--out", str(tmp_path), "--dry-run", *given]) == 0
+        printed = capsys.readouterr().out
+        found = [line.partition(":")[0] for line in printed.splitlines() if ".toml: " in line]
+        assert found == [str(tmp_path / f"figure4-paper-{name}.toml") for name in made]

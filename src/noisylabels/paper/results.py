@@ -32,12 +32,14 @@ class Choice:
         columns: Keys of columns; none are all.
         seeds: How many seeds; by default those of the scale.
         overrides: Words that set keys of every run, such as ``["--epochs", "10"]``.
+        datasets: Names of datasets; none are all.
     """
 
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     seeds: int | None = None
     overrides: Sequence[str] = ()
+    datasets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def prepare(
         A plan for each dataset.
 
     Raises:
-        ConfigError: The scale does not have it, there is no such row or column, or an override is
+        ConfigError: The scale does not have it, there is no such dataset, row or column, or an override is
             what rows, columns or seeds decide.
         DataError: A file that a run names is missing.
         CheckpointError: A file cannot be written.
@@ -103,10 +105,16 @@ def prepare(
     _check_overrides(choice.overrides)
     whole = experiment.parts(protocol)
     _check_names(whole, choice)
-    parts = [_chosen(part, choice) for part in whole]
+    parts = [
+        _chosen(part, choice)
+        for part in whole
+        if not choice.datasets or _is_named(part.dataset, choice.datasets)
+    ]
     parts = [part for part in parts if part.rows and part.columns]
     if not parts:
-        raise ConfigError(f"{experiment.name}: no part has these rows and columns together")
+        raise ConfigError(
+            f"{experiment.name}: no part has these datasets, rows and columns together"
+        )
     if choice.seeds is not None:
         check_count("seeds", choice.seeds, low=1)
     seeds = range(choice.seeds or protocol.seeds)
@@ -166,10 +174,15 @@ def _chosen(part: Part, choice: Choice) -> Part:
 
 
 def _check_names(parts: Sequence[Part], choice: Choice) -> None:
-    """Refuse rows and columns that are in no part."""
+    """Refuse datasets, rows and columns that are in no part."""
+    datasets = list(dict.fromkeys(part.dataset for part in parts))
     rows = list(dict.fromkeys(row.title for part in parts for row in part.rows))
     columns = list(dict.fromkeys(column.key for part in parts for column in part.columns))
-    for what, given, known in (("row", choice.rows, rows), ("column", choice.columns, columns)):
+    for what, given, known in (
+        ("dataset", choice.datasets, datasets),
+        ("row", choice.rows, rows),
+        ("column", choice.columns, columns),
+    ):
         for name in given:
             if not _is_named(name, known):
                 raise ConfigError(unknown(what, name, known))
