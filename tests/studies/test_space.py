@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from noisylabels.errors import ConfigError
@@ -14,6 +16,7 @@ BASE = {
     "loss": {"name": "gce", "q": 0.7},
     "epochs": 2,
 }
+SPACES = sorted((Path(__file__).parents[2] / "benchmarks/spaces").glob("*.toml"))
 
 
 def base(**changes):
@@ -32,6 +35,16 @@ def file(tmp_path):
         return path
 
     return write
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_both_ends_of_what_the_benchmarks_search_are_values(path):
+    hosts = ("coteaching", "dividemix", "elr", "jocor")
+    own = {"method": path.stem} if path.stem in hosts else {"loss": path.stem}
+    if path.stem in ("coteaching", "jocor"):
+        own = {"method": {"name": path.stem, "forget_rate": 0.4}}
+    fitted = space.fit(space.read(path), base(**own))
+    assert {each.key for each in fitted.parameters} >= {"optimizer.lr"} or path.stem in hosts
 
 
 def test_keys_with_and_without_quotes_mean_the_same(file):
