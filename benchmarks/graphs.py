@@ -4,8 +4,8 @@
 
 ResNet-18 on batches of 128 images of 32 x 32 that lie on the GPU, SGD with momentum, bfloat16 where
 it pays, channels last: forward, loss, backward, guard and step as a run makes them, without the
-augmentation. `dal` is at progress 0.9, where lambda > 0. *Epoch* is what a graph costs by epoch: two
-steps one kernel after the other, the capture, and a replay.
+augmentation. `dal` is at progress 0.9, where lambda > 0. *Epoch* is what a graph costs by epoch:
+two steps one kernel after the other, the capture, and a replay.
 """
 
 import argparse

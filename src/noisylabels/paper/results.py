@@ -92,8 +92,8 @@ def prepare(
         A plan for each dataset.
 
     Raises:
-        ConfigError: The scale does not have it, there is no such dataset, row or column, or an override is
-            what rows, columns or seeds decide.
+        ConfigError: The scale does not have it, there is no such dataset, row or column, or an
+            override is what rows, columns or seeds decide.
         DataError: A file that a run names is missing.
         CheckpointError: A file cannot be written.
     """
