@@ -143,7 +143,7 @@ def measure(key: str, size: str, rounds: int, device: str) -> None:
             memory = json.loads(shown.splitlines()[-1])
         figures = " | ".join(f"{value:.0f}" for value in memory.values())
         print(
-            f"| {size} | {key} | {name} | {1e3 * median:.3g} | {median / seconds['composed']:.2f} "
+            f"| {size} | {key} | {name} | {1e3 * median:.2f} | {median / seconds['composed']:.2f} "
             f"| {figures} |",
             flush=True,
         )

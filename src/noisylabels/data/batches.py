@@ -24,8 +24,10 @@ CHUNK = 2**21
 """Pixel values that are augmented and normalised at once: 8 MiB in float32."""
 # Activations of larger batches fall out of a CPU's cache: 1,024 images take 2.2 times as long each.
 EVALUATION_BATCH = 256
-EVALUATION_VALUES = 2**23
-"""Input values that a GPU, which waits for the start of every operation, evaluates at once."""
+EVALUATION_PIXELS = 2**21
+MOST_EVALUATED = 2048
+"""Pixels, and examples, that a GPU, which waits for the start of every operation, evaluates at once
+at most: activations of larger batches would be gigabytes."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -46,25 +48,28 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def evaluation_batch(device: torch.device, values: int) -> int:
+def evaluation_batch(device: torch.device, shape: Sequence[int]) -> int:
     """Return how many examples a network evaluates at once.
 
     Args:
         device: Where it does.
-        values: Numbers in an example's input, at least 1.
+        shape: Shape of one input: (channels, height, width), or (D) of a vector.
 
     Returns:
-        On a CPU 256, elsewhere more of small examples.
+        256 on a CPU; elsewhere more where examples are small.
 
     Example:
-        >>> evaluation_batch(torch.device("cpu"), 3 * 32 * 32)
+        >>> evaluation_batch(torch.device("cpu"), (3, 32, 32))
         256
-        >>> evaluation_batch(torch.device("cuda"), 3 * 32 * 32)
-        2730
+        >>> evaluation_batch(torch.device("cuda"), (3, 32, 32))
+        2048
+        >>> evaluation_batch(torch.device("cuda"), (3, 224, 224))
+        256
     """
     if device.type == "cpu":
         return EVALUATION_BATCH
-    return max(EVALUATION_BATCH, EVALUATION_VALUES // values)
+    fitting = EVALUATION_PIXELS // max(1, math.prod(shape[1:]))
+    return min(MOST_EVALUATED, max(EVALUATION_BATCH, fitting))
 
 
 def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
@@ -273,8 +278,10 @@ class InMemory(Batches):
         # Whole chunks at once: on small images the cost of a batch is dispatch, not pixels.
         together = max(1, CHUNK // (self._train[0].numel() * self._batch_size))
         for first in range(start - start % together, len(batches), together):
-            chunk = [batch.to(self._device) for batch in batches[first : first + together]]
-            index, sizes = torch.cat(chunk), [len(batch) for batch in chunk]
+            few = batches[first : first + together]
+            sizes = [len(batch) for batch in few]
+            index = torch.cat(few).to(self._device)
+            chunk = torch.split(index, sizes)
             inputs = []
             for view in range(views):
                 # The first view is the same, however many there are.
@@ -291,6 +298,6 @@ class InMemory(Batches):
         held = {id(self._dataset.train): self._train, id(self._dataset.test): self._test}
         whole = held.get(id(examples))
         whole = examples.tensor() if whole is None else whole
-        together = evaluation_batch(self._device, math.prod(whole.shape[1:]))
+        together = evaluation_batch(self._device, whole.shape[1:])
         for inputs in torch.split(whole, together):
             yield self._normalise(inputs.to(self._device, non_blocking=True))

@@ -5,7 +5,6 @@ number of workers nor a cut of the run changes what the network sees.
 """
 
 import functools
-import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Indexed
 
 from noisylabels.data.augment import Transform, centre
-from noisylabels.data.batches import Batch, Batches, derive_seed, evaluation_batch
+from noisylabels.data.batches import EVALUATION_BATCH, Batch, Batches, derive_seed
 from noisylabels.data.decoding import Decoder
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.errors import DataError
@@ -85,8 +84,7 @@ class Stream(Batches):
             yield Batch(there, first, self._labels[there], weight, tuple(others))
 
     def _inputs(self, examples: Examples) -> Iterator[Tensor]:
-        together = evaluation_batch(self._device, math.prod(examples.shape))
-        positions = torch.split(torch.arange(len(examples)), together)
+        positions = torch.split(torch.arange(len(examples)), EVALUATION_BATCH)
         keys: list[list[tuple[int, ...]]] = [
             [(position,) for position in batch.tolist()] for batch in positions
         ]

@@ -105,8 +105,9 @@ class Method(ABC):
     Args:
         context: What the method is given.
         networks: How many networks the method trains.
-        pure: Whether a step depends on its batch alone, beside the networks and the loss: on a GPU
-            it can then be a graph, see :mod:`noisylabels.methods.graphs`.
+        pure: Whether every step of an epoch does the same with another batch, :meth:`optimize`
+            called with the same arguments beside it: the step of a single network can then be a
+            graph on a GPU, see :mod:`noisylabels.methods.graphs`.
 
     Raises:
         ConfigError: Gradients are to be accumulated of a loss with class weights, by whose sum each
@@ -150,7 +151,7 @@ class Method(ABC):
         self._predictions: dict[str, Tensor] = {}
         self._graph: StepGraph | None = None
         alone = context.engine.world_size == context.accumulate == 1 and not context.guard.waits
-        if pure and alone and _is_gpu(self.device):
+        if pure and networks == 1 and alone and _is_gpu(self.device):
             self._graph = StepGraph(self.device, context.say)
 
     @property

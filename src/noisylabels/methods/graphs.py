@@ -3,12 +3,12 @@
 A network's step starts several hundred kernels, which a GPU works off faster than Python can start
 them. A graph holds them all, with the numbers that went into them as they were: the learning rate
 and the loss's hyper-parameters change from epoch to epoch, so each epoch has a graph of its own,
-captured at its third step of a shape.
+captured at the third step in a row of one shape.
 """
 
 import gc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +45,31 @@ def is_capturable(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Lo
         loss: The loss.
 
     Returns:
-        Whether the network is made of torch's and this library's modules only, the optimiser is
-        SGD, which needs no numbers of the CPU, and the loss is :attr:`~Loss.pure` and does not look
-        at its batches to warn.
+        Whether the network is made of torch's and this library's modules only, without hooks, the
+        optimiser is SGD, which needs no numbers of the CPU, and the loss is :attr:`~Loss.pure` and
+        does not look at its batches to warn.
     """
-    own = ("torch.nn.modules.", "noisylabels.models")
     return (
-        all(type(module).__module__.startswith(own) for module in network.modules())
+        all(map(_is_plain, network.modules()))
         and type(optimizer) is torch.optim.SGD
         # Not inherited: a subclass may well remember something.
         and vars(type(loss)).get("pure", False)
         and not loss.warns
     )
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Say whether a module is of torch or this library, and does nothing at a step but compute."""
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    # Without a momentum batch norm reads how many batches there were.
+    counts = isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None
+    own = type(module).__module__.startswith(("torch.nn.modules.", "noisylabels.models"))
+    return own and not any(hooks) and not counts and module._compiled_call_impl is None
 
 
 class StepGraph:
@@ -65,12 +78,17 @@ class StepGraph:
     Args:
         device: The GPU.
         say: Tells the user a sentence.
+
+    Attributes:
+        works: Whether no capture has failed in this process: before torch 2.12 the allocator does
+            not get over it.
     """
+
+    works: ClassVar[bool] = True
 
     def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._say = say
-        self._works = True
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: _Held | None = None
         self._form: Form | None = None
@@ -97,7 +115,7 @@ class StepGraph:
             What the step returns.
         """
         form = _form(batch)
-        if self._held is None and self._works:
+        if self._held is None and StepGraph.works:
             self._made = self._made + 1 if form == self._form else 1
             self._form = form
             if form is not None and self._made > WARM_UP:
@@ -140,7 +158,8 @@ class StepGraph:
                 finally:
                     graph.capture_end()
         except RuntimeError as error:
-            self._works = False
+            # The graph before, too: its memory may be what is wanted.
+            StepGraph.works, self._graph = False, None
             reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
             self._say(f"the training step cannot be made a CUDA graph, so it is slower ({reason})")
         else:

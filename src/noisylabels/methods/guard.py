@@ -56,7 +56,7 @@ class Guard:
         return self._on_nan == "skip"
 
     def passes(self, step: int, batch: Batch, loss: Tensor, finite: Tensor) -> bool:
-        """Check a step after its backward pass.
+        """Check a step whose gradients are known.
 
         Args:
             step: The step of the epoch, counted from 0.
@@ -65,7 +65,8 @@ class Guard:
             finite: Whether it counts as good, a bool scalar, see :func:`are_finite`.
 
         Returns:
-            Whether the weights may be updated.
+            Whether the step counts. On a CPU, and where :attr:`waits`, the weights may only be
+            updated then.
 
         Raises:
             NonFiniteError: The step, or one of the last 32, is bad, and bad steps are not skipped.

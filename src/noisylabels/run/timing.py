@@ -47,6 +47,7 @@ def seconds_per_epoch(made: Plan) -> float:
     begun = time.perf_counter()
     first = list(itertools.islice(batches, WARM_UP))
     method.train_epoch(iter(first))
+    method.settle()
     warm_up = time.perf_counter() - begun
     steps, seconds, more = 0, 0.0, WARM_UP
     while seconds < ENOUGH:
@@ -55,6 +56,8 @@ def seconds_per_epoch(made: Plan) -> float:
         if not part:
             break
         method.train_epoch(iter(part))
+        # A GPU may still be at work.
+        method.settle()
         seconds += time.perf_counter() - begun
         steps, more = steps + len(part), min(2 * more, MOST)
     if not steps:
