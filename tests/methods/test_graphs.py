@@ -238,24 +238,21 @@ def test_a_step_that_waits_is_made_by_hand_and_said_so_once(without_gpu, monkeyp
 class Repeating(StepGraph):
     """Does by Python what a CUDA graph does: makes the captured step again on its own batch."""
 
+    replays = 0
+
     def _capture(self, step, batch):
-        held = _Held(
+        self._held = held = _Held(
             Batch(batch.index, batch.input.clone(), batch.target.clone()),
             torch.zeros(()),
             torch.zeros((), dtype=torch.bool),
         )
 
         def replay():
+            self.replays += 1
             for kept, found in zip(held[1:], step(held.batch), strict=True):
                 kept.copy_(found)
 
-        self.replays = getattr(self, "replays", 0)
-        self._graph = SimpleNamespace(replay=lambda: (counted(), replay()))
-
-        def counted():
-            self.replays += 1
-
-        self._held = held
+        self._graph = SimpleNamespace(replay=replay)
 
 
 def test_a_method_trains_the_same_by_a_graph(without_gpu):
@@ -271,13 +268,7 @@ def test_a_method_trains_the_same_by_a_graph(without_gpu):
 
 
 def test_methods_that_look_beyond_the_batch_have_no_graph(without_gpu, monkeypatch):
-    class OnGpu(SingleProcess):
-        """As if the network were on a GPU."""
-
-        def setup(self, module, *optimizers):
-            return module, *optimizers
-
-    made = context(engine=OnGpu(), network=lambda number: nn.Linear(4, 3))
+    made = context()
     monkeypatch.setattr("noisylabels.methods.base.StepGraph", lambda device, say: "graph")
     monkeypatch.setattr("noisylabels.methods.base._is_gpu", lambda device: True, raising=True)
     assert Single(made)._graph == "graph"
@@ -289,7 +280,7 @@ def test_methods_that_look_beyond_the_batch_have_no_graph(without_gpu, monkeypat
     assert Own(made)._graph is None
     assert Single(replace(made, accumulate=2))._graph is None
     assert Single(replace(made, guard=Guard("skip")))._graph is None
-    several = OnGpu()
+    several = SingleProcess()
     several.world_size = 2
     assert Single(replace(made, engine=several))._graph is None
 

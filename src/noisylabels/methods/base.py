@@ -328,7 +328,7 @@ class Method(ABC):
             self.optimizers[number].zero_grad()
         total = self._backward(batch, loss, losses)
         finite = are_finite(
-            total / len(batch.target),
+            total,
             chain.from_iterable(self._parameters[number] for number in networks),
             loss_counts=self.context.engine.world_size == 1,
         )

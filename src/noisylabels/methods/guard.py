@@ -103,7 +103,7 @@ def are_finite(
     """Say whether a loss and all gradients are finite.
 
     Args:
-        loss: The loss, a scalar.
+        loss: The loss, or the sum of a batch's losses, a scalar.
         parameters: The parameters with their gradients.
         loss_counts: Whether the loss counts too. Several processes must decide alike, and only the
             gradients are the same in all of them.
