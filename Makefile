@@ -1,6 +1,8 @@
 # Everything lives in .venv, made from pyproject.toml the first time it is needed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start the package in hundreds of processes, each of which would compile it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check lint long oldest docs format clean
 
