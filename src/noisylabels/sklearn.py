@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from noisylabels.data.batches import (
-    EVALUATION_BATCH,
     Batch,
     cut_into_batches,
     derive_generator,
     derive_seed,
+    evaluation_batch,
 )
 from noisylabels.errors import (
     ConfigError,
@@ -563,7 +563,7 @@ class _Table:
 
     def batches(self, places: Tensor) -> Iterator[Tensor]:
         """Yield rows in order, some at a time."""
-        return map(self.rows, torch.split(places, EVALUATION_BATCH))
+        return map(self.rows, torch.split(places, evaluation_batch(self.device, self.shape)))
 
     def epoch(self, task: Task, places: Tensor, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, every example once, shuffled."""

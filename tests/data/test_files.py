@@ -1351,6 +1351,7 @@ def test_counts_that_are_none(tmp_path, value, message):
     [
         ({"votes": ("a",)}, "votes must be left out where there are vote_counts"),
         ({"consensus": "dawid-skene"}, "which do not say who gave which vote"),
+        ({"labels": "numbers"}, "labels must be left out where there are vote_counts"),
         ({"vote_counts": ("bee",)}, "a column for each of at least two classes, got bee"),
         ({"vote_counts": ("bee", "ant", "bee")}, "at least two classes, got bee, ant, bee"),
         ({"candidate_separator": "|"}, "candidate_separator must be left out"),

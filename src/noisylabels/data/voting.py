@@ -62,6 +62,8 @@ class Voted(Protocol):
     def candidate_separator(self) -> str | None: ...  # noqa: D102
     @property
     def label_column(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> LabelKind: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Voting:
         consensus: What becomes of the votes, see ``noisylabels.votes``.
         separator: What stands between the candidates of a set, which votes are not.
         label_column: Column of labels, which votes take the place of.
+        labels: Whether labels are names or numbers; the classes that votes are counted of have
+            names.
 
     Raises:
         ConfigError: The settings do not fit each other.
@@ -86,6 +90,7 @@ class Voting:
     consensus: Consensus
     separator: str | None
     label_column: str
+    labels: LabelKind
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -123,6 +128,11 @@ class Voting:
                 f"vote_counts: expected a column for each of at least two classes, got "
                 f"{', '.join(self.counts)}"
             )
+        if self.counts and self.labels == "numbers":
+            raise ConfigError(
+                "labels must be left out where there are vote_counts, whose columns name the "
+                "classes; got 'numbers'"
+            )
         if self.separator is not None and self:
             raise ConfigError("candidate_separator must be left out where there are votes")
 
@@ -143,6 +153,7 @@ class Voting:
             source.consensus,
             source.candidate_separator,
             source.label_column,
+            source.labels,
         )
 
     def __bool__(self) -> bool:
