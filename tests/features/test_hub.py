@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 import hub
+from noisylabels.errors import ConfigError
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
@@ -35,7 +37,7 @@ def command(tmp_path):
     """Train a run in a new process that knows a hub by its address; return what it says."""
     path = tmp_path / "run.toml"
 
-    def command(run, address, runs, **environment):
+    def command(run, address, runs):
         tables = [key for key, value in run.items() if isinstance(value, dict)]
         lines = [f"{key} = {json.dumps(run[key])}" for key in run if key not in tables]
         for key in tables:
@@ -46,7 +48,7 @@ def command(tmp_path):
         words = ["train", str(path), "--out", str(tmp_path / runs)]
         done = subprocess.run(
             [sys.executable, "-m", "noisylabels", *words],
-            env=os.environ | own | environment,
+            env=os.environ | own,
             capture_output=True,
             text=True,
         )
@@ -73,8 +75,9 @@ def test_weights_of_a_network_are_downloaded_once(photos, backbone, command, tmp
         assert status == 0, said
         assert downloads == ["timm/test_resnet.r160_in1k/model.safetensors"]
     # Neither the hub is there any more nor what was kept of the vectors.
-    said, status = command(photos, address, "second", HF_HUB_OFFLINE="1")
+    said, status = command(photos, address, "second")
     assert status == 0, said
+    assert "Retrying" not in said
     local = train(parse(photos | {"features": backbone}), tmp_path / "local")
     for runs in ("first", "second"):
         np.testing.assert_array_equal(predicted(only(tmp_path / runs)), predicted(local))
@@ -90,3 +93,27 @@ def test_a_network_that_cannot_be_had_is_named(photos, command, tmp_path):
     assert "weights = FILE takes a local file" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "runs").glob("*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"name": "timm", "model": "test_resnet"}, "its weights cannot be downloaded"),
+        ({"name": "sentence", "model": "owner/network"}, "expected a folder of sentence-trans"),
+    ],
+)
+def test_a_hub_that_is_out_of_reach_is_asked_once(
+    features, message, photos, tmp_path, monkeypatch, caplog
+):
+    pytest.importorskip({"timm": "timm", "sentence": "sentence_transformers"}[features["name"]])
+    (tmp_path / "texts.csv").write_text("text,label\n" + "good,yes\nbad,no\n" * 4)
+    texts = {"name": "text", "path": str(tmp_path / "texts.csv")}
+    monkeypatch.setattr("noisylabels.features.hub.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # Nothing takes connections at the first port.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    data = texts if features["name"] == "sentence" else photos["data"]
+    with pytest.raises(ConfigError, match=message):
+        train(parse(photos | {"data": data, "features": features}), tmp_path / "runs")
+    assert "Retrying" not in caplog.text
+    assert not constants.HF_HUB_OFFLINE

@@ -224,10 +224,10 @@ def test_a_network_for_sentences_is_downloaded_once(told, tmp_path):
         'optimizer = { name = "sgd", lr = 0.1 }\nloss = "gce"\nepochs = 30\n'
     )
 
-    def trained(name, **environment):
+    def trained(name):
         """Train in a new process, without the vectors that another has kept."""
         own = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-        own |= {"NOISYLABELS_CACHE": str(tmp_path / name / "cache")} | environment
+        own |= {"NOISYLABELS_CACHE": str(tmp_path / name / "cache"), "HF_ENDPOINT": address}
         words = [sys.executable, "-m", "noisylabels", "train", str(run)]
         subprocess.run(
             [*words, "--out", str(tmp_path / name)], env=os.environ | own, check=True, timeout=300
@@ -236,11 +236,11 @@ def test_a_network_for_sentences_is_downloaded_once(told, tmp_path):
         return RunFolder(result.parent).predictions()["test_probabilities"]
 
     with hub.serve(tmp_path / "served") as (address, downloads):
-        first = trained("first", HF_ENDPOINT=address)
+        first = trained("first")
         assert "someone/words/model.safetensors" in downloads
         assert len(downloads) == len(set(downloads))
     # The hub is gone.
-    second = trained("second", HF_HUB_OFFLINE="1")
+    second = trained("second")
     for found in (first, second):
         np.testing.assert_array_equal(found, RunFolder(local).predictions()["test_probabilities"])
 

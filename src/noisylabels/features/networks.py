@@ -5,6 +5,7 @@ import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,6 +30,7 @@ from noisylabels.errors import (
 from noisylabels.features.base import Compute, Features, Meter
 from noisylabels.features.cache import is_kept, keep
 from noisylabels.features.folding import fold_batch_norms
+from noisylabels.features.hub import without_retries
 from noisylabels.features.reduction import Dimensions, reduced
 
 BATCH = 64
@@ -368,11 +370,12 @@ class Timm(Make):
         import timm as library
 
         hub = filled and self.weights is None
-        network = _built(
-            lambda: library.create_model(self.model, pretrained=hub, num_classes=0),
-            self.model,
-            hub,
-        )
+        with without_retries() if hub else nullcontext():
+            network = _built(
+                lambda: library.create_model(self.model, pretrained=hub, num_classes=0),
+                self.model,
+                hub,
+            )
         if filled and self.weights is not None:
             load_weights(network, self.weights, self.model)
         preset = network.pretrained_cfg

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
 from noisylabels.features.base import Compute, Features, Meter
+from noisylabels.features.hub import without_retries
 from noisylabels.features.reduction import Dimensions
 
 BATCH = 64
@@ -180,7 +182,9 @@ def _load_network(model: str, device: str, *digests: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("sentence_transformers", "text") from error
     try:
-        return SentenceTransformer(model, device=device, trust_remote_code=False)
+        # A digest is a local folder's.
+        with nullcontext() if digests else without_retries():
+            return SentenceTransformer(model, device=device, trust_remote_code=False)
     except Exception as error:  # a hub that cannot be reached, a folder of something else
         reason = str(error).partition("\n")[0]
         raise ConfigError(
