@@ -41,6 +41,15 @@ def test_overrides_are_typed_and_win(file):
     assert run.loss == Component("dal", {"q_start": 0.8, "q_end": 1.5})
 
 
+def test_hyphens_in_keys_are_underscores(file):
+    run = load(file, ["--batch-size", "32", "--loss.q-end=1.2", "--features", "timm-of-mine:make"])
+    assert run.batch_size == 32
+    assert run.loss.parameters["q_end"] == 1.2
+    assert run.features.name == "timm-of-mine:make"
+    with pytest.raises(ConfigError, match="--batch-size is given twice"):
+        load(file, ["--batch_size", "32", "--batch-size", "64"])
+
+
 def test_another_component_starts_from_its_own_defaults(file):
     gce = Component("gce", {"q": 0.7})
     assert load(file, ["--loss.name", "gce", "--loss.q", "0.7"]).loss == gce

@@ -538,6 +538,8 @@ def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
 def override_tables(words: Sequence[str]) -> dict[str, Any]:
     """Read words such as ``["--loss.name", "gce"]`` as tables; values are read as TOML is.
 
+    In a key a hyphen is an underscore, as in the options of commands.
+
     Raises:
         ConfigError: A word is no override, or has no value.
     """
@@ -554,7 +556,7 @@ def override_tables(words: Sequence[str]) -> dict[str, Any]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"{key} needs a value")
             text = rest.pop(0)
-        *parents, leaf = key[2:].split(".")
+        *parents, leaf = key[2:].replace("-", "_").split(".")
         table = tables
         for parent in parents:
             below = table.setdefault(parent, {})
