@@ -16,13 +16,20 @@ def without_retries() -> Iterator[None]:
 
     Its library tries each file six times first, a minute in all, also where every file has been
     downloaded before.
+
+    Raises:
+        ConnectionError: What is loaded has not been downloaded before.
     """
     from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _is_reachable(constants.ENDPOINT)
     try:
         yield
+    except LocalEntryNotFoundError as error:
+        reason = "HF_HUB_OFFLINE is set" if before else f"{constants.ENDPOINT} cannot be reached"
+        raise ConnectionError(reason) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 

@@ -370,12 +370,12 @@ class Timm(Make):
         import timm as library
 
         hub = filled and self.weights is None
-        with without_retries() if hub else nullcontext():
-            network = _built(
-                lambda: library.create_model(self.model, pretrained=hub, num_classes=0),
-                self.model,
-                hub,
-            )
+
+        def build() -> nn.Module:
+            with without_retries() if hub else nullcontext():
+                return library.create_model(self.model, pretrained=hub, num_classes=0)
+
+        network = _built(build, self.model, hub)
         if filled and self.weights is not None:
             load_weights(network, self.weights, self.model)
         preset = network.pretrained_cfg
