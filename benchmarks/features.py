@@ -6,8 +6,9 @@ Real images of CIFAR-10 through tf_efficientnet_lite0 with real weights: extract
 (decode, resize, normalise, forward; from memory, and from JPEG files) against the bare forward pass
 of the same network on ready tensors, in the same precision, memory format and batches, alternating
 in one process, by the clock. Then the second use of all 50,000 training images' vectors: the
-plan with the digests of the data, and the data with its vectors, in a process of its own. Prints
-JSON.
+plan with the digests of the data, and the data with its vectors, in a process of its own, as
+``noisylabels features`` does it (a run imports torch's optimisers beside); and that whole command
+beside ``import torch`` alone. Prints JSON.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,8 @@ from noisylabels.run.device import choose_memory_format, choose_precision
 
 MODEL = "tf_efficientnet_lite0"
 SIDE = 160
+REPEATS = 4
+"""Processes that each time of the second use is a median of."""
 SECOND = """
 import sys, time
 from pathlib import Path
@@ -45,7 +49,7 @@ from noisylabels.run.config import load
 from noisylabels.run.labelling import label
 from noisylabels.run.plan import plan
 begun = time.perf_counter()
-made = plan(load(Path(sys.argv[1])))
+made = plan(load(Path(sys.argv[1])), trial=False)
 planned = time.perf_counter()
 dataset, _ = label(made, lambda sentence: print(sentence, file=sys.stderr))
 print(planned - begun, time.perf_counter() - planned, len(dataset.train))
@@ -135,17 +139,30 @@ def second_use(root: Path, weights: Path, size: int, cache: Path) -> dict:
         f"size = {size} }}\n"
     )
     environment = os.environ | {"NOISYLABELS_CACHE": str(cache)}
-    words = [sys.executable, "-c", SECOND, str(run)]
-    found = []
-    for _ in range(4):
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-        found.append([float(word) for word in done.stdout.split()])
-    plans, loads = zip(*((each[0], each[1]) for each in found[1:]), strict=True)
+
+    def start(*words: str) -> str:
+        command = [sys.executable, *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def used() -> list[float]:
+        return [float(word) for word in start("-c", SECOND, str(run)).split()]
+
+    first, *others = (used() for _ in range(1 + REPEATS))
+    plans, loads, counts = zip(*others, strict=True)
+    whole = {
+        "the whole command, s": ("-m", "noisylabels", "features", str(run)),
+        "import torch, s": ("-c", "import torch"),
+    }
     return {
-        "vectors": int(found[0][2]),
-        "first, s": sum(found[0][:2]),
+        "vectors": int(counts[0]),
+        "first, s": sum(first[:2]),
         "second, plan and digests, s": statistics.median(plans),
         "second, data and vectors, s": statistics.median(loads),
+        **{
+            name: statistics.median(seconds(partial(start, *words)) for _ in range(REPEATS))
+            for name, words in whole.items()
+        },
     }
 
 
