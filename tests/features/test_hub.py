@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 import hub
 from noisylabels.errors import ConfigError
+from noisylabels.features.hub import without_retries
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
@@ -117,3 +118,12 @@ def test_a_hub_that_is_out_of_reach_is_asked_once(
         train(parse(photos | {"data": data, "features": features}), tmp_path / "runs")
     assert "Retrying" not in caplog.text
     assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("proxies", [{"http": "http://proxy:1"}, {"all": "http://proxy:1"}])
+def test_a_proxy_is_trusted_to_reach_the_hub(proxies, monkeypatch):
+    monkeypatch.setattr("noisylabels.features.hub.getproxies", lambda: proxies)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    before = constants.HF_HUB_OFFLINE
+    with without_retries():
+        assert before == constants.HF_HUB_OFFLINE

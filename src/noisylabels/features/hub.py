@@ -37,7 +37,7 @@ def without_retries() -> Iterator[None]:
 def _is_reachable(address: str) -> bool:
     """Say whether something takes connections there; a proxy is trusted to know."""
     parts = urlsplit(address)
-    if parts.hostname is None or parts.scheme in getproxies():
+    if parts.hostname is None or getproxies().keys() & {parts.scheme, "all"}:
         return True
     try:
         port = parts.port or socket.getservbyname(parts.scheme)
