@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 import hub
 from noisylabels.errors import ConfigError
-from noisylabels.features.hub import without_retries
+from noisylabels.features import hub as hub_of_networks
 from noisylabels.run.config import parse
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.trainer import train
@@ -96,34 +96,34 @@ def test_a_network_that_cannot_be_had_is_named(photos, command, tmp_path):
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [
-        ({"name": "timm", "model": "test_resnet"}, r"downloaded \(.*http://127.0.0.1:1 cannot"),
-        ({"name": "sentence", "model": "owner/network"}, "expected a folder of sentence-trans"),
-    ],
-)
-def test_a_hub_that_is_out_of_reach_is_asked_once(
-    features, message, photos, tmp_path, monkeypatch, caplog
-):
-    pytest.importorskip({"timm": "timm", "sentence": "sentence_transformers"}[features["name"]])
-    (tmp_path / "texts.csv").write_text("text,label\n" + "good,yes\nbad,no\n" * 4)
-    texts = {"name": "text", "path": str(tmp_path / "texts.csv")}
-    monkeypatch.setattr("noisylabels.features.hub.getproxies", dict)
+@pytest.fixture
+def no_hub(tmp_path, monkeypatch):
+    """Let the hub be where nothing takes connections: at the first port."""
+    monkeypatch.setattr(hub_of_networks, "getproxies", dict)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    # Nothing takes connections at the first port.
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    data = texts if features["name"] == "sentence" else photos["data"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def test_weights_out_of_reach_are_asked_for_once(photos, no_hub, tmp_path, caplog):
+    message = r"'test_resnet': its weights cannot be downloaded \(.*http://127.0.0.1:1 cannot be"
     with pytest.raises(ConfigError, match=message):
-        train(parse(photos | {"data": data, "features": features}), tmp_path / "runs")
+        train(parse(photos), tmp_path / "runs")
     assert "Retrying" not in caplog.text
-    assert not constants.HF_HUB_OFFLINE
+    assert constants.HF_HUB_OFFLINE is False
 
 
-@pytest.mark.parametrize("proxies", [{"http": "http://proxy:1"}, {"all": "http://proxy:1"}])
-def test_a_proxy_is_trusted_to_reach_the_hub(proxies, monkeypatch):
-    monkeypatch.setattr("noisylabels.features.hub.getproxies", lambda: proxies)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    before = constants.HF_HUB_OFFLINE
-    with without_retries():
-        assert before == constants.HF_HUB_OFFLINE
+def test_a_network_for_sentences_out_of_reach_is_asked_for_once(no_hub, tmp_path, caplog):
+    (tmp_path / "texts.csv").write_text("text,label\n" + "good,yes\nbad,no\n" * 4)
+    data = {"name": "text", "path": str(tmp_path / "texts.csv")}
+    features = {"name": "sentence", "model": "owner/network"}
+    with pytest.raises(ConfigError, match="'owner/network': expected a folder of sentence-trans"):
+        train(parse({"data": data, "features": features}), tmp_path / "runs")
+    assert "Retrying" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "all"])
+def test_a_proxy_is_trusted_to_reach_the_hub(scheme, no_hub, monkeypatch):
+    monkeypatch.setattr(hub_of_networks, "getproxies", lambda: {scheme: "http://proxy:1"})
+    with hub_of_networks.without_retries():
+        assert constants.HF_HUB_OFFLINE is False
