@@ -114,14 +114,15 @@ def test_without_pretrained_weights_a_network_is_trained_that_is_done_in_time(ph
 
     monkeypatch.setattr(fitting, "seconds_per_epoch", seconds)
 
-    def chosen(minutes):
+    def chosen(limit):
         said = []
         (run,) = recommend(
-            spec.parse(str(photos)), backbone="no-such-network", minutes=minutes, say=said.append
+            spec.parse(str(photos)), backbone="no-such-network", minutes=limit, say=said.append
         )
         assert said[0].startswith("no pretrained network (features: ")
-        minutes = round(2 * run.epochs * pace[run.model.parameters["width"]] / 60)
-        assert f"{run.epochs} epochs, 2 runs, about {minutes} min" in said[1]
+        minutes = 2 * run.epochs * pace[run.model.parameters["width"]] / 60
+        assert f"{run.epochs} epochs, 2 runs, about {minutes:.0f} min" in said[1]
+        assert (f"over the limit of {limit} min" in said[1]) is (minutes > limit)
         assert (run.batch_size, run.validation) == (16, 0.1)
         q_start = run.loss.parameters["q_start"]
         return run.model.parameters["width"], run.epochs, q_start

@@ -262,10 +262,11 @@ def _from_scratch(
     quick = [(run.replace(loss=fast), took) for run, took in in_time]
     enough = [each for each in (*in_time, *quick) if suffices(each[0])]
     chosen, took = enough[0] if enough else max(quick, key=lambda each: each[0].epochs)
+    limit = f", over the limit of {runs * seconds / 60:g} min: nothing here is shorter"
     say(
         f"from its first weights instead: resnet18 of width {chosen.model.parameters['width']}, "
         f"{chosen.epochs} epochs, {runs} {'run' if runs == 1 else 'runs'}, about "
-        f"{runs * took / 60:.0f} min"
+        f"{runs * took / 60:.0f} min{limit if took > seconds else ''}"
     )
     return [chosen]
 
