@@ -18,7 +18,7 @@ from torch import nn
 
 import mps
 import naive
-from noisylabels import functional, losses, schedules
+from noisylabels import clipping, functional, losses, schedules
 from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.losses import (
     LOSSES,
@@ -373,7 +373,7 @@ class TestLimits:
             ("ogc", {"q": 0.7}, 0, "gce", 1e-12),
             ("forward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
             ("backward", {"matrix": torch.eye(5)}, 0, "ce", 1e-12),
-            ("peer", {"alpha": 0.0}, 0, "ce", 1e-12),
+            ("peer", {"alpha": 0.0, "base": "ce"}, 0, "ce", 1e-12),
             ("forward", {}, 0, "ce", 1e-12),
             ("backward", {}, 1, "ce", 1e-12),
         ],
@@ -1362,6 +1362,34 @@ class TestLogitClip:
         assert json.loads(json.dumps(bound)) == {key: loss[key] for key in ("delta", "base")}
         assert build("logit-clip", **bound).loss.q == 0.5
 
+    @pytest.mark.parametrize("key", ["logit-clip", "peer"])
+    def test_a_base_on_a_command_line_is_typed_as_a_loss_is(self, key):
+        def bound(*words):
+            tables = config.override_tables(["--loss", key, *words])
+            run = config.parse({"data": "digits"} | tables)
+            return config.bind(run.loss, LOSSES[key], "loss")["base"]
+
+        assert bound("--loss.base", "mae") == "mae"
+        gce = {"name": "gce", "q": 0.5}
+        assert bound("--loss.base", "gce", "--loss.base.q", "0.5") == gce
+        assert bound("--loss.base.name", "gce", "--loss.base.q", "0.5") == gce
+        plain = bound("--loss.base.name", "ldr-kl", "--loss.base.normalize", "false")
+        assert plain == {"name": "ldr-kl", "normalize": False}
+        assert build(key, base=plain).loss.normalize is False
+        schedule = "{schedule = 'linear', start = 0.1, end = 1}"
+        moving = bound("--loss.base.name", "gce", "--loss.base.q", schedule)
+        assert moving["q"]["schedule"] == "linear"
+        nested = ("--loss.base.name", "logit-clip", "--loss.base.base.name", "gce")
+        assert bound(*nested, "--loss.base.base.q", "0.5")["base"] == gce
+        for words, message in (
+            (("ldr-kl", "normalize", "maybe"), "loss.base.normalize: expected a.* boolean.*maybe"),
+            (("gce", "q", "high"), "loss.base.q: expected a.* number.*high"),
+            (("anl-ce", "min_prob", "small"), "loss.base.min_prob: expected a.* number.*small"),
+        ):
+            name, parameter, value = words
+            with pytest.raises(ConfigError, match=message):
+                bound("--loss.base.name", name, f"--loss.base.{parameter}", value)
+
 
 class TestCorrection:
     def test_backward_has_the_mean_of_the_true_labels(self, batch):
@@ -1734,6 +1762,27 @@ class TestAdaptive:
             self.step(loss, 0.0)
         assert loss.began is None
 
+    @pytest.mark.parametrize(
+        "made", [{}, {"delta": 1e6, "base": "adaptive-dal"}], ids=["itself", "as a base"]
+    )
+    @pytest.mark.parametrize("ignore_index", [-100, 9])
+    def test_ignored_examples_are_not_looked_at(self, made, ignore_index):
+        def trained(rows):
+            loss = build(
+                "logit-clip" if made else "adaptive-dal", ignore_index=ignore_index, **made
+            )
+            target = torch.tensor([0, 1, ignore_index, ignore_index, ignore_index])[: len(rows)]
+            for progress in (0.0, 0.01):
+                loss.progress = progress
+                assert loss(rows.clone().requires_grad_(), target).isfinite()
+            return (loss.loss if made else loss).began
+
+        sure, unlearnt = 50 * torch.eye(10)[:2], torch.zeros(2, 10)
+        padding = 50 * torch.eye(10)[:3]
+        assert trained(sure) == trained(torch.cat([sure, torch.zeros(3, 10)])) == 0.01
+        assert trained(torch.cat([sure, torch.full((3, 10), math.nan)])) == 0.01
+        assert trained(unlearnt) is trained(torch.cat([unlearnt, padding])) is None
+
     def test_a_base_follows_too(self):
         clipped = build("logit-clip", delta=1e6, base="adaptive-dal")
         for progress in (0.0, 0.01):
@@ -1744,6 +1793,15 @@ class TestAdaptive:
 
 
 class TestOptimizedGradientClipping:
+    def test_another_training_is_remembered_anew(self):
+        loss, fresh = (build("ogc", interval=2, queue=40) for _ in range(2))
+        loss.progress = 0.9
+        self.train(loss, self.batches())
+        assert loss.threshold > clipping.LEAST_PROBABILITY
+        loss.progress = 0.0
+        assert loss.threshold == clipping.LEAST_PROBABILITY
+        assert self.train(loss, self.batches(seed=1)) == self.train(fresh, self.batches(seed=1))
+
     @staticmethod
     def train(loss, batches):
         """Return what each batch costs."""
@@ -1894,6 +1952,9 @@ class TestOptimizedGradientClipping:
         ("ldr-kl", {"margin": -1.0}),
         ("logit-clip", {"delta": 0.0}),
         ("logit-clip", {"base": "nlnl"}),
+        ("ldr-kl", {"normalize": "false"}),
+        ("anl-ce", {"min_prob": "0.1"}),
+        ("forward", {"matrix": 5}),
         ("logit-clip", {"base": "gec"}),
         ("logit-clip", {"base": {"q": 0.7}}),
         ("logit-clip", {"base": {"name": "gce", "p": 0.7}}),

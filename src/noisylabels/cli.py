@@ -154,7 +154,7 @@ class Paper:
     Runs that are finished are found, the others are made; the same command continues. Names: table2
     (CIFAR-10) and table3 (CIFAR-100), every loss and noise; table4, real noise; table5, bigger
     methods with DAL; table6 and figure5, triggers; figure1 and figure4, curves; figure2, gradients;
-    figure3, sensitivity. Not the paper's: fair, every loss and those that came later, tuned alike.
+    figure3, sensitivity. Not the paper's: fair, its losses and those that came later, tuned alike.
     Any key of a run can be set here too, as in train: --epochs 10.
     """
 

@@ -42,6 +42,9 @@ from noisylabels.errors import (
 from noisylabels.schedules import Hyperparameter, Schedule, StatefulSchedule
 
 Reduction = Literal["mean", "sum", "none"]
+BaseLoss = str | Mapping[str, Any]
+"""What another loss is made of: a key of ``LOSSES``, or a table with that as ``"name"`` and its
+hyper-parameters."""
 
 UNTOLD_CALLS = 1000
 """After so many calls a loss with schedules warns if it was never told the progress."""
@@ -306,7 +309,14 @@ class Loss(nn.Module, ABC):
             )
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
-        return self._reduce(self.per_example, input, target)
+        each = self._of_batch(input, target, self.ignore_index)
+        return self._reduce(each, input, target)
+
+    def _of_batch(
+        self, input: Tensor, target: Tensor, ignore_index: int
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what computes the loss of each example of a batch, of which some are ignored."""
+        return self.per_example
 
     def _reduce(
         self, function: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor
@@ -1130,9 +1140,15 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, and in training see whether learning has begun."""
-        if self.training and input.requires_grad and torch.is_grad_enabled():
-            self._follow(input.detach())
+        self._follow(input)
         return super().per_example(input, target)
+
+    def _of_batch(
+        self, input: Tensor, target: Tensor, ignore_index: int
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        indices = not (target.is_floating_point() or functional.holds_candidates(input, target))
+        self._follow(input, ~functional.is_ignored(target, ignore_index) if indices else None)
+        return super().per_example
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress and what has been seen."""
@@ -1164,7 +1180,9 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
                 self.began = before + (self.progress - before) * seen.taken / seen.calls
             seen.calls = 0
 
-    def _follow(self, input: Tensor) -> None:
+    def _follow(self, input: Tensor, counted: Tensor | None = None) -> None:
+        if not (self.training and input.requires_grad and torch.is_grad_enabled()):
+            return
         if self.began is not None or self.progress >= LATEST:
             return
         if torch._C._are_functorch_transforms_active():
@@ -1173,7 +1191,8 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         seen.calls += 1
         if seen.taken:
             return
-        entropy = float(functional.relative_entropy(input).mean())
+        each = functional.relative_entropy(input.detach())
+        entropy = float((each if counted is None else each[counted]).mean())
         # Nothing can be learnt of no example, nor of logits that are not finite.
         if not math.isfinite(entropy):
             return
@@ -1238,7 +1257,9 @@ class ActiveNegativeLoss(_Balanced):
     ) -> None:
         super().__init__(weight, **options)
         self.alpha, self.beta, self.lamb = alpha, beta, lamb
-        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+        self.min_prob = check_range(
+            "min_prob", check_number("min_prob", min_prob), high=1, open=True, below=True
+        )
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without what is the batch's."""
@@ -1281,7 +1302,9 @@ class ActiveNegativeFocalLoss(_Balanced):
     ) -> None:
         super().__init__(weight, **options)
         self.alpha, self.beta, self.gamma, self.lamb = alpha, beta, gamma, lamb
-        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
+        self.min_prob = check_range(
+            "min_prob", check_number("min_prob", min_prob), high=1, open=True, below=True
+        )
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without what is the batch's."""
@@ -1477,6 +1500,8 @@ class LabelDistributionallyRobustLoss(Loss):
     ) -> None:
         super().__init__(weight, **options)
         self.lamb, self.margin = lamb, margin
+        if not isinstance(normalize, bool):
+            raise ConfigError(f"normalize must be True or False, got {normalize!r}")
         self.normalize = normalize
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
@@ -1534,7 +1559,7 @@ class LogitClippedLoss(_OnBase):
         weight: Tensor | None = None,
         *,
         delta: Hyperparameter = 1.0,
-        base: str | Mapping[str, Any] = "ce",
+        base: BaseLoss = "ce",
         **options: Unpack[LossOptions],
     ) -> None:
         super().__init__(weight, **options)
@@ -1544,11 +1569,20 @@ class LogitClippedLoss(_OnBase):
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
-        clipped = functional.clip_logits(input, delta=self.delta)
-        return self.loss.per_example(clipped, target)
+        return self.loss.per_example(self._clipped(input), target)
+
+    def _of_batch(
+        self, input: Tensor, target: Tensor, ignore_index: int
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        clipped = self._clipped(input)
+        each = self.loss._of_batch(clipped, target, ignore_index)
+        return lambda _, known: each(clipped, known)
+
+    def _clipped(self, input: Tensor) -> Tensor:
+        return functional.clip_logits(input, delta=self.delta)
 
 
-def _build_base(base: str | Mapping[str, Any]) -> Loss:
+def _build_base(base: BaseLoss) -> Loss:
     table = dict(base) if isinstance(base, Mapping) else {"name": base}
     key = table.pop("name", None)
     if not isinstance(key, str):
@@ -1576,8 +1610,9 @@ class OptimizedGradientClippingLoss(Loss):
 
     See :func:`noisylabels.functional.clipped_gradient`. In training it remembers the losses of the
     last examples, and now and then finds the threshold anew, see
-    :func:`noisylabels.clipping.clipping_threshold`. What it remembers is part of its state. Only
-    calls count whose logits want a gradient, and only of the loss itself, not of ``per_example``.
+    :func:`noisylabels.clipping.clipping_threshold`. What it remembers is part of its state, and
+    forgotten where the progress goes back. Only calls count whose logits want a gradient, and only
+    of the loss itself, not of ``per_example``.
 
     Args:
         q: Exponent, in [0, 1); at 0 it is cross entropy.
@@ -1609,9 +1644,7 @@ class OptimizedGradientClippingLoss(Loss):
         self.q, self.epsilon = q, epsilon
         self.interval = check_count("interval", interval, low=1)
         self.queue = check_count("queue", queue, low=2)
-        self.threshold = clipping.LEAST_PROBABILITY
-        self._seen = torch.zeros(0)
-        self._since = 0
+        self._forget()
         # The threshold moves without the progress.
         self._told = not super().dynamic()
 
@@ -1650,6 +1683,16 @@ class OptimizedGradientClippingLoss(Loss):
             self.threshold = state.get("threshold", self.threshold)
             self._seen = state.get("seen", self._seen)
             self._since = state.get("since", self._since)
+
+    def _moved(self, before: float) -> None:
+        if self.progress < before:
+            # Another training begins.
+            self._forget()
+
+    def _forget(self) -> None:
+        self.threshold = clipping.LEAST_PROBABILITY
+        self._seen = torch.zeros(0)
+        self._since = 0
 
     def _remember(self, input: Tensor, target: Tensor) -> None:
         if torch._C._are_functorch_transforms_active() or target.is_floating_point():
@@ -1911,7 +1954,7 @@ class PeerLoss(_OnBase):
         weight: Tensor | None = None,
         *,
         alpha: Hyperparameter = 1.0,
-        base: str | Mapping[str, Any] = "ce",
+        base: BaseLoss = "gce",
         seed: int = 0,
         **options: Unpack[LossOptions],
     ) -> None:

@@ -5,7 +5,7 @@ features=None)``, use of it what they need, and say what is missing. All draw on
 float64.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 
 import torch
@@ -792,6 +792,8 @@ def read_matrix(
     """
     place = f"matrix {matrix}" if isinstance(matrix, str | Path) else "matrix"
     stored = _stored(Path(matrix)) if isinstance(matrix, str | Path) else matrix
+    if not isinstance(stored, Sized):
+        raise ConfigError(f"{place}: expected rows of numbers, or their file, got {stored!r:.80}")
     classes = len(stored) if classes is None else classes
     try:
         rows = torch.as_tensor(stored, dtype=None if isinstance(stored, Tensor) else torch.float64)

@@ -156,3 +156,29 @@ def test_the_label_that_stands_for_a_set_is_drawn_from_it():
     assert chosen.all()
     assert (dataset.train.labels == true).double().mean() < 0.5
     assert dataset.test.targets is None
+
+
+@pytest.mark.parametrize("tested", ["cat|dog", "cat"])
+def test_what_a_test_accuracy_of_sets_counts_is_said(tested, tmp_path):
+    path = tmp_path / "t.csv"
+    rows = ["a cat here,cat|dog,train", "a dog there,dog,train", "an owl there,owl|dog,train"] * 8
+    rows += [f"a cat and more,{tested},test", "an owl,owl,test", "a dog,dog,test"] * 4
+    path.write_text("\n".join(["text,label,split", *rows]))
+    data = {"name": "text", "path": str(path), "candidate_separator": "|"}
+    heard = []
+
+    class Ear(Callback):
+        def on_message(self, sentence):
+            heard.append(sentence)
+
+    run = {"data": data, "features": "tfidf", "model": "linear", "epochs": 2, "batch_size": 8}
+    folder = RunFolder(train(parse(run), tmp_path / "runs", [Ear()]))
+    result, predicted = folder.result(), folder.predictions()["test_probabilities"].argmax(1)
+    labels = [{"cat": {0}, "cat|dog": {0, 1}}[tested], {2}, {1}] * 4
+    right = [guess in allowed for guess, allowed in zip(predicted, labels, strict=True)]
+    assert result["test_accuracy"] == pytest.approx(np.mean(right))
+    of_sets = "test accuracy counts any candidate of a test example as right"
+    assert (of_sets in heard) is (tested == "cat|dog")
+    (said,) = (sentence for sentence in tell(result, 3) if sentence.startswith("trained on sets"))
+    assert ("and so does one of a test set's 1.33" in said) is (tested == "cat|dog")
+    assert result.get("test_mean_candidates") == (4 / 3 if tested == "cat|dog" else None)

@@ -247,7 +247,11 @@ def test_a_dry_run_of_a_figure_without_runs_draws_nothing(tmp_path, capsys):
         (["table2", "--scale", "digits", "--loss", "gce"], "--loss.name: must be left out: --rows"),
         (["figure2", "--scale", "small"], "figure2 is drawn without any run: --scale must be left"),
         (["figure2", "--epochs", "3"], "figure2 is drawn without any run: --epochs must be left"),
-        (["table4", "--scale", "digits"], "table4 is of scale 'paper', got 'digits'"),
+        (["table4", "--scale", "digits"], "table4 is of scale 'paper', got 'digits': choose"),
+        (
+            ["fair"],
+            "fair is of scale 'small' or 'features' or 'digits', got 'paper': choose by --sc",
+        ),
         (["table2", "--scale", "digits", "--rows", "cee"], "unknown row 'cee' (known: "),
         (["table2", "--scale", "digits", "--columns", "symmetric:0.5"], "unknown column 'symmetri"),
         (
@@ -266,6 +270,13 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_rows_are_chosen_by_their_losses_keys_too(tmp_path):
+    chosen = Choice(("poly1", "adaptive-dal", "EPS-softmax", "LogitClip", "truncated GCE"))
+    (only,) = results.prepare(find("fair"), DIGITS, chosen, tmp_path)
+    titles = ["Poly-1", "adaptive DAL", "ε-softmax", "LogitClip", "truncated GCE"]
+    assert [row.title for row in only.part.rows] == titles
 
 
 def test_a_part_without_the_rows_asked_for_is_left_out(tmp_path):

@@ -1,5 +1,6 @@
 """The runs of an experiment, found or made, and the tables that they fill."""
 
+import dataclasses
 import shlex
 import statistics
 import tomllib
@@ -10,7 +11,15 @@ from typing import Any
 
 from noisylabels.errors import ConfigError, check_count, unknown
 from noisylabels.paper import published
-from noisylabels.paper.experiments import Column, Experiment, Part, Row
+from noisylabels.paper.experiments import (
+    HOSTS,
+    LATER_LOSSES,
+    LOSSES,
+    Column,
+    Experiment,
+    Part,
+    Row,
+)
 from noisylabels.paper.protocol import DATASETS, INSTANCE, Protocol
 from noisylabels.run import config
 from noisylabels.run.plan import Sources, plan
@@ -28,7 +37,7 @@ class Choice:
     """Which part of an experiment is asked for, and with what changes.
 
     Args:
-        rows: Titles of rows; none are all.
+        rows: Titles of rows, or keys of their losses or methods; none are all.
         columns: Keys of columns; none are all.
         seeds: How many seeds; by default those of the scale.
         overrides: Words that set keys of every run, such as ``["--epochs", "10"]``.
@@ -100,9 +109,12 @@ def prepare(
     if protocol.scale not in experiment.scales:
         raise ConfigError(
             f"{experiment.name} is of scale {' or '.join(map(repr, experiment.scales))}, got "
-            f"{protocol.scale!r}"
+            f"{protocol.scale!r}: choose by --scale"
         )
     _check_overrides(choice.overrides)
+    # Rows have the names that papers call losses by; their keys are as good.
+    rows = [TITLES.get(name.casefold(), name) for name in choice.rows]
+    choice = dataclasses.replace(choice, rows=rows)
     whole = experiment.parts(protocol)
     _check_names(whole, choice)
     parts = [
@@ -143,6 +155,8 @@ def prepare(
     return plans
 
 
+TITLES = {key: title for title, key in (LOSSES | LATER_LOSSES | HOSTS).items()}
+"""What rows of losses and bigger methods are called, by their keys."""
 SET_BY = {
     "seed": "--seeds",
     "noise": "--columns",

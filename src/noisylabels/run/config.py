@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from noisylabels.errors import ConfigError, unknown
+from noisylabels.losses import LOSSES, BaseLoss, hyperparameters
 from noisylabels.schedules import SCHEDULES, Hyperparameter
 
 SEVERAL = "several runs are made by noisylabels sweep"
@@ -494,6 +495,12 @@ def _typed(value: object, annotation: Any, place: str) -> Any:
         if isinstance(value, Mapping):
             return _typed_schedule(value, place)
         annotation = float
+    if annotation == BaseLoss:
+        if isinstance(value, Word):
+            value = value.read()
+        if isinstance(value, Mapping):
+            return _typed_base(value, place)
+        annotation = str
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     refusals = []
     for reading in value.readings() if isinstance(value, Word) else [value]:
@@ -533,6 +540,19 @@ def _typed_schedule(table: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise ConfigError(f"{place}: {error}") from error
     arguments = {key: value for key, value in table.items() if key != "schedule"}
     return {"schedule": name, **bind(Component(name, arguments), target, place)}
+
+
+def _typed_base(table: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Type what a table says of a loss; what it may not say is refused where the loss is made."""
+    name = table.get("name")
+    if not isinstance(name, str) or name not in LOSSES:
+        return dict(table)
+    own = hyperparameters(LOSSES[name])
+    given = {key: value for key, value in table.items() if key in own}
+    bound = bind(Component(name, given), LOSSES[name], place)
+    return dict(table) | {
+        key: str(bound[key]) if isinstance(bound[key], Path) else bound[key] for key in given
+    }
 
 
 def override_tables(words: Sequence[str]) -> dict[str, Any]:

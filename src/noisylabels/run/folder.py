@@ -57,7 +57,8 @@ FILES = {
     "its features (what they have learnt is among the weights, `features/...`), the input shape, "
     "how images are decoded and what inputs are normalised with",
     "result.json": "the last epoch's numbers; it is there if and only if the run is finished. "
-    "`mean_candidates`: how many candidates an example has on average, where it has a set of them; "
+    "`mean_candidates`, `test_mean_candidates`: how many candidates an example of the training and "
+    "the test set has on average, where it has a set of them; "
     "`actual_noise_rate`: the share of wrong labels, or of sets without the true one; "
     "`commonest_class`: the share of the training labels that is of the commonest class; "
     "`estimated_noise_rate`: which share of the training labels seems wrong, with an interval of "

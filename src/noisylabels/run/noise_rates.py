@@ -209,11 +209,12 @@ def _reached(result: Mapping[str, Any]) -> str:
 
 
 def _of_sets(result: Mapping[str, Any]) -> str:
-    missing = result["actual_noise_rate"]
+    missing, tested = result["actual_noise_rate"], result.get("test_mean_candidates")
     without = "" if missing is None else f"; {100 * missing:.1f} % of the sets lack the true label"
+    test = "" if tested is None else f", and so does one of a test set's {tested:.2f}"
     return (
         f"trained on sets of {result['mean_candidates']:.2f} candidates on average: a training "
-        f"prediction counts as right where it is one of them{without}"
+        f"prediction counts as right where it is one of them{test}{without}"
     )
 
 

@@ -327,7 +327,7 @@ def find(what: str, component: Component) -> Found:
     base = named.get("base")
     of_base = base.get("matrix") if what == "loss" and isinstance(base, Mapping) else None
     if isinstance(of_base, str):
-        # The table of another loss, whose values have the types that TOML gives them.
+        # The table of another loss, in which a file is a string.
         named = named | {"base.matrix": Path(of_base)}
     contents = {
         f"{what}.{name}": file_digest(value)

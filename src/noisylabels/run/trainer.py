@@ -158,7 +158,12 @@ def _make(made: Plan, folder: RunFolder, followers: Sequence[Callback]) -> None:
         against = (
             "test accuracy is against given labels" if _test_labels(state) == "given" else None
         )
-        for sentence in filter(None, (*dataset.notes, against, setup.sentence(), advice)):
+        of_sets = (
+            "test accuracy counts any candidate of a test example as right"
+            if made.config.test and dataset.test.candidates is not None
+            else None
+        )
+        for sentence in filter(None, (*dataset.notes, against, of_sets, setup.sentence(), advice)):
             say(sentence)
         if first_process:
             folder.open(made.config.tables(), made.identity, dataclasses.asdict(setup))
@@ -249,7 +254,7 @@ def _finish(
         **{key: last[key] for key in method.metrics() if key in last},
         "unpredicted_classes": None if tested is None else _unpredicted(method.combine(tested)),
         "actual_noise_rate": None if true is None else _wrong_share(dataset.train, true),
-        **_of_sets(dataset.train),
+        **_of_sets(dataset.train, dataset.test if run.test else None),
         "test_labels": _test_labels(state),
         **_clean_labels(dataset),
         **noise_rates(dataset, true, loop.trajectories, combined),
@@ -287,10 +292,13 @@ def _wrong_share(train: Examples, true: Tensor) -> float:
     return (~train.allows(true)).double().mean().item()
 
 
-def _of_sets(train: Examples) -> dict[str, float]:
+def _of_sets(train: Examples, test: Examples | None) -> dict[str, float]:
     """Return how many candidates an example has on average, where it has a set of them."""
-    sets = train.candidates
-    return {} if sets is None else {"mean_candidates": sets.sum(1).double().mean().item()}
+    return {
+        name: sets.sum(1).double().mean().item()
+        for name, part in (("mean_candidates", train), ("test_mean_candidates", test))
+        if part is not None and (sets := part.candidates) is not None
+    }
 
 
 def _rate_name(noise: Component) -> str:
