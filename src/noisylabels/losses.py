@@ -1629,6 +1629,9 @@ class OptimizedGradientClippingLoss(Loss):
     needs_indices = True
     q = Scheduled(high=1, below=True)
     epsilon = Scheduled(open=True)
+    threshold: float
+    _seen: Tensor
+    _since: int
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from noisylabels.data.datasets import SOURCES
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.run.config import parse
 from noisylabels.run.plan import plan
+from noisylabels.votes import consensus
 
 ROWS = [
     ("a fine, fine film", "good", "train", "good"),
@@ -76,7 +77,8 @@ def test_a_test_set_is_split_off_where_none_is_given(table):
         (("", "good", "train", "good"), "row 7: expected a text, got none"),
         (("fine", "good", "tset", "good"), "row 7: expected split train or test, got 'tset'"),
         (("fine", "", "train", "good"), "row 7: expected a label"),
-        (("fine", "good", "train", ""), "row 7: expected a label"),
+        (("fine", "", "test", ""), "row 7: expected a label"),
+        (("fine", "good", "test", ""), "row 7: true: expected a label"),
     ],
 )
 def test_bad_rows_are_named_or_skipped(table, row, said):
@@ -87,6 +89,22 @@ def test_bad_rows_are_named_or_skipped(table, row, said):
     assert len(data.train) == 3
     (place, reason) = data.skipped[0]
     assert said in f"{place.removeprefix(f'{path}: ')}: {reason}"
+
+
+def test_a_row_needs_the_label_of_its_split(table):
+    rows = [
+        (text, "" if split == "test" else label, split, true if split == "test" else "")
+        for text, label, split, true in ROWS
+    ]
+    whole, halves = (load(table(each), test_label_column="true") for each in (ROWS, rows))
+    assert halves.train.labels.tolist() == whole.train.labels.tolist()
+    assert halves.test.labels.tolist() == whole.test.labels.tolist()
+    assert halves.classes == whole.classes
+    # Where any row may become a test example, each needs both.
+    rows = [(*row[:2], row[3]) for row in [*ROWS, ("fine", "good", "train", "")]]
+    path = table(rows, ("text", "label", "true"))
+    with pytest.raises(DataError, match="row 7: true: expected a label"):
+        load(path, test_label_column="true")
 
 
 @pytest.mark.parametrize("options", [{}, {"test_label_column": "true"}])
@@ -258,6 +276,40 @@ class TestVotes:
         data = load(path, votes=self.VOTES, test_label_column="true")
         assert data.test.labels.tolist() == [2, 1]
 
+    @pytest.mark.parametrize("by", ["soft", "majority", "dawid-skene"])
+    def test_votes_on_training_rows_and_better_labels_on_test_rows(self, table, by):
+        rows = [
+            (text, *(("", "", "") if split == "test" else votes), split, better)
+            for text, *votes, split, true in self.ROWS
+            for better in [true if split == "test" else ""]
+        ]
+        path = table(rows, self.NAMES)
+        data = load(path, votes=self.VOTES, consensus=by, test_label_column="true")
+        training = [row for row in self.ROWS if row[4] == "train"]
+        alone = consensus(
+            torch.tensor(
+                [
+                    [["bad", "fair", "good"].index(v) if v else -1 for v in row[1:4]]
+                    for row in training
+                ]
+            ),
+            num_classes=3,
+            by=by,
+        )
+        assert data.train.labels.tolist() == alone.argmax(1).tolist()
+        if by != "majority":
+            torch.testing.assert_close(data.train.targets, alone)
+        assert data.test.labels.tolist() == [2, 1]
+        assert any("of 8 votes by 3 raters, 2.7 for each example" in note for note in data.notes)
+        with pytest.raises(DataError, match="row 2: expected a vote in ann, bob, eve, got none"):
+            load(table([("a", "", "", "", "train", "good"), *rows], self.NAMES), votes=self.VOTES)
+        with pytest.raises(DataError, match="row 7: true: expected a label .* got none"):
+            load(
+                table([*rows, ("a", "bad", "bad", "", "test", "")], self.NAMES),
+                votes=self.VOTES,
+                test_label_column="true",
+            )
+
     @pytest.mark.parametrize("named", [False, True])
     def test_raters_of_rows(self, table, named):
         """Bob is always wrong, and sits in the second column first, then in the third."""
@@ -374,8 +426,20 @@ class TestVotes:
         torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
         assert data.test.labels.tolist() == [1, 0]
         rows[0] = (*rows[0][:-1], "fair")
-        with pytest.raises(DataError, match="row 2: expected .* got 'fair'"):
+        with pytest.raises(DataError, match="row 2: true: expected .* got 'fair'"):
             load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
+        halves = [
+            ("a fine film", "0", "3", "train", ""),
+            ("dull", "2", "1", "train", ""),
+            ("splendid", "", "", "test", "good"),
+            ("a bore", "", "", "test", "bad"),
+        ]
+        data = load(table(halves, names), vote_counts=("bad", "good"), test_label_column="true")
+        torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
+        assert data.test.labels.tolist() == [1, 0]
+        halves[2] = (*halves[2][:-1], "")
+        with pytest.raises(DataError, match="row 4: expected a vote in bad, good, got none"):
+            load(table(halves, names), vote_counts=("bad", "good"), test_label_column="true")
 
     def test_a_text_without_a_vote(self, table):
         rows = [*self.ROWS, ("hm", "", "", "", "train", "bad")]

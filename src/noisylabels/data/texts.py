@@ -16,7 +16,7 @@ from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
 from noisylabels.data.source import LABEL_BEFORE, Facts, SplittableSource
 from noisylabels.data.tables import is_text, read_table
-from noisylabels.data.voting import LABEL, Encoded, Voting
+from noisylabels.data.voting import LABEL, Better, Encoded, Voting
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import Consensus
 
@@ -38,7 +38,8 @@ class Text(SplittableSource):
         split_column: Column of splits, ``train`` or ``test``; ``split`` by default, which may be
             missing.
         test_label_column: Column of the test examples' labels, where some are known to be better
-            than the rest; that of the labels by default.
+            than the rest; that of the labels by default. With splits it may be empty for training
+            rows, as their own labels or votes may for test rows.
         labels: ``"names"`` takes labels as text, ``"numbers"`` as class numbers, ``"auto"`` as
             numbers where all of them are whole.
         candidate_separator: What stands between the candidates where a row may have several labels,
@@ -137,28 +138,38 @@ class Text(SplittableSource):
     def _encode(self, rows: list[Row], places: list[str], report: LoadReport) -> Encoded:
         """Encode labels, sets of candidates or votes."""
         given = [label for _, _, label, *_ in rows]
-        better = [] if self.test_label_column is None else [last for _, _, _, last, *_ in rows]
+        better = self._better(rows)
         if voting := self._voting:
-            return voting.encode(given, places, report, self.labels, better or None)
-        count = len(rows)
-        columns = 2 if better else 1
+            return voting.encode(given, places, report, self.labels, better)
+        count, columns = len(rows), 1
+        values, where = given, places
+        if better is not None:
+            given, others = better.beside(given, self.labels)
+            columns = 2
+            values, where = given + others, places + better.places(places)
         numbers, sets, classes, good = encode_candidates(
-            given + better,
-            places * columns,
+            values,
+            where,
             None,
             report,
             self.labels,
             self.candidate_separator,
             [*range(count)] * columns,
         )
-        # A row counts only with both of its labels.
         sound = good.view(columns, count).all(0)
         if not bool(sound.all()):
             kept = sound.nonzero().squeeze(1).tolist()
             rest = self._encode([rows[row] for row in kept], [places[row] for row in kept], report)
             return dataclasses.replace(rest, sound=sound.masked_scatter(sound, rest.sound))
-        own, others = (None, None) if sets is None else (sets[:count], sets[-count:])
-        return Encoded(sound, classes, numbers[:count], numbers[-count:], own, others)
+        first, last = (None, None) if sets is None else (sets[:count], sets[-count:])
+        return Encoded(sound, classes, numbers[:count], numbers[-count:], first, last)
+
+    def _better(self, rows: list[Row]) -> Better | None:
+        """Return the labels that rows have as test examples, where a column has such."""
+        if self.test_label_column is None:
+            return None
+        tested = [split == "test" for *_, split in rows] if self.has_test_set else None
+        return Better(self.test_label_column, [last for _, _, _, last, *_ in rows], tested)
 
     @property
     def _voting(self) -> Voting:

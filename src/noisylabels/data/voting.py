@@ -47,6 +47,66 @@ class Encoded:
     better_targets: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Better:
+    """The labels that rows have as test examples, from a column of their own.
+
+    Args:
+        column: The column.
+        labels: Of each row.
+        tested: Which rows are test examples: they need this label alone, and the others do not.
+            None where any may become one, so that all need both.
+    """
+
+    column: str
+    labels: Sequence[object]
+    tested: Sequence[bool] | None
+
+    def needed(self, kind: LabelKind) -> list[int]:
+        """Return the rows whose label here counts."""
+        return [
+            row
+            for row, label in enumerate(self.labels)
+            if self.tested is None or self.tested[row] or not is_missing(label, kind)
+        ]
+
+    def without(self, kind: LabelKind) -> set[int]:
+        """Return the rows that need no other label."""
+        return {
+            row
+            for row, label in enumerate(self.labels)
+            if self.tested is not None and self.tested[row] and not is_missing(label, kind)
+        }
+
+    def beside(self, given: Sequence[object], kind: LabelKind) -> tuple[list[object], list[object]]:
+        """Return both labels of each row, each in the other's place where it is not needed.
+
+        Args:
+            given: The other label of each row.
+            kind: As for :func:`noisylabels.data.label_encoding.encode_labels`.
+        """
+        own, better = list(given), list(given)
+        for row in self.without(kind):
+            if is_missing(given[row], kind):
+                own[row] = self.labels[row]
+        for row in self.needed(kind):
+            better[row] = self.labels[row]
+        return own, better
+
+    def places(self, places: Sequence[str]) -> list[str]:
+        """Return where the labels are, for messages.
+
+        Args:
+            places: Where each row is.
+        """
+        return [f"{place}: {self.column}" for place in places]
+
+    def of(self, rows: Sequence[int]) -> "Better":
+        """Return those of some rows."""
+        tested = None if self.tested is None else [self.tested[row] for row in rows]
+        return Better(self.column, [self.labels[row] for row in rows], tested)
+
+
 class Voted(Protocol):
     """A source whose rows may have votes: its options of them."""
 
@@ -181,7 +241,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Sequence[object] | None = None,
+        better: Better | None = None,
     ) -> Encoded:
         """Turn votes into class numbers, and probabilities where these are learnt.
 
@@ -199,7 +259,7 @@ class Voting:
             DataError: A vote is no label or a row has none, and bad rows are not to be skipped.
         """
         encode = self._encode_counts if self.counts else self._encode_votes
-        return encode(ballots, places, report, kind, [] if better is None else list(better))
+        return encode(ballots, places, report, kind, better)
 
     def _encode_votes(
         self,
@@ -207,7 +267,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: list[object],
+        better: Better | None,
     ) -> Encoded:
         given = [
             (row, column, who, vote)
@@ -215,7 +275,8 @@ class Voting:
             for column, (who, vote) in enumerate(ballot)
             if not is_missing(vote, kind)
         ]
-        sound = self._have_votes({row for row, *_ in given}, places, report)
+        voted = {row for row, *_ in given}
+        sound = self._have_votes(voted, places, report, kind, better)
         names = [_name(who) if self.raters else who for _, _, who, _ in given]
         for (row, column, who, _), name in zip(given, names, strict=True):
             if name is None and bool(sound[row]):
@@ -225,35 +286,39 @@ class Voting:
                 sound[row] = False
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
+        needed = [] if better is None else better.needed(kind)
+        also = [] if better is None else better.of(needed).labels
+        where = [] if better is None else better.places([places[row] for row in needed])
         numbers, classes, good = encode_labels(
-            [vote for *_, vote in given] + better,
-            [f"{places[row]}: {self.votes[column]}" for row, column, *_ in given]
-            + (list(places) if better else []),
+            [*(vote for *_, vote in given), *also],
+            [*(f"{places[row]}: {self.votes[column]}" for row, column, *_ in given), *where],
             None,
             report,
             kind,
-            [row for row, *_ in given] + [*range(len(better))],
+            [*(row for row, *_ in given), *needed],
         )
         sound[[row for (row, *_), kept in zip(given, good.tolist(), strict=False) if not kept]] = (
             False
         )
-        if better:
-            sound &= good[len(given) :]
+        sound[needed] &= good[len(given) :]
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
         numbered: dict[object, int] = {}
         votes, raters = torch.full((2, len(ballots), len(self.votes)), -1).unbind()
-        index = torch.tensor([(row, column) for row, column, *_ in given]).T
-        votes[*index] = numbers[: len(given)]
-        raters[*index] = torch.tensor([numbered.setdefault(name, len(numbered)) for name in names])
+        index = torch.tensor([(row, column) for row, column, *_ in given]).view(-1, 2).T
+        votes[*index.long()] = numbers[: len(given)]
+        raters[*index.long()] = torch.tensor(
+            [numbered.setdefault(name, len(numbered)) for name in names], dtype=torch.int64
+        )
+        kept = sorted(voted)
         shares = consensus(
-            votes,
+            votes[kept],
             num_classes=len(classes),
             by=self.consensus,
-            raters=raters if self.consensus == "dawid-skene" else None,
+            raters=raters[kept] if self.consensus == "dawid-skene" else None,
         )
-        self._note(len(given), len(ballots), f" by {len(numbered)} raters", report)
-        return self._encoded(sound, classes, shares, numbers[len(given) :] if better else None)
+        self._note(len(given), len(kept), f" by {len(numbered)} raters", report)
+        return self._encoded(sound, classes, kept, shares, needed, numbers[len(given) :])
 
     def _encode_counts(
         self,
@@ -261,7 +326,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: list[object],
+        better: Better | None,
     ) -> Encoded:
         sound = torch.ones(len(ballots), dtype=torch.bool)
         table = [[_count(value) for _, value in ballot] for ballot in ballots]
@@ -272,25 +337,39 @@ class Voting:
                 report.reject(f"{places[row]}: {name}", f"expected a count of votes, got {value!r}")
                 sound[row] = False
         voted = {row for row, numbered in enumerate(table) if None in numbered or any(numbered)}
-        sound &= self._have_votes(voted, places, report)
+        sound &= self._have_votes(voted, places, report, "names", better)
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
-        numbers = None
-        if better:
-            numbers, _, sound = encode_labels(better, places, self.counts, report, "names")
+        needed, numbers = [], torch.zeros(0, dtype=torch.int64)
+        if better is not None:
+            needed = better.needed("names")
+            where = better.places([places[row] for row in needed])
+            labels = better.of(needed).labels
+            numbers, _, good = encode_labels(labels, where, self.counts, report, "names")
+            sound[needed] &= good
             if not bool(sound.all()):
                 return self._again(sound, ballots, places, report, kind, better)
-        counts = torch.tensor(table, dtype=torch.float64)
-        self._note(int(counts.sum()), len(ballots), "", report)
+        kept = sorted(voted)
+        counts = torch.tensor([table[row] for row in kept], dtype=torch.float64)
+        counts = counts.view(-1, len(self.counts))
+        self._note(int(counts.sum()), len(kept), "", report)
         shares = (counts / counts.sum(1, keepdim=True)).float()
-        return self._encoded(sound, self.counts, shares, numbers)
+        return self._encoded(sound, self.counts, kept, shares, needed, numbers)
 
-    def _have_votes(self, voted: set[int], places: Sequence[str], report: LoadReport) -> Tensor:
+    def _have_votes(
+        self,
+        voted: set[int],
+        places: Sequence[str],
+        report: LoadReport,
+        kind: LabelKind,
+        better: Better | None,
+    ) -> Tensor:
         """Refuse rows that nobody has labelled."""
         columns = ", ".join(self.votes or self.counts)
-        for row in sorted(set(range(len(places))) - voted):
+        fine = voted if better is None else voted | better.without(kind)
+        for row in sorted(set(range(len(places))) - fine):
             report.reject(places[row], f"expected a vote in {columns}, got none")
-        return torch.tensor([row in voted for row in range(len(places))], dtype=torch.bool)
+        return torch.tensor([row in fine for row in range(len(places))], dtype=torch.bool)
 
     def _again(
         self,
@@ -299,7 +378,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: list[object],
+        better: Better | None,
     ) -> Encoded:
         """Encode the rows that are sound, by themselves: they may have fewer classes."""
         kept = sound.nonzero().squeeze(1).tolist()
@@ -311,21 +390,41 @@ class Voting:
             [places[row] for row in kept],
             report,
             kind,
-            [better[row] for row in kept] if better else None,
+            None if better is None else better.of(kept),
         )
         return dataclasses.replace(rest, sound=sound.masked_scatter(sound, rest.sound))
 
     def _encoded(
-        self, sound: Tensor, classes: tuple[str, ...], shares: Tensor, better: Tensor | None
+        self,
+        sound: Tensor,
+        classes: tuple[str, ...],
+        voted: list[int],
+        shares: Tensor,
+        needed: list[int],
+        numbers: Tensor,
     ) -> Encoded:
-        labels = shares.argmax(1)
-        targets = None if self.consensus == "majority" else shares
-        return Encoded(sound, classes, labels, labels if better is None else better, targets)
+        """Return what came of votes.
+
+        Args:
+            sound: Which rows are sound: all of them.
+            classes: The class names.
+            voted: The rows with votes.
+            shares: What became of their votes, of shape (len(voted), K).
+            needed: The rows with a label as a test example, all without votes among them.
+            numbers: That label.
+        """
+        better = torch.full((len(sound),), -1)
+        better[needed] = numbers
+        every = torch.nn.functional.one_hot(better.clamp(min=0), len(classes)).to(shares.dtype)
+        every[voted] = shares
+        labels = every.argmax(1)
+        targets = None if self.consensus == "majority" else every
+        return Encoded(sound, classes, labels, better.where(better >= 0, labels), targets)
 
     def _note(self, votes: int, rows: int, whose: str, report: LoadReport) -> None:
         report.note(
             f"labels are the {self.consensus} consensus of {votes} votes{whose}, "
-            f"{votes / rows:.1f} for each example"
+            f"{votes / max(1, rows):.1f} for each example"
         )
 
 
