@@ -198,8 +198,13 @@ class TestTotalProbability:
 
     @pytest.mark.parametrize("key", sorted(set(LOSSES) - set(TAKING)))
     def test_losses_that_take_no_sets(self, key, logits):
-        with pytest.raises(TypeError, match="is not defined for sets of candidates"):
-            build(key)(logits, SETS)
+        loss = build(key)
+        with pytest.raises(TypeError, match="is not defined for sets of candidates") as refusal:
+            loss(logits, SETS)
+        # What is named in its place is there.
+        assert ("CandidateLoss of it" in str(refusal.value)) is not loss.needs_indices
+        if not loss.needs_indices and "matrix" not in loss.beyond_examples():
+            assert CandidateLoss(loss)(logits, SETS).isfinite()
 
     @pytest.mark.parametrize("option", [{"weight": torch.ones(5)}, {"label_smoothing": 0.1}])
     def test_weights_and_smoothing_are_refused(self, option, logits):

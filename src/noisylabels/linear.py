@@ -96,7 +96,8 @@ class LinearLoss(LossWrapper):
         if not isinstance(loss, Loss) or type(loss).of_log_p is Loss.of_log_p:
             raise ConfigError(
                 f"LinearLoss takes a loss of noisylabels.losses, of the label's probability and "
-                f"the entropy alone (ce, mae, gce, dgce, rce, sce, dal), got {loss!r:.80}"
+                f"the entropy alone (ce, mae, gce, dgce, rce, sce, dal), got "
+                f"{type(loss).__name__ if isinstance(loss, Loss) else repr(loss)[:80]}"
             )
         super().__init__(loss)
         if loss.label_smoothing:

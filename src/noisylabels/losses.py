@@ -303,9 +303,12 @@ class Loss(nn.Module, ABC):
 
     def _refuse_candidates(self, input: Tensor, target: Tensor) -> None:
         if not self.takes_candidates and functional.holds_candidates(input, target):
+            # Weighed candidates are class probabilities.
+            weighed = ', or CandidateLoss of it (in a run: method = "candidates")'
             raise TypeError(
                 f"{type(self).__name__} is not defined for sets of candidates, as CrossEntropyLoss "
                 f"and DynamicsAwareLoss are: expected class indices or probabilities"
+                f"{'' if self.needs_indices else weighed}"
             )
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:

@@ -70,8 +70,9 @@ class Pair(Method):
             )
         if beyond := context.loss.beyond_examples():
             raise ConfigError(
-                f"examples are selected by their own losses, which {', '.join(beyond)} of the "
-                f'loss is no part of: leave it out, or use method = "single"'
+                f"examples are selected by their own losses, and {', '.join(beyond)} of "
+                f"{type(context.loss).__name__} is no part of these: take a loss without, or "
+                f'method = "single"'
             )
         self._ramp_epochs = check_count("ramp_epochs", ramp_epochs, low=1)
         self._given_rate = forget_rate
