@@ -305,11 +305,11 @@ class Voting:
             return self._again(sound, ballots, places, report, kind, better)
         numbered: dict[object, int] = {}
         votes, raters = torch.full((2, len(ballots), len(self.votes)), -1).unbind()
-        index = torch.tensor([(row, column) for row, column, *_ in given]).view(-1, 2).T
-        votes[*index.long()] = numbers[: len(given)]
-        raters[*index.long()] = torch.tensor(
-            [numbered.setdefault(name, len(numbered)) for name in names], dtype=torch.int64
-        )
+        whose = [numbered.setdefault(name, len(numbered)) for name in names]
+        cells = [(row, column) for row, column, *_ in given]
+        index = torch.tensor(cells, dtype=torch.int64).view(-1, 2).T
+        votes[*index] = numbers[: len(given)]
+        raters[*index] = torch.tensor(whose, dtype=torch.int64)
         kept = sorted(voted)
         shares = consensus(
             votes[kept],
