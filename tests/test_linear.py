@@ -99,6 +99,7 @@ def test_every_loss_is_taken_or_refused():
             with pytest.raises(ConfigError, match="of the label's probability and") as said:
                 LinearLoss(build(key))
             assert type(build(key)).__name__ in str(said.value)
+            assert len(str(said.value).splitlines()) == 1
     for other in (nn.CrossEntropyLoss(), CandidateLoss(build("ce")), "dal"):
         with pytest.raises(ConfigError, match="takes a loss of noisylabels.losses.*, got "):
             LinearLoss(other)

@@ -318,7 +318,10 @@ class Loss(nn.Module, ABC):
     def _of_batch(
         self, input: Tensor, target: Tensor, ignore_index: int
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return what computes the loss of each example of a batch, of which some are ignored."""
+        """Return what computes the loss of each example of a batch, of which some may be ignored.
+
+        It is given ``input`` and ``target`` again, with a class in the place of ``ignore_index``.
+        """
         return self.per_example
 
     def _reduce(
@@ -1143,14 +1146,13 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, and in training see whether learning has begun."""
-        self._follow(input)
+        self._follow(input, target, None)
         return super().per_example(input, target)
 
     def _of_batch(
         self, input: Tensor, target: Tensor, ignore_index: int
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        indices = not (target.is_floating_point() or functional.holds_candidates(input, target))
-        self._follow(input, ~functional.is_ignored(target, ignore_index) if indices else None)
+        self._follow(input, target, ignore_index)
         return super().per_example
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -1183,7 +1185,7 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
                 self.began = before + (self.progress - before) * seen.taken / seen.calls
             seen.calls = 0
 
-    def _follow(self, input: Tensor, counted: Tensor | None = None) -> None:
+    def _follow(self, input: Tensor, target: Tensor, ignore_index: int | None) -> None:
         if not (self.training and input.requires_grad and torch.is_grad_enabled()):
             return
         if self.began is not None or self.progress >= LATEST:
@@ -1195,7 +1197,10 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
         if seen.taken:
             return
         each = functional.relative_entropy(input.detach())
-        entropy = float((each if counted is None else each[counted]).mean())
+        soft = target.is_floating_point() or functional.holds_candidates(input, target)
+        if ignore_index is not None and not soft:
+            each = each[~functional.is_ignored(target, ignore_index)]
+        entropy = float(each.mean())
         # Nothing can be learnt of no example, nor of logits that are not finite.
         if not math.isfinite(entropy):
             return

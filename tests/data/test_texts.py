@@ -422,21 +422,19 @@ class TestVotes:
             ("a bore", "1", "4", "test", "bad"),
         ]
         names = ("text", "bad", "good", "split", "true")
-        data = load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
-        torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
-        assert data.test.labels.tolist() == [1, 0]
-        rows[0] = (*rows[0][:-1], "fair")
-        with pytest.raises(DataError, match="row 2: true: expected .* got 'fair'"):
-            load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
         halves = [
             ("a fine film", "0", "3", "train", ""),
             ("dull", "2", "1", "train", ""),
             ("splendid", "", "", "test", "good"),
             ("a bore", "", "", "test", "bad"),
         ]
-        data = load(table(halves, names), vote_counts=("bad", "good"), test_label_column="true")
-        torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
-        assert data.test.labels.tolist() == [1, 0]
+        for each in (rows, halves):
+            data = load(table(each, names), vote_counts=("bad", "good"), test_label_column="true")
+            torch.testing.assert_close(data.train.targets, torch.tensor([[0, 1], [2 / 3, 1 / 3]]))
+            assert data.test.labels.tolist() == [1, 0]
+        rows[0] = (*rows[0][:-1], "fair")
+        with pytest.raises(DataError, match="row 2: true: expected .* got 'fair'"):
+            load(table(rows, names), vote_counts=("bad", "good"), test_label_column="true")
         halves[2] = (*halves[2][:-1], "")
         with pytest.raises(DataError, match="row 4: expected a vote in bad, good, got none"):
             load(table(halves, names), vote_counts=("bad", "good"), test_label_column="true")

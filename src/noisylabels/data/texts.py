@@ -16,7 +16,7 @@ from noisylabels.data.examples import Dataset, Examples, LoadReport, Texts
 from noisylabels.data.label_encoding import LabelKind, encode_candidates, note_empty, several
 from noisylabels.data.source import LABEL_BEFORE, Facts, SplittableSource
 from noisylabels.data.tables import is_text, read_table
-from noisylabels.data.voting import LABEL, Better, Encoded, Voting
+from noisylabels.data.voting import LABEL, Encoded, TestLabels, Voting
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import Consensus
 
@@ -164,12 +164,12 @@ class Text(SplittableSource):
         first, last = (None, None) if sets is None else (sets[:count], sets[-count:])
         return Encoded(sound, classes, numbers[:count], numbers[-count:], first, last)
 
-    def _better(self, rows: list[Row]) -> Better | None:
+    def _better(self, rows: list[Row]) -> TestLabels | None:
         """Return the labels that rows have as test examples, where a column has such."""
         if self.test_label_column is None:
             return None
         tested = [split == "test" for *_, split in rows] if self.has_test_set else None
-        return Better(self.test_label_column, [last for _, _, _, last, *_ in rows], tested)
+        return TestLabels(self.test_label_column, [last for _, _, _, last, *_ in rows], tested)
 
     @property
     def _voting(self) -> Voting:

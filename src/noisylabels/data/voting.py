@@ -48,7 +48,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Better:
+class TestLabels:
     """The labels that rows have as test examples, from a column of their own.
 
     Args:
@@ -70,7 +70,7 @@ class Better:
             if self.tested is None or self.tested[row] or not is_missing(label, kind)
         ]
 
-    def without(self, kind: LabelKind) -> set[int]:
+    def alone(self, kind: LabelKind) -> set[int]:
         """Return the rows that need no other label."""
         return {
             row
@@ -86,7 +86,7 @@ class Better:
             kind: As for :func:`noisylabels.data.label_encoding.encode_labels`.
         """
         own, better = list(given), list(given)
-        for row in self.without(kind):
+        for row in self.alone(kind):
             if is_missing(given[row], kind):
                 own[row] = self.labels[row]
         for row in self.needed(kind):
@@ -101,10 +101,10 @@ class Better:
         """
         return [f"{place}: {self.column}" for place in places]
 
-    def of(self, rows: Sequence[int]) -> "Better":
+    def of(self, rows: Sequence[int]) -> "TestLabels":
         """Return those of some rows."""
         tested = None if self.tested is None else [self.tested[row] for row in rows]
-        return Better(self.column, [self.labels[row] for row in rows], tested)
+        return TestLabels(self.column, [self.labels[row] for row in rows], tested)
 
 
 class Voted(Protocol):
@@ -241,7 +241,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Better | None = None,
+        better: TestLabels | None = None,
     ) -> Encoded:
         """Turn votes into class numbers, and probabilities where these are learnt.
 
@@ -267,7 +267,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Better | None,
+        better: TestLabels | None,
     ) -> Encoded:
         given = [
             (row, column, who, vote)
@@ -287,7 +287,7 @@ class Voting:
         if not bool(sound.all()):
             return self._again(sound, ballots, places, report, kind, better)
         needed = [] if better is None else better.needed(kind)
-        also = [] if better is None else better.of(needed).labels
+        also = [] if better is None else [better.labels[row] for row in needed]
         where = [] if better is None else better.places([places[row] for row in needed])
         numbers, classes, good = encode_labels(
             [*(vote for *_, vote in given), *also],
@@ -326,7 +326,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Better | None,
+        better: TestLabels | None,
     ) -> Encoded:
         sound = torch.ones(len(ballots), dtype=torch.bool)
         table = [[_count(value) for _, value in ballot] for ballot in ballots]
@@ -344,7 +344,7 @@ class Voting:
         if better is not None:
             needed = better.needed("names")
             where = better.places([places[row] for row in needed])
-            labels = better.of(needed).labels
+            labels = [better.labels[row] for row in needed]
             numbers, _, good = encode_labels(labels, where, self.counts, report, "names")
             sound[needed] &= good
             if not bool(sound.all()):
@@ -362,11 +362,11 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Better | None,
+        better: TestLabels | None,
     ) -> Tensor:
         """Refuse rows that nobody has labelled."""
         columns = ", ".join(self.votes or self.counts)
-        fine = voted if better is None else voted | better.without(kind)
+        fine = voted if better is None else voted | better.alone(kind)
         for row in sorted(set(range(len(places))) - fine):
             report.reject(places[row], f"expected a vote in {columns}, got none")
         return torch.tensor([row in fine for row in range(len(places))], dtype=torch.bool)
@@ -378,7 +378,7 @@ class Voting:
         places: Sequence[str],
         report: LoadReport,
         kind: LabelKind,
-        better: Better | None,
+        better: TestLabels | None,
     ) -> Encoded:
         """Encode the rows that are sound, by themselves: they may have fewer classes."""
         kept = sound.nonzero().squeeze(1).tolist()
