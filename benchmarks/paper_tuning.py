@@ -22,6 +22,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from noisylabels.atomic import replacing
 from noisylabels.display import TuneDisplay
 from noisylabels.paper.experiments import (
     CURVES,
@@ -77,8 +78,11 @@ def main() -> None:
         "precision": given.precision,
     }
     suffix = "-l1" if given.decay == "l1" else ""
-    for key in NAMED.get(given.names, given.names.split(",")):
-        changes, name = tuned_alike(key)
+    searchable = {path.stem for path in SPACES.glob("*.toml")}
+    named = {key: tuned_alike(key) for key in NAMED.get(given.names, given.names.split(","))}
+    if missing := [key for key, (_, name) in named.items() if name not in searchable]:
+        parser.error(f"--names: nothing to search for {', '.join(missing)} in {SPACES}")
+    for key, (changes, name) in named.items():
         searched = tomllib.loads((SPACES / f"{name}.toml").read_text())
         own = config.parse(base | changes)
         if given.decay == "l1":
@@ -111,8 +115,8 @@ def main() -> None:
             "hold-out accuracy": outcome.chosen.mean,
             "trials": described,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
         if key in found and f"{key}-l1" in found:
             keep(
                 f"{given.scale}-either", given.dataset, key, better(found[key], found[f"{key}-l1"])

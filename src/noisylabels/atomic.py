@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,9 @@ def replacing(path: Path, *, keep: Path | None = None, lasting: bool = True) -> 
         ...     os.listdir(folder)
         ['a.txt']
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines, or containers, may have one number and write one file.
+    own = f"{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{own}.tmp")
     try:
         yield temporary
         _sync(temporary)

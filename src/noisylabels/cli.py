@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -681,7 +681,7 @@ def _demo(command: Demo) -> None:
     from noisylabels.run.trainer import train
     from noisylabels.studies import pages
 
-    pages.require()
+    pages.require(drawings=True)
     pages.check(command.report)
     plans = [plan(run) for run in demo.runs(command.seeds)]
     with Display(runs=len(plans), epochs=sum(made.config.epochs for made in plans)) as display:
@@ -768,22 +768,31 @@ def _sweep(command: Sweep, overrides: Sequence[str]) -> None:
     _make(read, command.out, command.launcher, command.jobs, dry_run=command.dry_run)
 
 
-def _make(read: "Study", out: Path, launcher: str, jobs: int | None, *, dry_run: bool) -> None:
-    """Make the runs of a study, or say what there is to do."""
+def _make(
+    read: "Study",
+    out: Path,
+    launcher: str,
+    jobs: int | None,
+    *,
+    dry_run: bool,
+    elsewhere: Container[str] = (),
+) -> None:
+    """Make the runs of a study that are finished nowhere, or say what there is to do."""
     from noisylabels.display import SweepDisplay
     from noisylabels.run.trainer import check_writable
     from noisylabels.studies import launchers, sweep
 
     made = launchers.launcher(launcher, jobs, read.options)
     prepared = sweep.prepare(read, out)
-    progress = sweep.begin(prepared, made.width)
+    progress = sweep.begin(prepared, made.width, elsewhere)
     for note in prepared.notes:
         print(note)
     if dry_run:
         sweep.time_kinds(progress)
         print(sweep.sentence(progress))
         for job in prepared.jobs:
-            print(f"{job.run_id}  {job.folder.state():11}  {job.title}")
+            state = "finished" if job.run_id in progress.done else job.folder.state()
+            print(f"{job.run_id}  {state:11}  {job.title}")
         return
     check_writable(out)
     if not progress.waiting:
@@ -810,6 +819,7 @@ def _gradients(command: Paper, overrides: Sequence[str]) -> None:
         ignored = ", ".join([*(f"--{name}" for name in given), *overrides[:1]])
         raise ConfigError(f"figure2 is drawn without any run: {ignored} must be left out")
     path = command.out / "figure2.svg"
+    pages.require(drawings=True)
     if not command.dry_run:
         pages.write(path, figures.gradients())
     print(path)
@@ -825,6 +835,8 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
         _gradients(command, overrides)
         return
     experiment = experiments.find(command.experiment)
+    if experiment.name in figures.DRAWINGS:
+        pages.require(drawings=True)
     protocol = Protocol(
         scale=command.scale,
         data=command.data,
@@ -839,18 +851,24 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
     plans = results.prepare(experiment, protocol, choice, command.out, write=not command.dry_run)
     stem = command.out / f"{experiment.name}-{protocol.scale}"
     archive = stem.with_suffix(".jsonl")
-    # A part of the runs leaves the others where they are; what is damaged ends this before any run.
-    a_part = rows or columns or datasets or overrides or command.seeds is not None
-    kept = records.read([archive]) if a_part and archive.exists() else []
+    # The runs that it keeps stay in it; what is damaged ends this before any run.
+    if archive.exists():
+        records.read([archive])
     folder = command.out / experiment.folder
     there = results.collect(plans, command.results, folder, curves=experiment.curves)
     failed: list[SweepError] = []
     for made in plans:
-        rest = results.left(made, there)
         print(f"{made.study.path}: {results.describe(made, there)}")
-        if rest.points:
+        if not there.keys() >= made.run_ids:
             try:
-                _make(rest, folder, command.launcher, command.jobs, dry_run=command.dry_run)
+                _make(
+                    made.study,
+                    folder,
+                    command.launcher,
+                    command.jobs,
+                    dry_run=command.dry_run,
+                    elsewhere=there,
+                )
             except SweepError as error:
                 # The others are finished, and stand in the table.
                 failed.append(error)
@@ -862,7 +880,9 @@ def _paper(command: Paper, overrides: Sequence[str]) -> None:
         judged = claims.judge(experiment.name, plans, runs)
         page = formats.markdown(tables) + (f"\n{claims.markdown(judged)}" if judged else "")
         # All is written before anything is said: who listens may have gone.
-        known = {run.run_id: run for run in kept} | {run.run_id: run for run in runs.values()}
+        # Read anew, for another command may have added its runs in the meantime.
+        kept = records.read([archive]) if archive.exists() else []
+        known = {run.run_id: run for run in kept} | runs
         records.archive(known.values(), archive, metrics=experiment.curves)
         files = [stem.with_suffix(".md"), archive]
         if experiment.name in figures.DRAWINGS:
@@ -885,7 +905,7 @@ def _tune(command: Tune, overrides: Sequence[str]) -> None:
     from noisylabels.studies import pages, space, tune, tune_page
     from noisylabels.studies.launchers import launcher
 
-    pages.require()
+    pages.require(drawings=True)
     pages.check(command.report)
     # On Slurm, where a study's file would say how, each machine runs the command itself.
     check_choice("--launcher", command.launcher, ("local", "ray"))

@@ -142,6 +142,12 @@ def test_frozen_features_have_no_views_for_gjs():
     assert len(part.rows) == 12
 
 
+def test_another_network_is_every_rows():
+    protocol = Protocol("paper", network="cnn")
+    (part,) = find("table5").parts(protocol)
+    assert {run.model.name for _, _, run in cells(part, protocol)} == {"cnn"}
+
+
 def test_sensitivity_moves_each_parameter_around_its_own_value():
     first, second = find("figure3").parts(Protocol("paper"))
     titles = [row.title for row in first.rows]

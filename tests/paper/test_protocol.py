@@ -120,6 +120,8 @@ def test_options_that_do_not_fit(tmp_path, changes, error, message):
 def test_a_dataset_that_a_scale_does_not_have():
     with pytest.raises(ConfigError, match=r"scale 'digits' has no CIFAR-100 \(it has: digits\)"):
         Protocol("digits").base("cifar100")
+    with pytest.raises(ConfigError, match=r"scale 'digits' has no cifar \(it has: digits\)"):
+        Protocol("digits").base("cifar")
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_what_is_missing_is_said(made):
     out, _ = made
     (more,) = plans(out, rows=("CE", "GCE", "DAL"))
     runs = results.collect([more], [], out / "runs")
-    assert len(results.left(more, runs).points) == 4
+    assert len(more.run_ids - runs.keys()) == 4
     assert results.describe(more, runs).endswith("12 runs, 8 of them finished")
     (table,) = results.tabulate(find("table2"), DIGITS, more, runs)
     assert "runs that are missing: 4 of 12" in table.remarks
@@ -143,17 +144,17 @@ def test_curves_are_evaluated_in_every_epoch_and_drawn(tmp_path, capsys):
 
 
 def test_sensitivity_has_a_panel_for_each_parameter(tmp_path):
-    (first, second) = results.prepare(
+    # One dataset, and so one file, which has all of its runs.
+    (made,) = results.prepare(
         find("figure3"), DIGITS, Choice(seeds=2, overrides=["--epochs", "1"]), tmp_path
     )
     runs = {
         slot.run_id: records.Run(
-            tmp_path, {}, {}, {"test_accuracy": 0.5 + slot.row / 100 + slot.seed / 10}
+            tmp_path, {}, {}, {"test_accuracy": 0.5 + slot.row % 10 / 100 + slot.seed / 10}
         )
-        for made in (first, second)
         for slot in made.slots
     }
-    drawing = figures.sensitivity([first, second], runs)
+    drawing = figures.sensitivity([made], runs)
     for name in ("GCE q", "DAL q_start", "DAL q_end", "DAL lambda_end"):
         assert f">{name}<" in drawing
     assert "4.0 points from least to most" in drawing
@@ -185,6 +186,33 @@ def test_a_part_leaves_the_other_runs_in_the_archive(made, tmp_path, capsys):
         assert len(records.read([archive])) == count
 
 
+def test_the_whole_study_is_known_however_much_of_it_is_finished(made, tmp_path, capsys):
+    out, words = made
+    words = [str(tmp_path) if word == str(out) else word for word in words]
+    archive = tmp_path / "half.jsonl"
+    lines = (out / "table2-digits.jsonl").read_text().splitlines(keepends=True)
+    archive.write_text("".join(lines[:6]))
+    assert main([*words, "--results", str(archive), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished") - printed.count("of them finished") == 6
+    assert printed.count("not started") == 2
+    assert main([*words, "--results", str(archive)]) == 0
+    assert "no longer" not in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 2
+    assert main(["status", str(tmp_path / "runs")]) == 0
+    assert "table2-digits-digits.toml: 8 runs: " in capsys.readouterr().out
+    assert main([*words, "--results", str(archive)]) == 0
+    assert "no longer" not in capsys.readouterr().out
+
+
+def test_what_draws_is_asked_for_before_any_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for figure in (["figure4", "--scale", "digits"], ["figure2"]):
+        assert main(["paper", *figure, "--out", str(tmp_path / "p")]) == 2
+        assert capsys.readouterr().err.endswith("pip install 'noisylabels[report]'\n")
+    assert not (tmp_path / "p").exists()
+
+
 def test_fewer_seeds_leave_the_other_runs_in_the_archive(made, tmp_path, capsys):
     out, words = made
     words = [str(tmp_path) if word == str(out) else word for word in words]
@@ -209,9 +237,9 @@ def test_runs_without_curves_are_not_taken_for_a_figure_of_curves(made, tmp_path
     out, _ = made
     choice = Choice(("CE", "DAL"), seeds=2, overrides=WORDS)
     curves = results.prepare(find("figure4"), DIGITS, choice, tmp_path)
-    archive = [out / "table2-digits.jsonl"]
-    assert len(results.collect(curves, archive, tmp_path / "curves")) == 4
-    assert results.collect(curves, archive, tmp_path / "curves", curves=True) == {}
+    for place in (out / "table2-digits.jsonl", out / "runs"):
+        assert len(results.collect(curves, [place], tmp_path / "curves")) == 4
+        assert results.collect(curves, [place], tmp_path / "curves", curves=True) == {}
 
 
 def test_what_all_runs_follow_is_said(made, tmp_path):
@@ -257,6 +285,14 @@ def test_a_dry_run_of_a_figure_without_runs_draws_nothing(tmp_path, capsys):
         (
             ["table2", "--scale", "digits", "--datasets", "cifar"],
             "unknown dataset 'cifar' (known: ",
+        ),
+        (
+            ["figure4", "--scale", "digits", "--instance", "margin"],
+            "--instance margin: must be left out where no column is of instance-dependent noise",
+        ),
+        (
+            ["table2", "--scale", "digits", "--instance", "margin", "--columns", "symmetric:0.4"],
+            "--instance margin: must be left out where",
         ),
         (["table9"], "unknown experiment 'table9'"),
         (["table2", "--scale", "digits", "--labels", "none"], "none: expected a folder of label"),

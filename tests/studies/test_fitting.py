@@ -363,6 +363,15 @@ def test_what_makes_the_page_is_asked_for_before_training(words, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["tune", "run.toml", "--space", "s"], ["demo"]])
+def test_what_draws_is_asked_for_before_training(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(words) == 2
+    assert "matplotlib" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("option", [{"weights": Path("w.pth")}, {"backbone": "resnet18"}])
 @pytest.mark.parametrize("kind", ["numbers", "texts", "tiny images"])
 def test_a_network_that_cannot_count_is_refused(kind, option, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -228,6 +229,27 @@ def test_an_archive_is_read_like_the_runs_themselves(runs, tmp_path, capsys):
         assert main(["table", str(place), *words]) == 0
         tables.append(capsys.readouterr().out)
     assert tables[0] == tables[1]
+
+
+def test_whichever_archive_comes_first_curves_are_kept(runs, tmp_path):
+    found = records.read([runs])
+    with_curves, without = tmp_path / "with.jsonl", tmp_path / "without.jsonl"
+    records.archive(found, with_curves, metrics=True)
+    records.archive(found, without)
+    for order in ([with_curves, without], [without, with_curves]):
+        read = records.read(order)
+        assert len(read) == len(found)
+        assert all(run.metrics for run in read)
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "caf\udce9"])
+def test_an_archive_holds_any_name_of_a_file(runs, tmp_path, name):
+    (run, *_) = records.read([runs])
+    named = replace(run, config={**run.config, "data": {"name": "digits", "root": name}})
+    file = tmp_path / "runs.jsonl"
+    records.archive([named, run], file)
+    read = records._unpack(file)
+    assert [each.config["data"].get("root") for each in read] == [name, None]
 
 
 @pytest.mark.parametrize(

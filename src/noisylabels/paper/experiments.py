@@ -258,7 +258,8 @@ def _host(protocol: Protocol, dataset: str, title: str, method: str, *, dal: boo
         setting = column.setting
         assert setting is not None, "every column of this table has one"
         if protocol.scale == "paper":
-            own = {k: v for k, v in recipe(method, dataset).items() if k not in ("data", "noise")}
+            left_out = {"data", "noise", *(["model"] if protocol.network else [])}
+            own = {k: v for k, v in recipe(method, dataset).items() if k not in left_out}
         else:
             tuned = protocol.tuned(dataset).get(host_key(method, dal=dal), {})
             own = {"method.name": method, "loss.name": own_loss(method), **tuned}
@@ -350,6 +351,8 @@ def _sensitivity(protocol: Protocol) -> list[Part]:
         values = [max(0.0, round(middle + move, 4)) for move in moves]
         ends += _moved(protocol, second, "DAL", key, values, f"DAL {key} {{:g}}")
     setting = _settings([Setting("instance", 0.4)])
+    if first == second:
+        return [Part(first, rows + ends, setting)]
     return [Part(first, rows, setting), Part(second, ends, setting)]
 
 

@@ -133,7 +133,9 @@ class Protocol:
         scale = _scale(self.scale)
         if dataset not in self.datasets:
             there = ", ".join(self.datasets)
-            raise ConfigError(f"scale {self.scale!r} has no {DATASETS[dataset]} (it has: {there})")
+            raise ConfigError(
+                f"scale {self.scale!r} has no {DATASETS.get(dataset, dataset)} (it has: {there})"
+            )
         tables = dict(scale[dataset])
         tables["data"] = tables["data"] | self._place(dataset)
         if self.weights is not None:

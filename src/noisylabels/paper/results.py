@@ -84,6 +84,11 @@ class Plan:
     study: Study
     overrides: Sequence[str] = ()
 
+    @property
+    def run_ids(self) -> set[str]:
+        """The ids of its runs."""
+        return {slot.run_id for slot in self.slots}
+
 
 def prepare(
     experiment: Experiment, protocol: Protocol, choice: Choice, out: Path, *, write: bool = True
@@ -101,8 +106,9 @@ def prepare(
         A plan for each dataset.
 
     Raises:
-        ConfigError: The scale does not have it, there is no such dataset, row or column, or an
-            override is what rows, columns or seeds decide.
+        ConfigError: The scale does not have it, there is no such dataset, row or column, an
+            override is what rows, columns or seeds decide, or none of the noise is of the kind that
+            another is asked for in place of.
         DataError: A file that a run names is missing.
         CheckpointError: A file cannot be written.
     """
@@ -126,6 +132,11 @@ def prepare(
     if not parts:
         raise ConfigError(
             f"{experiment.name}: no part has these datasets, rows and columns together"
+        )
+    if protocol.instance != INSTANCE[0] and not any(map(_depends_on_inputs, parts)):
+        raise ConfigError(
+            f"--instance {protocol.instance}: must be left out where no column is of "
+            f"instance-dependent noise"
         )
     if choice.seeds is not None:
         check_count("seeds", choice.seeds, low=1)
@@ -200,6 +211,10 @@ def _check_names(parts: Sequence[Part], choice: Choice) -> None:
         for name in given:
             if not _is_named(name, known):
                 raise ConfigError(unknown(what, name, known))
+
+
+def _depends_on_inputs(part: Part) -> bool:
+    return any(each.setting and each.setting.kind == INSTANCE[0] for each in part.columns)
 
 
 def _is_named(name: str, names: Iterable[str]) -> bool:
@@ -372,7 +387,7 @@ def _remarks(
     computed = sorted({str(run.computed) for run in _own(made, runs)})
     if len(computed) > 1:
         remarks.append(f"runs computed in different precision: {', '.join(computed)}")
-    missing = len({slot.run_id for slot in made.slots} - set(runs))
+    missing = len(made.run_ids - set(runs))
     if missing:
         remarks.append(f"runs that are missing: {missing} of {len(made.slots)}")
     if printed:
@@ -401,7 +416,7 @@ def collect(
     Raises:
         DataError: A place holds no runs, or is damaged.
     """
-    wanted = {slot.run_id for made in plans for slot in made.slots}
+    wanted = {run_id for made in plans for run_id in made.run_ids}
     own = [out / run_id for run_id in wanted if (out / run_id / "config.json").exists()]
     places = [*places, *own]
     if not places:
@@ -411,23 +426,13 @@ def collect(
         for run in records.read(places)
         if run.result is not None
         and run.run_id in wanted
-        and not (curves and len(run.metrics) < run.config["epochs"])
+        and not (curves and _evaluated(run) < run.config["epochs"])
     }
 
 
-def left(made: Plan, runs: Mapping[str, Run]) -> Study:
-    """Return the study without the runs that are there already.
-
-    Args:
-        made: A plan.
-        runs: Finished runs by id.
-    """
-    points = [
-        point
-        for slot, point in zip(made.slots, made.study.points, strict=True)
-        if slot.run_id not in runs
-    ]
-    return Study(made.study.path, points, made.study.notes, made.study.options)
+def _evaluated(run: Run) -> int:
+    """Count the epochs after which a run was evaluated: those of a table's run are few."""
+    return sum(line.get("test_accuracy") is not None for line in run.metrics)
 
 
 def describe(made: Plan, runs: Mapping[str, Run]) -> str:
@@ -437,7 +442,7 @@ def describe(made: Plan, runs: Mapping[str, Run]) -> str:
         made: A plan.
         runs: Finished runs by id.
     """
-    ids = {slot.run_id for slot in made.slots}
+    ids = made.run_ids
     return (
         f"{len(made.part.rows)} rows, {len(made.part.columns)} columns, "
         f"{len({slot.seed for slot in made.slots})} seeds: {len(ids)} runs, {len(ids & set(runs))} "

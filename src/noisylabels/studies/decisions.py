@@ -221,7 +221,7 @@ def apply(found: Sequence[Decision], run: RunConfig) -> Relabelled:
     given = {"train": dataset.train.labels, "test": dataset.test.labels}
     new = {part: labels.clone() for part, labels in given.items()}
     # Where the rows of each part, as they were audited, stand in the whole training set.
-    rows = torch.arange(len(dataset.train) if limit is None else int(limit))
+    rows = torch.arange(len(dataset.train))[: None if limit is None else int(limit)]
     positions = {"train": rows, "test": torch.arange(len(dataset.test))}
     # An audit of all folds counts rows as the data has them.
     if run.validation and not isinstance(run.validation, str):

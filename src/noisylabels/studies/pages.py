@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,20 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def require() -> None:
+def require(*, drawings: bool = False) -> None:
     """Refuse to make pages where that cannot be done, before any work is done for them.
 
+    Args:
+        drawings: Whether they have drawings.
+
     Raises:
-        MissingExtraError: Jinja is not installed.
+        MissingExtraError: Jinja is not installed, or for drawings Matplotlib.
     """
-    try:
-        import jinja2  # noqa: F401 - whether it is there
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
+    for module in ("jinja2", "matplotlib") if drawings else ("jinja2",):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MissingExtraError(module, "report") from error
 
 
 def check(path: Path) -> None:

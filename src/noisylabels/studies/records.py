@@ -223,7 +223,10 @@ def read(paths: Iterable[Path]) -> list[Run]:
         runs.setdefault(same, run)
     for path in archives:
         for run in _unpack(path):
-            runs.setdefault((run.run_id, run.computed), run)
+            same = run.run_id, run.computed
+            # An archive need not have the metrics that another one has.
+            if same not in runs or (run.metrics and not runs[same].metrics):
+                runs[same] = run
     return list(runs.values())
 
 
@@ -251,7 +254,8 @@ def archive(runs: Iterable[Run], path: Path, *, metrics: bool = False) -> None:
         }
         if metrics:
             line["metrics"] = list(run.metrics)
-        lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        # ASCII: file names need not be UTF-8, and may hold what ends a line for some readers.
+        lines.append(json.dumps(line, separators=(",", ":")) + "\n")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -261,7 +265,8 @@ def archive(runs: Iterable[Run], path: Path, *, metrics: bool = False) -> None:
 def _unpack(path: Path) -> Iterator[Run]:
     """Yield the runs of an archive."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8", newline="\n") as file:
+            lines = list(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):

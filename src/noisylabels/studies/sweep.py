@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -399,12 +399,13 @@ class Pace:
             yield kind[:count]
 
 
-def begin(sweep: Sweep, width: int) -> Progress:
+def begin(sweep: Sweep, width: int, elsewhere: Container[str] = ()) -> Progress:
     """Look at what is there already.
 
     Args:
         sweep: The sweep.
         width: How many runs will be made at once.
+        elsewhere: Ids of runs that are finished in other folders, or in archives.
 
     Returns:
         The progress before anything is made, with the pace of the runs that are finished.
@@ -414,6 +415,8 @@ def begin(sweep: Sweep, width: int) -> Progress:
         if job.folder.finished:
             progress.end(Ended(job.run_id, "finished"))
             progress.pace.learn(job.tables, job.folder.result()["seconds"], job.tables["epochs"])
+        elif job.run_id in elsewhere:
+            progress.end(Ended(job.run_id, "finished"))
     return progress
 
 

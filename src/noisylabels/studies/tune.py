@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,11 @@ def describe(tuning: Tuning, trials: Trials) -> str:
         tuning: What is chosen.
         trials: Its trials.
     """
-    there = sum(trial.state in ("finished", "pruned", "failed") for trial in trials.list())
+    states = Counter(trial.state for trial in trials.list())
+    there = states["finished"] + states["pruned"] + states["failed"]
     kept = f"study {tuning.name} in {trials.storage}"
-    begun = len(trials.list()) - there
+    # What waits is a suggestion that nobody has begun.
+    begun = states["running"]
     found = f"{there} of {max(there, tuning.trials)} trials are there"
     if begun:
         found += f", {begun} begun"
