@@ -15,7 +15,7 @@ from noisylabels.candidates import CandidateLoss
 from noisylabels.errors import ConfigError, MissingExtraError
 from noisylabels.integrations import set_progress
 from noisylabels.linear import LinearLoss
-from noisylabels.losses import LOSSES, Loss, build
+from noisylabels.losses import LOSSES, DynamicsAwareLoss, Loss, build
 
 KEYS = ("ce", "mae", "gce", "dgce", "rce", "sce", "dal")
 
@@ -127,6 +127,15 @@ def test_a_loss_of_ones_own(tiled):
             return 0.0
 
     compare(Focal(), *batch(), 8)
+
+
+def test_a_subclass_with_another_loss_of_each_example():
+    class Doubled(DynamicsAwareLoss):
+        def per_example(self, input, target):
+            return 2 * super().per_example(input, target)
+
+    with pytest.raises(ConfigError, match="takes a loss of noisylabels.losses.*, got Doubled"):
+        LinearLoss(Doubled())
 
 
 def test_the_progress_is_the_losses():

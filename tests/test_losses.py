@@ -22,7 +22,9 @@ from noisylabels import clipping, functional, losses, schedules
 from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.losses import (
     LOSSES,
+    DynamicsAwareLoss,
     GeneralizedJensenShannonLoss,
+    Loss,
     LossOptions,
     build,
     hyperparameters,
@@ -565,6 +567,30 @@ class TestNumbers:
         assert not loss.isnan()
         assert gradient.isfinite().all()
 
+    @pytest.mark.parametrize(
+        ("key", "without"),
+        [
+            ("sce", {"alpha": 0.0, "beta": 1.0}),
+            ("eps-softmax", {"alpha": 0.0, "beta": 1.0}),
+            ("anl-ce", {"alpha": 0.0}),
+            ("nce+rce", {"alpha": 0.0}),
+            ("jal-ce", {"alpha": 0.0}),
+            ("peer", {"alpha": 0.0}),
+        ],
+    )
+    def test_a_term_without_weight_makes_no_loss_nan(self, key, without):
+        logits = torch.tensor([[-math.inf, 1.0, 2.0]] * 2, requires_grad=True)
+        loss = build(key, **without)(logits, torch.tensor([0, 0]))
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+
+    @pytest.mark.parametrize("key", SOFT)
+    def test_float64_targets_leave_the_logits_precision(self, key):
+        logits, target = torch.randn(4, 5), torch.rand(4, 5, dtype=torch.float64).softmax(1)
+        # In training, forward and backward would estimate their matrix.
+        assert at(key, 0.9).eval()(logits, target).dtype is torch.float32
+
     @pytest.mark.parametrize("classes", [2, 4])
     @pytest.mark.parametrize("key", LOSSES)
     def test_one_class_that_is_left_makes_no_gradient_nan(self, key, classes):
@@ -903,6 +929,16 @@ class TestContract:
         assert repr(loss) == "DynamicsAwareLoss(q_start=0.8, q_end=1.5, lambda_end=1.0)"
         assert repr(build("ce", weight=torch.ones(3))) == "CrossEntropyLoss()"
         assert "class_counts=(1, 2)" in repr(build("nlnl", class_counts=[1, 2]))
+
+        class Own(Loss):
+            def __init__(self, weight=None, *, gamma=2.0):
+                super().__init__(weight)
+                self._kept = gamma
+
+            def per_example(self, input, target):
+                return self._kept * functional.cross_entropy(input, target)
+
+        assert repr(Own()) == "Own()"
         smooth = build("ce", label_smoothing=0.1)
         assert repr(smooth) == "CrossEntropyLoss(label_smoothing=0.1)"
 
@@ -1098,6 +1134,30 @@ class TestHyperparameters:
     def test_what_is_refused_when_made(self, q, message):
         with pytest.raises(ConfigError, match=message):
             build("gce", q=q)
+
+    @pytest.mark.parametrize(
+        ("key", "wrong"),
+        [
+            ("dal", {"q_start": "0.6"}),
+            ("dal", {"q_end": {"schedule": "linear"}}),
+            ("gce", {"label_smoothing": "0.1"}),
+            ("forward", {"warmup": None}),
+        ],
+    )
+    def test_what_is_no_number_is_named(self, key, wrong):
+        (name,) = wrong
+        with pytest.raises(ConfigError, match=f"{name} must be a number, got "):
+            build(key, **wrong)
+
+    def test_a_schedule_that_fails_is_named(self, batch):
+        class Failing(Following):
+            def __call__(self, progress):
+                return 0.5 if progress == 0 else None.value
+
+        loss = build("gce", q=Failing())
+        loss.progress = 0.5
+        with pytest.raises(RuntimeError, match="the schedule of q failed: 'NoneType' object has"):
+            loss(*batch)
 
     def test_values_are_checked_at_use_too(self, batch):
         between = at("gce", 0.5, q=lambda progress: -1.0 if progress == 0.00012 else 0.5)
@@ -1763,14 +1823,17 @@ class TestAdaptive:
         assert loss.began is None
 
     @pytest.mark.parametrize(
-        "made", [{}, {"delta": 1e6, "base": "adaptive-dal"}], ids=["itself", "as a base"]
+        ("key", "made"),
+        [
+            ("adaptive-dal", {}),
+            ("logit-clip", {"delta": 1e6, "base": "adaptive-dal"}),
+            ("peer", {"base": "adaptive-dal"}),
+        ],
     )
     @pytest.mark.parametrize("ignore_index", [-100, 9])
-    def test_ignored_examples_are_not_looked_at(self, made, ignore_index):
+    def test_ignored_examples_are_not_looked_at(self, key, made, ignore_index):
         def trained(rows):
-            loss = build(
-                "logit-clip" if made else "adaptive-dal", ignore_index=ignore_index, **made
-            )
+            loss = build(key, ignore_index=ignore_index, **made)
             target = torch.tensor([0, 1, ignore_index, ignore_index, ignore_index])[: len(rows)]
             for progress in (0.0, 0.01):
                 loss.progress = progress
@@ -1790,6 +1853,35 @@ class TestAdaptive:
             self.step(clipped, 9.0)
         assert clipped.loss.began == 0.01
         assert clipped.dynamic()["base.q"] > 0
+
+    def test_pairs_are_no_batches(self):
+        loss = build("peer", base="adaptive-dal")
+        for _ in range(3):
+            self.step(loss, 0.0)
+        assert loss.loss._seen.calls == 3
+
+    def test_pairs_of_a_clipped_base_are_clipped_too(self, batch):
+        clip = {"name": "logit-clip", "delta": 0.5, "base": "gce"}
+        x, y = batch
+        found = build("peer", base=clip, reduction="none")(x, y)
+        clipped = functional.clip_logits(x, delta=0.5)
+        torch.testing.assert_close(found, build("peer", base="gce", reduction="none")(clipped, y))
+
+    @pytest.mark.parametrize("progress", [0.0, 0.4, 0.5, 0.9])
+    def test_a_subclass_has_its_own_loss_of_each_example(self, progress, batch):
+        class Doubled(DynamicsAwareLoss):
+            def per_example(self, input, target):
+                return 2 * super().per_example(input, target)
+
+        class Renamed(Doubled):
+            formula = "2 dal"
+
+        own, x = build("dal"), batch[0].clone().requires_grad_()
+        own.progress = progress
+        for kind in (Doubled, Renamed):
+            loss = kind()
+            loss.progress = progress
+            torch.testing.assert_close(loss(x, batch[1]), 2 * own(x, batch[1]))
 
 
 class TestOptimizedGradientClipping:
@@ -1841,6 +1933,10 @@ class TestOptimizedGradientClipping:
         self.train(loss, batches[:4])
         assert loss.threshold == 1e-7
         assert loss.dynamic() == {"threshold": 1e-7}
+        hopeless, label = torch.tensor([[0.0, 25.0]], requires_grad=True), torch.tensor([0])
+        # Before there is a threshold nothing is clipped, however small a probability is.
+        expected = torch.autograd.grad(build("ce")(hopeless, label), hopeless)
+        assert torch.autograd.grad(loss(hopeless, label), hopeless)[0].equal(expected[0])
         self.train(loss, batches[4:])
         assert 0.01 < loss.threshold < 0.9
         assert len(loss._seen) == 100

@@ -1,5 +1,7 @@
 import functools
 import itertools
+import sys
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -192,3 +194,46 @@ class TestHyperparameters:
         assert schedules.describe(Falling()) == "Falling()"
         assert schedules.describe(Told(2)) == "Told(2)"
         assert schedules.describe(0.7) == "0.7"
+
+
+class Kept:
+    """A schedule that follows what is measured."""
+
+    def __init__(self):
+        self.value = 0.5
+
+    def __call__(self, progress):
+        return self.value
+
+    def update(self, metrics):
+        self.value = metrics["accuracy"]
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+class Bare:
+    def __call__(self, progress, level=0.5):
+        return level
+
+
+def test_an_instance_in_a_module_is_a_schedule_with_its_state(monkeypatch):
+    module = types.ModuleType("own_schedules")
+    module.kept, module.bare, module.Kept, module.half = Kept(), Bare(), Kept, half
+    monkeypatch.setitem(sys.modules, "own_schedules", module)
+    for name in ("kept", "Kept"):
+        held = schedules.parse("q", {"schedule": f"own_schedules:{name}"})
+        assert isinstance(held, schedules.StatefulSchedule)
+        held.update({"accuracy": 0.9})
+        assert held(0.0) == 0.9
+    assert schedules.parse("q", {"schedule": "own_schedules:bare"})(0.3) == 0.5
+    assert schedules.parse("q", {"schedule": "own_schedules:half", "of": 0.4})(0.3) == 0.2
+    with pytest.raises(ConfigError, match="is an instance, which takes no arguments.*got level"):
+        schedules.parse("q", {"schedule": "own_schedules:bare", "level": 0.7})
+
+
+def half(progress, of):
+    return of / 2

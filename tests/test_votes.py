@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mps import SingleOnly
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.losses import build
 from noisylabels.votes import consensus, count_votes, dawid_skene
@@ -121,6 +122,14 @@ def test_shares_and_majorities_are_counts():
     assert consensus(votes, num_classes=4).tolist()[1] == [0.5, 0, 0.5, 0]
     # Of equally many the first class.
     assert consensus(votes, by="majority").argmax(1).tolist() == [1, 0, 2]
+
+
+def test_devices_without_float64():
+    votes = torch.tensor([[0, 1], [1, 1]])
+    there = votes.as_subclass(SingleOnly)
+    assert dawid_skene(there).probabilities.equal(dawid_skene(votes).probabilities)
+    for by in ("soft", "majority", "dawid-skene"):
+        assert consensus(there, by=by).equal(consensus(votes, by=by))
 
 
 def test_losses_take_them():

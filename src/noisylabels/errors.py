@@ -102,7 +102,7 @@ def check_range(
         ``value``, unchanged.
 
     Raises:
-        ConfigError: ``value`` is outside the range, NaN or infinite.
+        ConfigError: ``value`` is no number, outside the range, NaN or infinite.
 
     Example:
         >>> check_range("rate", 0.4, high=1.0)
@@ -111,6 +111,7 @@ def check_range(
         Traceback (most recent call last):
         noisylabels.errors.ConfigError: rate must be in [0, 1], got 1.5
     """
+    check_number(name, value)
     above = value > low if open else value >= low
     below = below or high == float("inf")
     if above and (value < high if below else value <= high):

@@ -390,7 +390,11 @@ def symmetric_cross_entropy_of(
         >>> symmetric_cross_entropy_of(torch.tensor([0.5]).log(), alpha=0.0, beta=1.0, A=-4)
         tensor([2.])
     """
-    return -alpha * log_p - beta * A * _rest(log_p)
+    reverse = -beta * A * _rest(log_p)
+    # Of a -inf logit, 0 times infinity would be left.
+    if not torch.compiler.is_compiling() and alpha == 0:
+        return reverse
+    return reverse - alpha * log_p
 
 
 def normalized_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
@@ -590,7 +594,7 @@ def sparse_regularized_cross_entropy(
     scaled = scaled.masked_fill(excluded, -math.inf)
     spread = torch.exp(p * _log_softmax(scaled)).sum(dim)
     if target.is_floating_point():
-        spread = spread * target.sum(dim)
+        spread = spread * target.sum(dim).to(spread.dtype)
     return cross_entropy(scaled, target) + lamb * spread
 
 
@@ -637,7 +641,7 @@ def bi_tempered_logistic(
     picked = _expectation_of(lambda x: _tempered_log(x, t1), log_p, target)
     rest = 1 - torch.exp((2 - t1) * log_p).sum(dim)
     if target.is_floating_point():
-        rest = rest * target.sum(dim)
+        rest = rest * target.sum(dim).to(rest.dtype)
     return -picked - rest / (2 - t1)
 
 
@@ -788,7 +792,7 @@ def dynamics_aware(input: Tensor, target: Tensor, *, q: float, lamb: float) -> T
         return loss
     scaled = _entropy(input) * entropy_weight(classes, q=q, lamb=lamb)
     if target.is_floating_point():
-        scaled = scaled * target.sum(_class_dim(input))
+        scaled = scaled * target.sum(_class_dim(input)).to(scaled.dtype)
     return loss + scaled
 
 
@@ -956,14 +960,14 @@ def class_imbalance(input: Tensor, counts: Tensor | None = None) -> Tensor:
     dim = _class_dim(input)
     if counts is None:
         p = _log_softmax(input).exp()
-        number = torch.tensor(input.numel() // input.shape[dim], device=input.device)
+        number: int | Tensor = max(1, input.numel() // input.shape[dim])
     else:
         # What does not count may be anything, not finite too.
         outside = ~counts.unsqueeze(dim)
         p = _log_softmax(input.masked_fill(outside, 0)).exp().masked_fill(outside, 0)
-        number = counts.sum()
+        number = counts.sum().clamp(min=1)
     rows = p.movedim(dim, -1).reshape(-1, p.shape[dim])
-    mean = rows.sum(0) / number.clamp(min=1)
+    mean = rows.sum(0) / number
     log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
     return math.log(len(mean)) + (mean * log_mean).sum()
 
@@ -1100,6 +1104,9 @@ def epsilon_softmax(
     )
     near_one_hot = (log_p - torch.log1p(added)).scatter(dim, likeliest, raised)
     passive = 2 * beta * mean_absolute_error(input, target)
+    # As in symmetric_cross_entropy_of.
+    if not torch.compiler.is_compiling() and alpha == 0:
+        return passive
     return passive - alpha * _picked(near_one_hot, target)
 
 
@@ -1558,12 +1565,12 @@ def reduce(
         if weight is not None or label_smoothing:
             raise TypeError("weight and label_smoothing are not defined for sets of candidates")
         loss = function(input, target)
-        count = loss.new_tensor(loss.numel())
+        count: int | Tensor = loss.numel()
     elif target.is_floating_point():
         if label_smoothing:
             target = (1 - label_smoothing) * target + label_smoothing / input.shape[dim]
         loss = function(input, _weighted(target, weight, input.ndim, dim))
-        count = loss.new_tensor(loss.numel())
+        count = loss.numel()
     else:
         ignored = is_ignored(target, ignore_index)
         known = target.masked_fill(ignored, 0)
@@ -1750,7 +1757,7 @@ def _active_negative(
     flipped = cost(_scalar(least, log_p)) - limited
     active = _picked(each, target) / each.sum(dim)
     negative = _picked(flipped, target) / flipped.sum(dim)
-    total = target.sum(dim) if target.is_floating_point() else 1
+    total = target.sum(dim).to(log_p.dtype) if target.is_floating_point() else 1
     return alpha * active + beta * (total - negative)
 
 

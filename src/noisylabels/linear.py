@@ -93,7 +93,7 @@ class LinearLoss(LossWrapper):
     """
 
     def __init__(self, loss: Loss, *, tile: int | None = None, liger: bool = False) -> None:
-        if not isinstance(loss, Loss) or type(loss).of_log_p is Loss.of_log_p:
+        if not isinstance(loss, Loss) or not _is_of_log_p(type(loss)):
             raise ConfigError(
                 f"LinearLoss takes a loss of noisylabels.losses, of the label's probability and "
                 f"the entropy alone (ce, mae, gce, dgce, rce, sce, dal), got "
@@ -189,6 +189,15 @@ class LinearLoss(LossWrapper):
             ignore_index=loss.ignore_index,
             reduction=loss.reduction,
         )
+
+
+def _is_of_log_p(kind: type[Loss]) -> bool:
+    """Say whether ``of_log_p`` is all of a kind of loss: not where a subclass has changed it."""
+    owners = [
+        next(owner for owner in kind.__mro__ if name in vars(owner))
+        for name in ("of_log_p", "per_example")
+    ]
+    return kind.of_log_p is not Loss.of_log_p and issubclass(*owners)
 
 
 def _as_autocast_has_it(tensor: Tensor) -> Tensor:

@@ -95,7 +95,10 @@ class Scheduled(property):
         # Functions, and a property: that is what every version of torch's compiler looks into.
         def read(loss: "Loss") -> float:
             held = loss.held[self._name]
-            return self._checked(held(loss.progress), loss.progress) if callable(held) else held
+            if not callable(held):
+                return held
+            called = held if torch.compiler.is_compiling() else self._guarded(held)
+            return self._checked(called(loss.progress), loss.progress)
 
         def assign(loss: "Loss", value: Hyperparameter) -> None:
             loss.held[self._name] = self._parsed(value)
@@ -133,6 +136,20 @@ class Scheduled(property):
         for progress, at_progress in foreseen.items():
             self._checked(at_progress, progress)
         return held
+
+    def _guarded(self, held: Schedule) -> Schedule:
+        """Let a schedule fail with another error than that of an attribute which is not there.
+
+        For that a module would take it, and say that the loss has no such hyper-parameter.
+        """
+
+        def called(progress: float) -> float:
+            try:
+                return held(progress)
+            except AttributeError as error:
+                raise RuntimeError(f"the schedule of {self._name} failed: {error}") from error
+
+        return called
 
     def _checked(self, value: object, progress: float) -> float:
         try:
@@ -320,7 +337,8 @@ class Loss(nn.Module, ABC):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what computes the loss of each example of a batch, of which some may be ignored.
 
-        It is given ``input`` and ``target`` again, with a class in the place of ``ignore_index``.
+        It is given ``input`` and ``target`` again, with a class in the place of ``ignore_index``,
+        and other examples of the batch if need be.
         """
         return self.per_example
 
@@ -340,7 +358,9 @@ class Loss(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Show the hyper-parameters."""
-        values = {name: getattr(self, name) for name in hyperparameters(type(self))} | self.held
+        # A loss of one's own need not keep each of them by its name.
+        names = [name for name in hyperparameters(type(self)) if hasattr(self, name)]
+        values = {name: getattr(self, name) for name in names} | self.held
         if self.label_smoothing:
             values["label_smoothing"] = self.label_smoothing
         return ", ".join(f"{name}={schedules.describe(value)}" for name, value in values.items())
@@ -989,6 +1009,15 @@ class DynamicsAwareLoss(Loss):
     pure = True
     takes_candidates = True
 
+    _fusible: ClassVar[bool] = True
+    """Whether the fused pass computes it: not what a subclass has made another loss of."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """See whether a subclass has another loss of each example."""
+        super().__init_subclass__(**options)
+        if "per_example" in vars(cls) and "_fusible" not in vars(cls):
+            cls._fusible = False
+
     def __init__(
         self,
         weight: Tensor | None = None,
@@ -1027,7 +1056,7 @@ class DynamicsAwareLoss(Loss):
 
     def _reduced(self, input: Tensor, target: Tensor) -> Tensor:
         q, lamb = self.q, self.lamb
-        if _fused.applies(
+        if self._fusible and _fused.applies(
             input,
             target,
             lamb=lamb,
@@ -1130,6 +1159,8 @@ class AdaptiveDynamicsAwareLoss(DynamicsAwareLoss):
     formula = "cross entropy, and dal from when the network has begun to learn"
     # What it follows needs all logits.
     of_log_p = Loss.of_log_p
+    # Each example's loss is the same, but for what it follows.
+    _fusible = True
 
     def __init__(
         self,
@@ -1230,8 +1261,9 @@ class _Balanced(Loss):
 
         def both(input: Tensor, target: Tensor) -> Tensor:
             # An example weighs as much as its probabilities say.
-            total = target.sum(0 if input.ndim == 1 else 1) if target.is_floating_point() else 1
-            return self.per_example(input, target) + total * imbalance
+            each, dim = self.per_example(input, target), 0 if input.ndim == 1 else 1
+            total = target.sum(dim).to(each.dtype) if target.is_floating_point() else 1
+            return each + total * imbalance
 
         return self._reduce(both, input, target)
 
@@ -1584,7 +1616,11 @@ class LogitClippedLoss(_OnBase):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         clipped = self._clipped(input)
         each = self.loss._of_batch(clipped, target, ignore_index)
-        return lambda _, known: each(clipped, known)
+
+        def of_clipped(logits: Tensor, known: Tensor) -> Tensor:
+            return each(clipped if logits is input else self._clipped(logits), known)
+
+        return of_clipped
 
     def _clipped(self, input: Tensor) -> Tensor:
         return functional.clip_logits(input, delta=self.delta)
@@ -1677,6 +1713,8 @@ class OptimizedGradientClippingLoss(Loss):
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example."""
         functional.require_indices("optimized_gradient_clipping", target)
+        if self.threshold == clipping.LEAST_PROBABILITY:
+            return functional.generalized_cross_entropy(input, target, q=self.q)
         return functional.clipped_gradient(input, target, q=self.q, threshold=self.threshold)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -1731,6 +1769,10 @@ class _Corrected(Loss):
     warm-up, before which there is no correction. Where training was told no progress before the end
     of the warm-up, it is estimated when the queue is full. It is forgotten where progress falls.
     """
+
+    transition: Tensor | None
+    _correction: Tensor | None
+    _copied: Tensor | None
 
     def __init__(
         self,
@@ -1789,7 +1831,18 @@ class _Corrected(Loss):
                 f"matrix: expected {classes} x {classes} numbers, one row per class, "
                 f"got {rows} x {rows}"
             )
-        return self.corrected(input, target, self._correction)
+        return self.corrected(input, target, self._beside(input))
+
+    def _beside(self, input: Tensor) -> Tensor:
+        """Return what corrects, on the logits' device: every copy to a GPU would be waited for."""
+        assert self._correction is not None, "asked where there is a matrix only"
+        if input.is_cpu:
+            return self._correction
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        copied = self._copied
+        if copied is None or copied.device != input.device or copied.dtype != dtype:
+            copied = self._copied = self._correction.to(dtype).to(input.device)
+        return copied
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress, the states of the stateful schedules and what is remembered."""
@@ -1824,6 +1877,7 @@ class _Corrected(Loss):
 
     def _use(self, transition: Tensor | None) -> None:
         self.transition = transition
+        self._copied = None
         self._correction = None if transition is None else self.correction(transition)
 
     def _remember(self, input: Tensor, target: Tensor) -> None:
@@ -1998,7 +2052,8 @@ class PeerLoss(_OnBase):
         """Compute the loss of each example, with pairs of all of them."""
         functional.require_indices("peer", target)
         pairs = self._draw(torch.ones_like(target, dtype=torch.bool).reshape(-1))
-        return self._each(input, target, pairs)
+        each = self.loss.per_example
+        return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress, the states of the stateful schedules and how often it drew."""
@@ -2014,11 +2069,12 @@ class PeerLoss(_OnBase):
         functional.require_indices("peer", target)
         ignored = functional.is_ignored(target, self.ignore_index)
         pairs = self._draw(~ignored.reshape(-1))
-        return self._reduce(lambda z, y: self._each(z, y, pairs), input, target)
+        each = self.loss._of_batch(input, target, self.ignore_index)
 
-    def _each(self, input: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
-        each = self.loss.per_example
-        return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
+        def peer(input: Tensor, target: Tensor) -> Tensor:
+            return functional.peer(each, input, target, alpha=self.alpha, pairs=pairs)
+
+        return self._reduce(peer, input, target)
 
     def _draw(self, kept: Tensor) -> Tensor:
         """Draw an example and a label for each place: indices into what is kept."""

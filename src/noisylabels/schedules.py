@@ -286,7 +286,7 @@ def _of_table(name: str, table: Mapping[str, Any]) -> Schedule:
 
 
 def _own(name: str, key: str, arguments: Mapping[str, Any]) -> Schedule:
-    """Make the user's own schedule: an instance of a class, or a function with its arguments."""
+    """Make the user's own schedule: of a class, a function with its arguments, or an instance."""
     module, _, attribute = key.partition(":")
     try:
         target = getattr(importlib.import_module(module), attribute)
@@ -295,8 +295,13 @@ def _own(name: str, key: str, arguments: Mapping[str, Any]) -> Schedule:
         raise ConfigError(f"{name}: schedule {key!r} cannot be made: {error}") from error
     if not callable(made):
         raise ConfigError(f"{name}: expected {key!r} to be a schedule, got {made!r:.80}")
-    if made is target:
-        return functools.partial(target, **arguments)
+    if inspect.isroutine(made):
+        return functools.partial(made, **arguments)
+    if made is target and arguments:
+        raise ConfigError(
+            f"{name}: {key!r} is an instance, which takes no arguments: expected none, got "
+            f"{', '.join(arguments)}"
+        )
     # One with a state must be whole.
     parse(name, made)
     schedule: Schedule = made

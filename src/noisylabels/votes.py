@@ -121,7 +121,8 @@ def consensus(
     """
     check_choice("by", by, CONSENSUSES)
     if by == "dawid-skene":
-        return dawid_skene(votes, num_classes=num_classes, raters=raters).probabilities.float()
+        found = dawid_skene(votes, num_classes=num_classes, raters=raters)
+        return found.probabilities.float().to(votes.device)
     if raters is not None:
         raise ConfigError(f"raters must be left out where by is not 'dawid-skene', got by {by!r}")
     counts = count_votes(votes, num_classes=num_classes)
@@ -163,8 +164,8 @@ def dawid_skene(
             together; 0 estimates everybody from their own votes alone.
 
     Returns:
-        Probabilities, confusion matrices and shares of the classes. Where N is 0 all classes are as
-        likely as each other.
+        Probabilities, confusion matrices and shares of the classes, on the CPU. Where N is 0 all
+        classes are as likely as each other.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -187,6 +188,8 @@ def dawid_skene(
     check_count("iterations", iterations, low=1)
     check_range("tolerance", tolerance)
     check_range("smoothing", smoothing)
+    # Not every device has float64.
+    votes, raters = votes.cpu(), None if raters is None else raters.cpu()
     counts = count_votes(votes, num_classes=num_classes).double()
     classes = counts.shape[1]
     rows, columns = (votes >= 0).nonzero(as_tuple=True)

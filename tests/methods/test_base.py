@@ -350,3 +350,10 @@ def test_class_weights_are_of_whole_batches():
     single(context(loss))
     with pytest.raises(ConfigError, match=r"class weights.*accumulate must be 1, got 3"):
         single(context(loss, accumulate=3))
+
+
+@pytest.mark.parametrize("key", ["anl-ce", "anl-fl"])
+def test_what_is_asked_of_a_batch_is_of_whole_batches(key):
+    single(context(build(key, lamb=0.0), accumulate=3))
+    with pytest.raises(ConfigError, match=r"with lamb is of.*accumulate must be 1, got 3"):
+        single(context(build(key, lamb=2.0), accumulate=3))

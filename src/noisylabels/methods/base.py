@@ -88,6 +88,10 @@ class MethodContext:
     say: Callable[[str], None] = _say_nothing
 
 
+OF_BATCHES = {"weight": "class weights", "lamb": "lamb"}
+"""What of a loss is a matter of whole batches, see ``Loss.beyond_examples``."""
+
+
 class Method(ABC):
     """Owns networks, optimisers and per-example memory.
 
@@ -110,8 +114,9 @@ class Method(ABC):
             graph on a GPU, see :mod:`noisylabels.methods.graphs`.
 
     Raises:
-        ConfigError: Gradients are to be accumulated of a loss with class weights, by whose sum each
-            part of a batch would be divided by itself.
+        ConfigError: Gradients are to be accumulated of a loss of whole batches: one with class
+            weights, by whose sum each part of a batch would be divided by itself, or with the
+            ``lamb`` of ``anl-ce`` and ``anl-fl``.
 
     Attributes:
         context: What the method was given.
@@ -124,9 +129,11 @@ class Method(ABC):
     """
 
     def __init__(self, context: MethodContext, *, networks: int, pure: bool = False) -> None:
-        if context.accumulate > 1 and context.loss.weight is not None:
+        beyond = context.loss.beyond_examples()
+        whole = [what for name, what in OF_BATCHES.items() if name in beyond]
+        if context.accumulate > 1 and whole:
             raise ConfigError(
-                f"a loss with class weights is of whole batches: accumulate must be 1, got "
+                f"a loss with {whole[0]} is of whole batches: accumulate must be 1, got "
                 f"{context.accumulate}"
             )
         self.context = context

@@ -61,9 +61,10 @@ class Candidates(Method):
             ConfigError: They are none.
         """
         if target.dtype is not torch.bool:
+            got = "class probabilities" if target.is_floating_point() else "one label"
             raise ConfigError(
-                'expected sets of candidates, got one label for each example: method = "single" is '
-                'for such; noise = {name = "candidates", rate = 0.3} makes sets of them'
+                f'expected sets of candidates, got {got} for each example: method = "single" is '
+                f'for such; noise = {{name = "candidates", rate = 0.3}} makes sets of them'
             )
 
     def train_epoch(self, batches: Iterable[Batch]) -> None:
