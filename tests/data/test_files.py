@@ -2,6 +2,7 @@ import datetime
 import inspect
 import json
 import os
+import pickle
 import shutil
 from decimal import Decimal
 
@@ -15,7 +16,7 @@ from PIL import Image
 from noisylabels.data import digests
 from noisylabels.data.datasets import SOURCES
 from noisylabels.data.examples import StreamedImages
-from noisylabels.data.files import extensions
+from noisylabels.data.files import encoded_column, extensions
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.votes import CONSENSUSES
@@ -521,7 +522,7 @@ def test_bad_rows_of_a_table(tmp_path, row, message):
         ("path,class\na.png,1\n", "expected a column 'label'"),
         ("path,label\n", "labels.csv: expected images, got none"),
         ("path,label\na.png\n", "row 2: expected 2 columns, got 1"),
-        ('path,label\n"a.png,1\n', "row 2: expected 2 columns, got 1"),
+        ('path,label\n"a.png,1\n', "row 2: not valid CSV"),
         ("path,label,split\nimg/1.png,1,hold\n", "row 2: expected split train or test, got 'hold'"),
         (b"path,label\n\xff\xfe,1\n", r"row 2: .* \(No such .*; the name is no UTF-8 text\)"),
         (b"path,label\nimg/1.png,\xff\n", "row 2: expected a label in UTF-8"),
@@ -619,6 +620,30 @@ def root(tmp_path):
 
 def load_parquet(root, **options):
     return load("parquet", root=root, **options)
+
+
+def test_streamed_parts_hold_the_files_they_are_in_once(tmp_path):
+    images = [encode(pixels(number)) for number in range(10)]
+    write(tmp_path / "train.parquet", images, [0, 1] * 5)
+    write(tmp_path / "test.parquet", images[:4], [0, 1] * 2)
+    apart = SOURCES["parquet"](root=tmp_path, storage="stream").load()
+    held = [
+        [isinstance(chunk, pa.ChunkedArray) for chunk in part.inputs.encoded.chunks]
+        for part in (apart.train, apart.test)
+    ]
+    assert sorted(held) == [[False, True], [True, False]]
+    single = tmp_path / "one" / "all.parquet"
+    single.parent.mkdir()
+    write(single, images, [0, 1] * 5)
+    split = SOURCES["parquet"](root=single, storage="stream").load()
+    (train,), (test,) = (part.inputs.encoded.chunks for part in (split.train, split.test))
+    assert train is test
+
+
+def test_row_groups_are_opened_anew_in_another_process(root):
+    chunk = encoded_column(root / "test.parquet", "img")
+    copy = pickle.loads(pickle.dumps(chunk))
+    assert [copy[row].as_py() for row in range(2)] == [chunk[row].as_py() for row in range(2)]
 
 
 def test_parquet_reads_shards_in_order(root):

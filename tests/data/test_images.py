@@ -171,6 +171,26 @@ def test_transparency_is_laid_on_white():
     assert done == ["transparency laid on white"]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_colour_may_be_the_transparent_one(mode):
+    array = np.array([[0, 9], [9, 0]], dtype=np.uint8)
+    image = Image.fromarray(array).convert(mode)
+    hidden = (0, 0, 0) if mode == "RGB" else 0
+    found, done = decode(encode(image, transparency=hidden))
+    assert found[0].tolist() == [[255, 9], [9, 255]]
+    assert done == ["transparency laid on white"]
+    assert decode(encode(image))[1] == []
+
+
+def test_a_gray_of_sixteen_bits_may_be_the_transparent_one():
+    array = np.array([[4096, 4097], [8192, 4096]], dtype=np.uint16)
+    content = encode(Image.fromarray(array), transparency=4096)
+    found, done = decode(content)
+    # 4097 is of the same 8 bits, and there to be seen.
+    assert found[0].tolist() == [[255, 16], [32, 255]]
+    assert "transparency laid on white" in done
+
+
 def test_cmyk_is_converted_and_said():
     found, done = decode(encode(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "JPEG", quality=100))
     assert found[:, 0, 0].tolist() == pytest.approx([255, 0, 0], abs=3)

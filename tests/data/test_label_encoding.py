@@ -83,6 +83,24 @@ def test_names_may_be_any_text_and_numbers_say_so():
     assert encode([Decimal("0E-10"), Decimal("1E+1")])[1] == tuple(map(str, range(11)))
 
 
+@pytest.mark.parametrize("word", ["NA", "n/a", "#N/A", "<NA>", "None", "null"])
+def test_words_for_a_missing_label_are_none_among_numbers_and_said_among_names(word):
+    with pytest.raises(DataError, match=f"row 2: expected a .* got {re.escape(repr(word))}"):
+        encode(["0", "1", word, "1"])
+    found, names, sound, _ = encode(["0", "1", word, "1"], on_error="skip")
+    assert (found.tolist(), names, sound.tolist()) == (
+        [0, 1, 1],
+        ("0", "1"),
+        [True, True, False, True],
+    )
+    _, names, sound, report = encode(["dog", "cat", word, word])
+    assert (word in names, sound.all()) == (True, True)
+    assert any(
+        f"a missing label: {word!r}, the first at row 2 (leave" in note for note in report.notes()
+    )
+    assert not encode(["dog", "cat", word], kind="names")[3].notes()
+
+
 def test_classes_without_examples_are_said():
     found, names, _, report = encode([0, 3, 3])
     note_empty(found, names, "training examples", report)

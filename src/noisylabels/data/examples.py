@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -147,9 +148,11 @@ class ArrowImages(EncodedImages):
         return dataclasses.replace(self, rows=self.rows[index])
 
     def hold(self) -> Self:
-        """Return the same images with all encoded bytes in memory."""
+        """Return the same images with all encoded bytes of their files in memory."""
+        used = set(self.rows[:, 0].tolist())
         whole = [
-            chunk.whole() if isinstance(chunk, ParquetRowGroups) else chunk for chunk in self.chunks
+            chunk.whole if number in used and isinstance(chunk, ParquetRowGroups) else chunk
+            for number, chunk in enumerate(self.chunks)
         ]
         return dataclasses.replace(self, chunks=whole)
 
@@ -161,12 +164,16 @@ class ArrowImages(EncodedImages):
 class ParquetRowGroups:
     """The encoded images of a Parquet file, of which one row group at a time is in memory.
 
+    Another process opens the file anew.
+
     Args:
-        file: A ``pyarrow.parquet.ParquetFile``.
+        path: The file.
+        file: The same, as a ``pyarrow.parquet.ParquetFile``.
         column: Its image column, a struct with ``bytes``.
     """
 
-    def __init__(self, file: Any, column: str) -> None:
+    def __init__(self, path: Path, file: Any, column: str) -> None:
+        self._path = path
         self._file = file
         self._column = column
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -182,14 +189,25 @@ class ParquetRowGroups:
             self._group = group
         return self._rows[row - int(self._starts[group])]
 
+    @functools.cached_property
     def whole(self) -> Any:
-        """Read all rows into one Arrow array."""
+        """All rows in one Arrow array, which is read once for all parts of the data."""
         return self._bytes(self._file.read(columns=[self._column]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to open it again: an opened file goes into no other process."""
+        return _open_row_groups, (self._path, self._column)
 
     def _bytes(self, table: Any) -> Any:
         import pyarrow.compute as compute
 
         return compute.struct_field(table.column(self._column), "bytes")
+
+
+def _open_row_groups(path: Path, column: str) -> ParquetRowGroups:
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetRowGroups(path, ParquetFile(path), column)
 
 
 @dataclass(frozen=True)

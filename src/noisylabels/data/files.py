@@ -971,7 +971,7 @@ def encoded_column(path: Path, column: str) -> Any:
     opened = open_arrow(path)
     if path.suffix == ".arrow":
         return compute.struct_field(opened.column(column), "bytes")
-    return ParquetRowGroups(opened, column)
+    return ParquetRowGroups(path, opened, column)
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:

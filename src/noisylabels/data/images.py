@@ -228,17 +228,18 @@ def _tidy(opened: ImageFile, depth: int) -> tuple[Image.Image, list[str]]:
     if before != 1 or orientation != 1:
         done.append("turned as its EXIF data says")
     mode = image.mode
+    # A colour may be the transparent one in images of any mode.
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        done.append("transparency laid on white")
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB"), done
     if mode in ("L", "RGB"):
         return image, done
     if mode == "F":
         raise ValueError("floating-point values")
     if mode == "1":
         return image.convert("L"), done
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        done.append("transparency laid on white")
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB"), done
     if mode != "P":
         done.append(f"{mode} converted to RGB")
     return image.convert("RGB"), done
@@ -267,7 +268,13 @@ def _eight_bits(image: ImageFile, depth: int, done: list[str]) -> Image.Image:
         shift[3] = 8
     mode = image.mode if values.ndim == 3 else "L"
     reduced = (values >> shift).astype(np.uint8)
-    return Image.frombytes(mode, image.size, reduced.tobytes())
+    made = Image.frombytes(mode, image.size, reduced.tobytes())
+    if (hidden := image.info.get("transparency")) is not None:
+        # Of all bits, for colours that were told apart by those that are dropped are no longer.
+        seen = values != np.asarray(hidden, dtype=values.dtype)
+        opaque = seen if seen.ndim == 2 else seen.any(2)
+        made.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
+    return made
 
 
 def _sixteen_bits(image: ImageFile) -> Array | None:

@@ -21,6 +21,8 @@ WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0+)?")
 """A plain decimal whole number; with zeros behind a point, as spreadsheets write them."""
 PADDED = re.compile(r"0*([0-9]+)(\.0+)?")
 """The same with zeros before it, which only numbers that are said to be such may have."""
+NOT_AVAILABLE = ("na", "n/a", "#n/a", "<na>", "none", "null")
+"""Words, in any case, that programs write for a missing value; they may be names as well."""
 INFINITE = (math.inf, -math.inf)
 """Numbers that are no label."""
 SPARSE = 10
@@ -68,6 +70,10 @@ def encode_labels(
     texts = [label_text(value, kind) for value in values]
     known = {text for text in texts if text is not None}
     odd = sorted(text for text in known if not _is_whole(text))
+    if kind == "auto" and classes is None and len(odd) < len(known) and all(map(_is_na, odd)):
+        # Among numbers such a word is no class.
+        known = known.difference(odd)
+        texts, odd = [text if text in known else None for text in texts], []
     numbers = kind == "numbers" or (kind == "auto" and not odd)
     fractions = any(isinstance(value, float) for value in values)
     if kind == "auto" and classes is None and odd and (len(odd) < len(known) or fractions):
@@ -111,6 +117,13 @@ def encode_labels(
     greatest = int(encoded.max()) if len(encoded) else 0
     made = tuple(names if names is not None else map(str, range(greatest + 1)))
     note_lookalikes(made, report)
+    if kind == "auto" and classes is None and (missing := [name for name in made if _is_na(name)]):
+        first = next(place for place, text in zip(places, texts, strict=True) if text in missing)
+        report.note(
+            f"classes called as programs write a missing label: "
+            f"{', '.join(map(repr, missing))}, the first at {first} (leave the cell empty if that "
+            f"is meant)"
+        )
     return encoded, made, sound
 
 
@@ -199,6 +212,10 @@ def label_text(value: object, kind: LabelKind) -> str | None:
     digits = f"{value:f}" if isinstance(value, Decimal) else str(value)
     text = unicodedata.normalize("NFC", digits).strip()
     return None if not text or (text.lower() == "nan" and kind != "names") else text
+
+
+def _is_na(text: str) -> bool:
+    return text.casefold() in NOT_AVAILABLE
 
 
 def is_missing(value: object, kind: LabelKind) -> bool:

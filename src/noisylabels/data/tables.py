@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,14 +36,24 @@ def read_table(
         DataError: It cannot be read.
         MissingExtraError: It is a Parquet file, and pyarrow is not installed.
     """
+    wanted = list(wanted)
     if path.suffix.lower() != ".parquet":
-        return read_csv(path, column, report)
-    names: list[str] = list(read_schema(path).names)
+        names, numbered = read_csv(path, column, report)
+        _check_once(path, names, wanted)
+        return names, numbered
+    names = list(read_schema(path).names)
+    _check_once(path, names, wanted)
     used = [name for name in dict.fromkeys(wanted) if name in names]
     table = read_parquet(path, used)
     columns = [read_values(path, table, name) for name in used]
     rows = (dict(zip(used, row, strict=True)) for row in zip(*columns, strict=True))
     return names, enumerate(rows, start=2)
+
+
+def _check_once(path: Path, names: Sequence[str], wanted: Iterable[str]) -> None:
+    for name in wanted:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: expected one column {name!r}, got {names.count(name)}")
 
 
 def read_csv(
@@ -71,14 +81,20 @@ def read_csv(
         if column in [name.strip().strip('"') for name in header.split(candidate)]:
             delimiter = candidate
             break
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Strict, or a cell that begins with a quote and ends without one would take in what follows.
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    numbered: list[tuple[int, Mapping[str, Any]]] = []
+    broken: list[int] = []
+    position = 0
     try:
         with _long_cells():
             names = [name.strip() for name in next(rows, [])]
-            numbered = []
+            position = 1
             for position, row in enumerate(rows, start=2):
                 if not row:
                     continue
+                if any("\n" in cell or "\r" in cell for cell in row):
+                    broken.append(position)
                 if len(row) != len(names):
                     report.reject(
                         f"{path}: row {position}", f"expected {len(names)} columns, got {len(row)}"
@@ -86,7 +102,15 @@ def read_csv(
                     continue
                 numbered.append((position, dict(zip(names, row, strict=True))))
     except csv.Error as error:
-        raise DataError(f"{path}: not valid CSV: {error}") from error
+        raise DataError(
+            f"{path}: row {position + 1}: not valid CSV ({error}): a cell that "
+            f"begins with a quote must end with one, and quotes within it be doubled"
+        ) from error
+    if broken:
+        rows_are = "1 row has" if len(broken) == 1 else f"{len(broken)} rows have"
+        report.note(
+            f"{path}: {rows_are} line breaks within a quoted cell, the first is row {broken[0]}"
+        )
     return names, numbered
 
 
@@ -199,12 +223,24 @@ def read_values(path: Path, table: Any, name: str) -> list[Any]:
         values: list[Any] = (
             column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
         ).to_pylist()
+        if any(is_kind(column.type) for is_kind in _binary_kinds()):
+            # Some systems write text so. What is no UTF-8 is told by is_text.
+            values = [
+                None if value is None else value.decode("utf-8", "surrogateescape")
+                for value in values
+            ]
     except (pa.ArrowException, ValueError) as error:
         raise DataError(
             f"{path}: column {name!r}: expected text, numbers or dates, one per row, "
             f"got {column.type} ({' '.join(str(error).split()):.80})"
         ) from error
     return values
+
+
+def _binary_kinds() -> Iterable[Callable[[Any], bool]]:
+    from pyarrow import types
+
+    return types.is_binary, types.is_large_binary, types.is_fixed_size_binary
 
 
 def is_text(value: object) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from noisylabels.data.decoding import decode_for
 from noisylabels.data.digests import file_digest
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
+from noisylabels.data.images import LARGE
 from noisylabels.data.source import Facts
 from noisylabels.errors import (
     ConfigError,
@@ -166,6 +167,12 @@ class NetworkFeatures(Features):
         noise = torch.randn(1, 3, network.size, network.size, generator=torch.Generator())
         fold_batch_norms(network.network, noise)
         network = network.to(compute.device).to(memory_format=layout)
+        side = min(train.shape[-2:])
+        if LARGE <= side < network.size:
+            compute.say(
+                f"images are read at a side of {side} and enlarged to {network.size} for "
+                f"{self._make.model}: if they are larger, set data.size = {network.size}"
+            )
         total = sum(map(len, parts.values()))
         meter = Meter(total, "images", compute.say)
         vectors = {}

@@ -93,6 +93,26 @@ def test_centre_covers_and_cuts_the_middle(shape, size, resized):
     assert centre(size)(same) is same
 
 
+@pytest.mark.parametrize("shape", [(20_000, 1), (1, 20_000), (3, 5_000)])
+@pytest.mark.parametrize("size", [(224, 224), (28, 60)])
+def test_the_centre_of_a_thin_image_costs_no_more_than_its_crop(shape, size, monkeypatch):
+    sides = []
+    resize = v2.functional.resize
+
+    def watched(image, size, **options):
+        sides.extend(size)
+        return resize(image, size, **options)
+
+    monkeypatch.setattr(v2.functional, "resize", watched)
+    image = torch.full((3, *shape), 9, dtype=torch.uint8)
+    middle = [side // 2 for side in shape]
+    image[:, middle[0] - 1 : middle[0] + 1, middle[1] - 1 : middle[1] + 1] = 200
+    out = centre(size)(image)
+    assert out.shape == (3, *size)
+    assert max(sides) <= 5 * 256 / 224 * max(size)
+    assert out[:, size[0] // 2, size[1] // 2].min() > 100
+
+
 def test_centre_is_the_usual_evaluation():
     image = smooth_images(1, 3, 300, 401)[0]
     usual = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])

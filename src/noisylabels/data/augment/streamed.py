@@ -4,6 +4,7 @@ The loader's workers call these transforms; they draw from torch's global genera
 every image to one size.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -27,6 +28,8 @@ from noisylabels.errors import ConfigError
 
 Transform = Callable[[Tensor], Tensor]
 """One uint8 image (channels, height, width) to another."""
+THIN = 4
+"""How many times as long as its crop an image may be when it is resized for it."""
 
 
 def centre(size: tuple[int, int]) -> Transform:
@@ -205,6 +208,11 @@ def _centre(size: tuple[int, int], image: Tensor) -> Tensor:
     if (height, width) == tuple(size):
         return image
     tall, wide = (round(side * 256 / 224) for side in size)
+    # Resized as a whole, a thin image would be as long as it is thin.
+    longest = math.ceil(THIN * max(tall, wide) / max(tall / height, wide / width))
+    if max(height, width) > longest:
+        height, width = min(height, longest), min(width, longest)
+        image = functional.center_crop(image, [height, width])
     if tall * width >= wide * height:
         resized = [tall, width * tall // height]
     else:
