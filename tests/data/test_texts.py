@@ -206,6 +206,27 @@ def test_text_that_is_kept_as_bytes_is_text(tmp_path, kind):
         load(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_other_encodings_of_spreadsheets_are_named(tmp_path, encoding):
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(("\ufefftext,label\na film,good\n").encode(encoding))
+    with pytest.raises(DataError, match="reviews.csv: expected UTF-8 text, .*it is UTF-16"):
+        load(path)
+
+
+def test_a_number_may_be_a_text(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "reviews.parquet"
+    columns = {"text": [0, 1, 2, 3, 0, None], "label": ["a", "b", "a", "b", "a", "b"]}
+    parquet.write_table(pa.table(columns | {"split": ["train"] * 4 + ["test"] * 2}), path)
+    with pytest.raises(DataError, match="row 7: expected a text, got none"):
+        load(path)
+    data = load(path, on_error="skip")
+    assert data.train.inputs.values.tolist() == ["0", "1", "2", "3"]
+
+
 def test_torn_rows_are_said_each_time(tmp_path):
     path = tmp_path / "reviews.csv"
     lines = ["text,label", *["fine,good", "dull,bad"] * 5, "so, so,bad", "splendid"]

@@ -263,6 +263,29 @@ def test_torchvision_loses_its_classifier(tmp_path):
         torch.testing.assert_close(network.fc(vectors), network(pixels))
 
 
+def test_weights_need_not_have_counted_batches(tmp_path):
+    from torchvision.models import resnet18
+
+    path = tmp_path / "weights.pth"
+    state = resnet18(weights=None).state_dict()
+    torch.save({k: v for k, v in state.items() if "num_batches" not in k}, path)
+    given = {"name": "torchvision", "model": "resnet18", "weights": path, "size": 32}
+    found = features(given).module().network.state_dict()
+    torch.testing.assert_close(found["conv1.weight"], state["conv1.weight"], rtol=0, atol=0)
+    assert found["bn1.num_batches_tracked"] == 0
+
+
+def test_images_that_were_reduced_are_said_to_be_enlarged(backbone):
+    said = []
+    images = Examples(torch.zeros(2, 3, 224, 224, dtype=torch.uint8), torch.zeros(2).long())
+    for size in (224, 240):
+        telling = replace(compute(), say=said.append)
+        features(backbone, size=size).extract({"train": images}, images, telling)
+    (sentence,) = [each for each in said if "enlarged" in each]
+    assert "read at a side of 224 and enlarged to 240" in sentence
+    assert sentence.endswith("set data.size = 240")
+
+
 @pytest.mark.slow
 def test_weights_of_torchvision_are_downloaded_once(tmp_path, monkeypatch):
     """By the library's own code, checked by the digest in the file's name, from this machine."""

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import noisylabels
+from noisylabels.__main__ import main
 from noisylabels.data.datasets import Digits
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.inference.classifier import load
@@ -112,15 +113,26 @@ def test_arrays_of_any_making(photos, tmp_path):
         np.testing.assert_array_equal(classifier.predict_proba(same), found)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "HSV"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I;16B", "I", "HSV"])
 def test_images_of_every_mode_are_what_their_files_are(photos, tmp_path, mode):
     classifier = load(make(photos, tmp_path))
     image = Image.fromarray(pixels(5, (20, 24, 3)))
-    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
-    suffix = "tiff" if mode == "CMYK" else "png"
+    if mode.startswith("I"):
+        kind = {"I": "i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+        deep = 257 * np.array(image.convert("L"), dtype=np.int32)
+        image = Image.frombytes(mode, image.size, deep.astype(kind).tobytes())
+    else:
+        image = image.convert(mode)
+    suffix = "tiff" if mode in ("CMYK", "I;16B", "I") else "png"
     path = tmp_path / f"image.{suffix}"
     (image.convert("RGB") if mode == "HSV" else image).save(path)
     np.testing.assert_array_equal(classifier.inputs(image), classifier.inputs(path))
+
+
+def test_integers_of_more_bits_are_refused(photos, tmp_path):
+    image = Image.fromarray(np.full((20, 24), 70_000, dtype=np.int32))
+    with pytest.raises(DataError, match=r"values in 70000\.\.70000, more than 16 bits"):
+        load(make(photos, tmp_path)).predict(image)
 
 
 def test_photographs_are_turned(photos, tmp_path):
@@ -379,6 +391,57 @@ def test_own_way_of_combining_is_refused(digits, own_module, tmp_path):
     folder = train(digits | {"method": "own_method:Sharp"}, tmp_path)
     with pytest.raises(ConfigError, match="combines the predictions of its networks in a way"):
         load(folder)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Weights that torchvision publishes, such as they are; they become others by ``release``."""
+    from torchvision import models
+
+    get_model = models.get_model
+
+    class Published:
+        release = 1
+
+        def get(self, name, weights=None, **options):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0 if weights is None else self.release)
+                return get_model(name, weights=None, **options)
+
+    found = Published()
+    monkeypatch.setattr(models, "get_model", found.get)
+    return found
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("dimensions", [{}, {"dimensions": 8}])
+def test_published_weights_are_those_of_the_training(photos, published, tmp_path, dimensions):
+    features = {"name": "torchvision", "model": "resnet18", "size": 32} | dimensions
+    changes = {"features": features, "model": "linear"}
+    folder = make(photos, tmp_path / "first", **changes)
+    assert_reproduces(folder, places(folder))
+    whole = tmp_path / "model.safetensors"
+    words = ["export", str(folder), "--format", "safetensors", "--out", str(whole)]
+    assert main(words) == 0
+    published.release = 2
+    with pytest.raises(DataError, match=r"published weights of its features \('torchvision'\) are"):
+        load(folder)
+    # An export has them inside.
+    load(whole)
+    # Kept vectors are those of the first ones, and so are these runs.
+    with pytest.raises(DataError, match="published weights"):
+        load(make(photos, tmp_path / "again", **changes))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_vectors_of_other_weights_do_not_stand_beside_each_other(photos, published, tmp_path):
+    features = {"name": "torchvision", "model": "resnet18", "size": 32}
+    changes = {"features": features, "model": "linear"}
+    make(photos, tmp_path / "without", test=False, **changes)
+    published.release = 2
+    folder = make(photos, tmp_path / "with", **changes)
+    assert_reproduces(folder, places(folder))
+    assert load(folder).predict(places(folder)) is not None
 
 
 def test_frozen_features_need_their_weights_as_they_were(photos, backbone, tmp_path):

@@ -12,12 +12,15 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from noisylabels.errors import DataError
 
@@ -55,6 +58,20 @@ def cache_folder() -> Path:
     else:
         base, default = os.environ.get("XDG_CACHE_HOME"), ".cache"
     return Path(base or Path.home() / default, "noisylabels")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of named tensors, such as a network's weights.
+
+    Args:
+        tensors: The tensors, on any device.
+    """
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(content.view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Tables as people write them: CSV, lists without a header, Parquet and Arrow files."""
 
+import codecs
 import csv
 import io
 import re
@@ -266,6 +267,9 @@ def read_text(path: Path, errors: str = "strict") -> str:
         DataError: It cannot be read, or is in another encoding.
     """
     try:
+        with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(f"{path}: expected UTF-8 text, save it as that (it is UTF-16)")
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
             return file.read()
     except OSError as error:

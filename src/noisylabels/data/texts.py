@@ -203,7 +203,8 @@ class Text(SplittableSource):
             split = str(values.get(self.split_column or SPLIT) or "").strip().lower()
             text = values[self.text_column]
             before = bool(values.get(LABEL_BEFORE))
-            yield f"{self.path}: row {row}", str(text or ""), label, better, before, split
+            given = "" if text is None or text != text else str(text)
+            yield f"{self.path}: row {row}", given, label, better, before, split
 
     def _sound(self, row: Row, report: LoadReport) -> bool:
         place, text, label, better, _, split = row

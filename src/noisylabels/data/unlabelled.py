@@ -26,7 +26,7 @@ from noisylabels.data.tables import TABLES, is_text, read_parquet, read_schema, 
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.labels import read_archive
 
-IN_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+IN_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's modes that a PNG file keeps as they are."""
 
 
@@ -83,7 +83,14 @@ class PillowImages:
         file = io.BytesIO()
         try:
             kept = image
-            if image.mode not in IN_PNG:
+            if image.mode.startswith("I") and image.mode not in IN_PNG:
+                # Integers, of whichever byte order.
+                kept = image.convert("I")
+                values = np.array(kept)
+                if values.min() < 0 or values.max() > 65535:
+                    raise ValueError(f"values in {values.min()}..{values.max()}, more than 16 bits")
+                kept = kept.convert("I;16")
+            elif image.mode not in IN_PNG:
                 kept = image.convert("RGBA" if image.mode in ("PA", "RGBa") else "RGB")
             kept.save(file, "PNG", compress_level=0, exif=exif)
         except Exception as error:  # a file that was opened lazily can be damaged in any way

@@ -68,6 +68,10 @@ class Compute:
     say: Callable[[str], None] = lambda sentence: None
 
 
+WEIGHTS = "features weights"
+"""What the digest of downloaded weights is called among the contents that a run depends on."""
+
+
 class Features(ABC):
     """Turns the inputs of a dataset into vectors, frozen or as the first part of the network.
 
@@ -106,6 +110,18 @@ class Features(ABC):
         names count without this.
         """
         return {}
+
+    def weights_digest(self) -> str | None:
+        """Return a digest of weights that are downloaded, and may be others by tomorrow.
+
+        Returns:
+            None where there are none: those of a file, or of a folder, are known by what that
+            holds, and those that are fine-tuned are the run's own.
+
+        Raises:
+            ConfigError: They cannot be had.
+        """
+        return None
 
     @abstractmethod
     def extract(

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from noisylabels.data.decoding import decode_for
-from noisylabels.data.digests import file_digest
+from noisylabels.data.digests import file_digest, tensors_digest
 from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.data.images import LARGE
 from noisylabels.data.source import Facts
@@ -154,6 +154,12 @@ class NetworkFeatures(Features):
     def check(self) -> None:
         """Refuse a network that there is none of, or weights or a size that do not fit."""
         _check(self._make, self._size)
+
+    def weights_digest(self) -> str | None:
+        """Return the digest of published weights."""
+        if self._make.weights is not None or not self.freeze:
+            return None
+        return tensors_digest(self._make(True).network.state_dict())
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
@@ -520,6 +526,10 @@ def _behead(network: nn.Module, model: str) -> int:
     return last.in_features
 
 
+COUNT = "num_batches_tracked"
+"""What batch normalisation calls how many batches it has seen."""
+
+
 def load_weights(network: nn.Module, path: Path, model: str) -> None:
     """Load weights from a file into a network that has no classifier.
 
@@ -535,6 +545,8 @@ def load_weights(network: nn.Module, path: Path, model: str) -> None:
     own = network.state_dict()
     # As saved by training in parallel, or within a checkpoint.
     found = {name.removeprefix("module."): value for name, value in found.items()}
+    # A count of batches, which files of before torch 0.4.1 lack, says nothing in evaluation.
+    found = {name: own[name] for name in own if name.endswith(COUNT)} | found
     missing = [name for name in own if name not in found]
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"

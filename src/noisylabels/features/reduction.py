@@ -40,6 +40,10 @@ class Reduced(Features):
         """Refuse what the features refuse."""
         self.whole.check()
 
+    def weights_digest(self) -> str | None:
+        """Return the digest of the features' weights."""
+        return self.whole.weights_digest()
+
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute
     ) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from noisylabels.data.digests import tree_digest
+from noisylabels.data.digests import tensors_digest, tree_digest
 from noisylabels.data.examples import Examples, Texts
 from noisylabels.data.source import Facts
 from noisylabels.errors import ConfigError, DataError, MissingExtraError
@@ -147,6 +147,10 @@ class Sentences(TextFeatures):
         """Return the digest of a local folder."""
         folder = Path(self._model).expanduser()
         return {"model": tree_digest(folder)} if folder.is_dir() else {}
+
+    def weights_digest(self) -> str | None:
+        """Return the digest of a network of the hub."""
+        return None if self.contents() else tensors_digest(self._load("cpu").state_dict())
 
     def extract(
         self, parts: Mapping[str, Examples], train: Examples, compute: Compute

@@ -29,6 +29,7 @@ from noisylabels.data.unlabelled import (
 )
 from noisylabels.errors import ConfigError, DataError
 from noisylabels.features import Compute, Features
+from noisylabels.features.base import WEIGHTS
 from noisylabels.inference.metadata import KEY, Description, read
 from noisylabels.inference.network import Whole
 from noisylabels.run import config
@@ -369,6 +370,12 @@ class Classifier:
             if name not in folders:
                 raise DataError(f"{where}: expected the folder {value}, which is not there")
             raise DataError(f"{where}: {value} is not the folder that it was when the run was made")
+        known = None if self.described.whole else self.described.contents.get(WEIGHTS)
+        if known is not None and made.weights_digest() != known:
+            raise DataError(
+                f"{self._where}: the published weights of its features ({component.name!r}) are "
+                f"others than when it was made, in another version of their library or on their hub"
+            )
         return made
 
     def _find(self, what: str, component: Component, *, files: bool) -> tuple[Any, dict[str, Any]]:

@@ -47,7 +47,8 @@ class Description:
         classes: The K class names.
         model: The component that its networks are made of, as a table.
         features: That of its features.
-        contents: Digests of the files that both name, and of the user's own source.
+        contents: Digests of the files that both name, of weights that were downloaded, and of the
+            user's own source.
         networks: How many networks there are.
         shares: The share of each in the prediction; None where it is no such mean.
         input: Shape of one raw input.

@@ -160,7 +160,7 @@ def keep_outline(made: Plan, dataset: Dataset) -> None:
             "mean": dataset.mean,
             "std": dataset.std,
             # ASCII, for places need not be UTF-8.
-            "told": torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8),
+            "told": _as_tensor(json.dumps(told)),
         },
     )
 
@@ -190,6 +190,13 @@ def _vectors(
             found = dict.fromkeys(parts)
         else:
             features.restore(learnt)
+    if any(kept is None for kept in found.values()) and not isinstance(features, Reduced):
+        digest = features.weights_digest()
+        if digest != _kept_digest(identity):
+            # What was computed by other weights does not go with what will be.
+            found = dict.fromkeys(parts)
+        if digest is not None:
+            keep(identity | {"part": "weights"}, {"digest": _as_tensor(digest)})
     vectors = {part: kept["vectors"] for part, kept in found.items() if kept is not None}
     missing = {part: examples for part, examples in parts.items() if part not in vectors}
     if missing:
@@ -210,6 +217,32 @@ def _vectors(
         if features.learns:
             keep(identity | {"part": "learnt"}, features.learnt())
     return vectors
+
+
+def weights_digest(made: Plan) -> str | None:
+    """Return the digest of the downloaded weights that a plan's vectors were computed by.
+
+    Args:
+        made: A plan whose vectors were computed.
+
+    Returns:
+        None where there are no such weights, or it is not known.
+    """
+    if made.features is None or not made.features.freeze:
+        return None
+    identity = _identity(made, default_device())
+    return _kept_digest(
+        _whole_identity(identity) if isinstance(made.features, Reduced) else identity
+    )
+
+
+def _kept_digest(identity: dict[str, Any]) -> str | None:
+    found = recall(identity | {"part": "weights"})
+    return None if found is None else found["digest"].numpy().tobytes().decode()
+
+
+def _as_tensor(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
 def _whole_identity(identity: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from noisylabels.data.examples import Dataset, Examples, StreamedImages
 from noisylabels.data.poison import attack_success
 from noisylabels.data.stream import Stream
 from noisylabels.errors import CheckpointError, ConfigError, NoisyLabelsError
+from noisylabels.features.base import WEIGHTS
 from noisylabels.methods import Method, MethodContext, Task
 from noisylabels.methods.guard import Guard
 from noisylabels.models import synchronise_batchnorm
@@ -38,6 +39,7 @@ from noisylabels.run.device import (
     peak_memory,
     reset_peak_memory,
 )
+from noisylabels.run.featuring import weights_digest
 from noisylabels.run.folder import RunFolder
 from noisylabels.run.interruption import StoppedError, listening
 from noisylabels.run.labelling import label
@@ -332,7 +334,8 @@ def _describe(made: Plan, state: RunState, probabilities: Tensor) -> dict[str, A
             key: value
             for key, value in made.identity["contents"].items()
             if key.partition(".")[0].partition(" ")[0] in PARTS
-        },
+        }
+        | ({} if (digest := weights_digest(made)) is None else {WEIGHTS: digest}),
         "networks": len(method.networks),
         "shares": _shares(method, probabilities),
         "input": made.source.facts().shape if frozen else dataset.train.shape,
