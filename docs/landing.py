@@ -7,9 +7,11 @@ from typing import Any
 
 from noisylabels.data.datasets import SOURCES
 from noisylabels.noise import symmetric
+from noisylabels.paper.claims import LEVEL
 from noisylabels.studies import records
 from noisylabels.studies.records import Run
 from noisylabels.studies.report import draw_band, look, mean_series, svg_element, svg_figure
+from noisylabels.studies.table import difference
 
 RESULTS = Path(__file__).parent / "results"
 LOSSES = {"ce": "cross entropy", "gce": "GCE", "dal": "DAL"}
@@ -80,33 +82,77 @@ def digits() -> str:
 
 
 def cifar10() -> str:
-    """Return the test accuracies on CIFAR-10, over the seeds that all cells have."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for run in records.read([RESULTS / "paper" / "table2-features.jsonl"]):
+    """Return the test accuracies on CIFAR-10."""
+    return _means(_accuracies("table2-features"), {})
+
+
+def fair() -> str:
+    """Return the test accuracies of every loss on digits, what its step costs, and DAL's losses."""
+    found = _accuracies("fair-digits")
+    seconds = json.loads((RESULTS / "paper" / "steps-digits-digits.json").read_text())["seconds"]
+    steps = {loss: seconds[loss] / seconds["ce"] for loss, _ in found}
+    return f"{_means(found, steps)}\n\n{_where_dal_loses(found)}"
+
+
+Accuracies = dict[tuple[str, str], dict[int, float]]
+"""Test accuracies in % by seed, by the loss and the noise."""
+
+
+def _accuracies(name: str) -> Accuracies:
+    """Read those of the seeds that all cells have."""
+    found: Accuracies = {}
+    for run in records.read([RESULTS / "paper" / f"{name}.jsonl"]):
         assert run.result is not None
         key = run.config["loss"]["name"], _noise(run.config["noise"])
         found.setdefault(key, {})[run.seed] = 100 * run.result["test_accuracy"]
     seeds = set.intersection(*map(set, found.values()))
-    means = {
-        key: statistics.fmean(by_seed[seed] for seed in seeds) for key, by_seed in found.items()
-    }
+    return {key: {seed: by_seed[seed] for seed in seeds} for key, by_seed in found.items()}
+
+
+def _means(found: Accuracies, steps: dict[str, float]) -> str:
+    """Return a table of means, and beside them what a step costs where that is known."""
+    means = {key: statistics.fmean(by_seed.values()) for key, by_seed in found.items()}
     losses = sorted({loss for loss, _ in found}, key=_rank)
-    noises = sorted({noise for _, noise in found}, key=_place)
+    noises = _noises(found)
     best = {noise: max(means[loss, noise] for loss in losses) for noise in noises}
-    rows = [
-        [
-            f"`{loss}`",
-            *(
-                f"**{means[loss, noise]:.1f}**"
-                if means[loss, noise] == best[noise]
-                else f"{means[loss, noise]:.1f}"
-                for noise in noises
-            ),
-        ]
-        for loss in losses
-    ]
-    said = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    return _markdown(["loss", *noises], rows) + f"\n\nBold: the highest of a column; {said}."
+    rows = []
+    for loss in losses:
+        texts = {noise: f"{means[loss, noise]:.1f}" for noise in noises}
+        bold = [f"**{t}**" if means[loss, n] == best[n] else t for n, t in texts.items()]
+        rows.append([f"`{loss}`", *bold, *([f"{steps[loss]:.2f}"] if steps else [])])
+    seeds = len(next(iter(found.values())))
+    said = "one seed" if seeds == 1 else f"mean over {seeds} seeds"
+    head = ["loss", *noises, *(["a step, times `ce`'s"] if steps else [])]
+    return _markdown(head, rows) + f"\n\nBold: the highest of a column; {said}."
+
+
+def _where_dal_loses(found: Accuracies) -> str:
+    """Say for each noise which loss is the best and which are ahead of DAL by more than chance."""
+    lines = []
+    for noise in _noises(found):
+        dal = found["dal", noise]
+        gaps = {
+            loss: difference(by_seed, dal)
+            for (loss, other), by_seed in found.items()
+            if other == noise and loss != "dal"
+        }
+        ahead = {loss: gap for loss, gap in gaps.items() if gap is not None and gap.mean > 0}
+        ranked = sorted(ahead, key=lambda loss: -ahead[loss].mean)
+        if not ranked:
+            lines.append(f"* {noise}: in nothing, it is the best.")
+            continue
+        shown = [loss for loss in ranked if (p := ahead[loss].p) is not None and p < LEVEL]
+        beyond = ", ".join(f"`{loss}` by {ahead[loss].mean:.1f}" for loss in shown)
+        lines.append(
+            f"* {noise}: {len(ranked)} of {len(gaps)} losses are higher, `{ranked[0]}` by most, "
+            f"{ahead[ranked[0]].mean:.1f} points; by more than chance "
+            f"{beyond or 'none'}."
+        )
+    return "\n".join(["Where `dal` loses (paired over seeds, p < 0.05 each):", "", *lines])
+
+
+def _noises(found: Accuracies) -> list[str]:
+    return sorted({noise for _, noise in found}, key=_place)
 
 
 def _rank(loss: str) -> tuple[int, str]:

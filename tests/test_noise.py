@@ -406,6 +406,8 @@ def test_transition_reads_files(tmp_path):
     ("matrix", "message"),
     [
         (((1.0, 0.0),), "matrix: expected 2 x 2 numbers, got 1 x 2"),
+        (np.array(1.0), "matrix: expected rows of numbers, or their file, got array"),
+        (torch.tensor(1.0), "matrix: expected rows of numbers, or their file, got tensor"),
         (((1.0, 0.0), (1.0,)), "matrix: expected 2 rows of 2 numbers"),
         (((1.0, 0.0), (0.4, 0.5)), "matrix: row 1: expected a sum of 1, got 0.9"),
         (

@@ -792,7 +792,8 @@ def read_matrix(
     """
     place = f"matrix {matrix}" if isinstance(matrix, str | Path) else "matrix"
     stored = _stored(Path(matrix)) if isinstance(matrix, str | Path) else matrix
-    if not isinstance(stored, Sized):
+    # An array without dimensions has no rows either.
+    if not isinstance(stored, Sized) or getattr(stored, "ndim", 1) == 0:
         raise ConfigError(f"{place}: expected rows of numbers, or their file, got {stored!r:.80}")
     classes = len(stored) if classes is None else classes
     try:
