@@ -434,14 +434,22 @@ def test_published_weights_are_those_of_the_training(photos, published, tmp_path
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_vectors_of_other_weights_do_not_stand_beside_each_other(photos, published, tmp_path):
-    features = {"name": "torchvision", "model": "resnet18", "size": 32}
+@pytest.mark.parametrize("dimensions", [{}, {"dimensions": 8}])
+def test_vectors_of_other_weights_do_not_stand_beside_each_other(
+    photos, published, tmp_path, monkeypatch, dimensions
+):
+    features = {"name": "torchvision", "model": "resnet18", "size": 32} | dimensions
     changes = {"features": features, "model": "linear"}
     make(photos, tmp_path / "without", test=False, **changes)
     published.release = 2
     folder = make(photos, tmp_path / "with", **changes)
     assert_reproduces(folder, places(folder))
-    assert load(folder).predict(places(folder)) is not None
+    # As if nothing had been kept.
+    fresh = load(folder)
+    monkeypatch.setenv("NOISYLABELS_CACHE", str(tmp_path / "fresh"))
+    again = load(make(photos, tmp_path / "again", **changes))
+    found, expected = (each.predict_proba(places(folder)) for each in (fresh, again))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_frozen_features_need_their_weights_as_they_were(photos, backbone, tmp_path):

@@ -159,6 +159,10 @@ class NetworkFeatures(Features):
         """Return the digest of published weights."""
         if self._make.weights is not None or not self.freeze:
             return None
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
         return tensors_digest(self._make(True).network.state_dict())
 
     def extract(

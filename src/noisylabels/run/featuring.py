@@ -59,10 +59,12 @@ def featurise(made: Plan, dataset: Dataset, say: Callable[[str], None]) -> Datas
         part: dataclasses.replace(examples, inputs=vectors.get(part, train[:0]))
         for part, examples in parts.items()
     }
-    kept = recall(identity | {"part": "statistics"})
+    digest = _kept_digest(_by_network(features, identity))
+    about = {"part": "statistics"} | ({} if digest is None else {"weights": digest})
+    kept = recall(identity | about)
     if kept is None:
         kept = dict(zip(("mean", "std"), feature_statistics(train), strict=True))
-        keep(identity | {"part": "statistics"}, kept)
+        keep(identity | about, kept)
     mean, std = kept["mean"], kept["std"]
     if features.common_scale:
         std = torch.full_like(std, float((train - mean).square().mean().sqrt()) or 1.0)
@@ -183,20 +185,17 @@ def _vectors(
 ) -> dict[str, Tensor]:
     """Find vectors in the cache, or compute and keep them; those of the training set are asked."""
     found = {part: recall(identity | {"part": part}) for part in parts}
+    learnt = recall(identity | {"part": "learnt"}) if features.learns else None
+    lacking = any(kept is None for kept in found.values())
+    if lacking and features.weights_digest() != _kept_digest(_by_network(features, identity)):
+        # What was computed by other weights does not go with what will be.
+        found, learnt = dict.fromkeys(parts), None
     if features.learns:
-        learnt = recall(identity | {"part": "learnt"})
         if learnt is None:
             # What was learnt is wanted, too, or nothing but these inputs could ever be predicted.
             found = dict.fromkeys(parts)
         else:
             features.restore(learnt)
-    if any(kept is None for kept in found.values()) and not isinstance(features, Reduced):
-        digest = features.weights_digest()
-        if digest != _kept_digest(identity):
-            # What was computed by other weights does not go with what will be.
-            found = dict.fromkeys(parts)
-        if digest is not None:
-            keep(identity | {"part": "weights"}, {"digest": _as_tensor(digest)})
     vectors = {part: kept["vectors"] for part, kept in found.items() if kept is not None}
     missing = {part: examples for part, examples in parts.items() if part not in vectors}
     if missing:
@@ -210,6 +209,8 @@ def _vectors(
         else:
             extract = functools.partial(features.extract, missing, parts["train"], compute)
             computed = build(extract, "features", made.config.features)
+            if (digest := features.weights_digest()) is not None:
+                keep(identity | {"part": "weights"}, {"digest": _as_tensor(digest)})
         for part, examples in missing.items():
             _check_vectors(made, computed[part], examples)
             keep(identity | {"part": part}, {"vectors": computed[part]})
@@ -230,10 +231,12 @@ def weights_digest(made: Plan) -> str | None:
     """
     if made.features is None or not made.features.freeze:
         return None
-    identity = _identity(made, default_device())
-    return _kept_digest(
-        _whole_identity(identity) if isinstance(made.features, Reduced) else identity
-    )
+    return _kept_digest(_by_network(made.features, _identity(made, default_device())))
+
+
+def _by_network(features: Features, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of the vectors that a network computes, of whatever length others are."""
+    return _whole_identity(identity) if isinstance(features, Reduced) else identity
 
 
 def _kept_digest(identity: dict[str, Any]) -> str | None:
