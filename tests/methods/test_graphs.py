@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from noisylabels import models
 from noisylabels.data.batches import Batch
@@ -49,6 +51,45 @@ def test_a_pure_loss_decides_nothing_by_its_values(key, progress):
     logits = torch.zeros(4, 3, device="meta", requires_grad=True)
     loss(logits, torch.zeros(4, dtype=torch.int64, device="meta")).backward()
     assert logits.grad.shape == (4, 3)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from the CPU to another device, each of which is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = [each for each in args if isinstance(each, torch.Tensor) and each.ndim]
+        if isinstance(made, torch.Tensor) and not made.is_cpu:
+            self.count += any(each.is_cpu for each in given) or (
+                "_to_copy" in str(func) and args[0].is_cpu
+            )
+        return made
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.9])
+@pytest.mark.parametrize("targets", ["indices", "probabilities", "candidates"])
+@pytest.mark.parametrize("key", [*PURE, "forward", "backward"])
+def test_a_loss_copies_nothing_to_its_device(key, targets, progress):
+    matrix = {"matrix": [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]}
+    loss = quiet(key, **(matrix if key in ("forward", "backward") else {}))
+    loss.progress = progress
+    if targets == "candidates" and not loss.takes_candidates:
+        pytest.skip("not defined")
+    kinds = {"indices": torch.int64, "probabilities": torch.float32, "candidates": torch.bool}
+    shape = (4,) if targets == "indices" else (4, 3)
+    # Tensors that say that they are on a GPU, where there is none to go backward on.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.empty(4, 3, device="cuda", requires_grad=True)
+        target = torch.empty(shape, dtype=kinds[targets], device="cuda")
+        # What is made only once is made in the first step.
+        loss(logits, target)
+        with Copies() as copies:
+            loss(logits, target)
+    assert copies.count == 0
 
 
 def leaves_traces(key, progress):
