@@ -139,16 +139,17 @@ def _where_dal_loses(found: Accuracies) -> str:
         ahead = {loss: gap for loss, gap in gaps.items() if gap is not None and gap.mean > 0}
         ranked = sorted(ahead, key=lambda loss: -ahead[loss].mean)
         if not ranked:
-            lines.append(f"* {noise}: in nothing, it is the best.")
+            lines.append(f"* {noise}: nowhere, it is the highest.")
             continue
         shown = [loss for loss in ranked if (p := ahead[loss].p) is not None and p < LEVEL]
         beyond = ", ".join(f"`{loss}` by {ahead[loss].mean:.1f}" for loss in shown)
+        most = f"`{ranked[0]}` by the most, {ahead[ranked[0]].mean:.1f} points"
         lines.append(
-            f"* {noise}: {len(ranked)} of {len(gaps)} losses are higher, `{ranked[0]}` by most, "
-            f"{ahead[ranked[0]].mean:.1f} points; by more than chance "
-            f"{beyond or 'none'}."
+            f"* {noise}: {len(ranked)} of {len(gaps)} losses are higher, {most}; by more than "
+            f"chance {beyond or 'none'}."
         )
-    return "\n".join(["Where `dal` loses (paired over seeds, p < 0.05 each):", "", *lines])
+    said = f"Where `dal` loses (paired over seeds; by more than chance: p < {LEVEL}, of each pair):"
+    return "\n".join([said, "", *lines])
 
 
 def _noises(found: Accuracies) -> list[str]:

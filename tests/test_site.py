@@ -256,13 +256,26 @@ def test_the_reference_has_every_command_and_option(docs, capsys):
 def test_the_landing_page_shows_what_was_measured(docs):
     import landing
 
-    rows = [line.split(" | ") for line in landing.cifar10().splitlines() if line.startswith("| `")]
-    assert [row[0] for row in rows[:4]] == ["| `ce`", "| `gce`", "| `dgce`", "| `dal`"]
-    assert {row[0].strip("| `") for row in rows} == {*experiments.LOSSES.values()}
-    for column in range(1, 9):
-        values = [float(row[column].strip("*| ")) for row in rows]
-        bold = {value for row, value in zip(rows, values, strict=True) if "**" in row[column]}
-        assert bold == {max(values)}
+    every = experiments.LOSSES | experiments.LATER_LOSSES
+    for page, losses in ((landing.cifar10(), experiments.LOSSES), (landing.fair(), every)):
+        rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+        assert [row[0] for row in rows[:4]] == ["| `ce`", "| `gce`", "| `dgce`", "| `dal`"]
+        assert {row[0].strip("| `") for row in rows} == {*losses.values()}
+        for column in range(1, 9):
+            values = [float(row[column].strip("*| ")) for row in rows]
+            bold = {value for row, value in zip(rows, values, strict=True) if "**" in row[column]}
+            assert bold == {max(values)}
+    # Of the last page: where DAL loses is what its rows say.
+    sentences = [line for line in landing.fair().splitlines() if line.startswith("* ")]
+    assert len(sentences) == 8
+    for column, sentence in enumerate(sentences, start=1):
+        means = {row[0].strip("| `"): float(row[column].strip("*| ")) for row in rows}
+        said = re.search(r"of 25 losses are higher, `(\S+)` by the most, ([\d.]+) poi", sentence)
+        if said is None:
+            assert means["dal"] == max(means.values())
+        else:
+            assert means[said[1]] == max(means.values())
+            assert means[said[1]] - means["dal"] == pytest.approx(float(said[2]), abs=0.11)
     assert "| symmetric 40 % | 78 % | 92 % | 92 % |" in landing.suspects()
     assert "| `ce` | 100.0 ± 0.0 | 72.4 ± 3.8 | 100.0 ± 0.0 |" in landing.digits()
 
