@@ -18,6 +18,7 @@ from torch import nn
 
 import mps
 import naive
+from following import Following
 from noisylabels import clipping, functional, losses, schedules
 from noisylabels.errors import CheckpointError, ConfigError, DataError
 from noisylabels.losses import (
@@ -227,25 +228,6 @@ def cyclic(classes):
 
 def linear(start, end):
     return functools.partial(schedules.linear, start=start, end=end)
-
-
-class Following:
-    """A schedule that goes where the accuracy goes."""
-
-    def __init__(self, value=0.5):
-        self.value = value
-
-    def __call__(self, progress):
-        return self.value
-
-    def update(self, metrics):
-        self.value = metrics["accuracy"]
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state):
-        self.value = state["value"]
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from following import Following
 from noisylabels import schedules
 from noisylabels.errors import ConfigError
 
@@ -196,25 +197,6 @@ class TestHyperparameters:
         assert schedules.describe(0.7) == "0.7"
 
 
-class Kept:
-    """A schedule that follows what is measured."""
-
-    def __init__(self):
-        self.value = 0.5
-
-    def __call__(self, progress):
-        return self.value
-
-    def update(self, metrics):
-        self.value = metrics["accuracy"]
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state):
-        self.value = state["value"]
-
-
 class Bare:
     def __call__(self, progress, level=0.5):
         return level
@@ -222,7 +204,7 @@ class Bare:
 
 def test_an_instance_in_a_module_is_a_schedule_with_its_state(monkeypatch):
     module = types.ModuleType("own_schedules")
-    module.kept, module.bare, module.Kept, module.half = Kept(), Bare(), Kept, half
+    module.kept, module.bare, module.Kept, module.half = Following(), Bare(), Following, half
     monkeypatch.setitem(sys.modules, "own_schedules", module)
     for name in ("kept", "Kept"):
         held = schedules.parse("q", {"schedule": f"own_schedules:{name}"})

@@ -35,7 +35,6 @@ from noisylabels.errors import (
     CheckpointError,
     ConfigError,
     check_count,
-    check_number,
     check_range,
     unknown,
 )
@@ -97,8 +96,10 @@ class Scheduled(property):
             held = loss.held[self._name]
             if not callable(held):
                 return held
-            called = held if torch.compiler.is_compiling() else self._guarded(held)
-            return self._checked(called(loss.progress), loss.progress)
+            progress = loss.progress
+            compiling = torch.compiler.is_compiling()
+            value = held(progress) if compiling else self._called(held, progress)
+            return self._checked(value, progress)
 
         def assign(loss: "Loss", value: Hyperparameter) -> None:
             loss.held[self._name] = self._parsed(value)
@@ -137,23 +138,16 @@ class Scheduled(property):
             self._checked(at_progress, progress)
         return held
 
-    def _guarded(self, held: Schedule) -> Schedule:
-        """Let a schedule fail with another error than that of an attribute which is not there.
-
-        For that a module would take it, and say that the loss has no such hyper-parameter.
-        """
-
-        def called(progress: float) -> float:
-            try:
-                return held(progress)
-            except AttributeError as error:
-                raise RuntimeError(f"the schedule of {self._name} failed: {error}") from error
-
-        return called
-
-    def _checked(self, value: object, progress: float) -> float:
+    def _called(self, held: Schedule, progress: float) -> float:
         try:
-            return check_range(self._name, check_number(self._name, value), **self._range)
+            return held(progress)
+        except AttributeError as error:
+            # Which a module would take for its own: that it has no such hyper-parameter.
+            raise RuntimeError(f"the schedule of {self._name} failed: {error}") from error
+
+    def _checked(self, value: float, progress: float) -> float:
+        try:
+            return float(check_range(self._name, value, **self._range))
         except ConfigError as error:
             raise ConfigError(f"{error} at progress {progress:g}") from None
 
@@ -285,7 +279,7 @@ class Loss(nn.Module, ABC):
     def progress(self, progress: float) -> None:
         before = self._progress
         try:
-            self._progress = check_range("progress", check_number("progress", progress), high=1)
+            self._progress = float(check_range("progress", progress, high=1))
         except ConfigError as error:
             raise ConfigError(f"{error}: expected epoch / epochs") from None
         self._told = True
@@ -1297,9 +1291,7 @@ class ActiveNegativeLoss(_Balanced):
     ) -> None:
         super().__init__(weight, **options)
         self.alpha, self.beta, self.lamb = alpha, beta, lamb
-        self.min_prob = check_range(
-            "min_prob", check_number("min_prob", min_prob), high=1, open=True, below=True
-        )
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without what is the batch's."""
@@ -1342,9 +1334,7 @@ class ActiveNegativeFocalLoss(_Balanced):
     ) -> None:
         super().__init__(weight, **options)
         self.alpha, self.beta, self.gamma, self.lamb = alpha, beta, gamma, lamb
-        self.min_prob = check_range(
-            "min_prob", check_number("min_prob", min_prob), high=1, open=True, below=True
-        )
+        self.min_prob = check_range("min_prob", min_prob, high=1, open=True, below=True)
 
     def per_example(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of each example, without what is the batch's."""

@@ -29,7 +29,6 @@ from noisylabels.errors import (
     MissingExtraError,
     check_choice,
     check_count,
-    check_number,
     check_range,
     unknown,
 )
@@ -405,7 +404,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> "_Trained":
         """Train on some rows, and predict all of them throughout."""
         device = _usable(self.device)
-        check_range("learning_rate", check_number("learning_rate", self.learning_rate), open=True)
+        check_range("learning_rate", self.learning_rate, open=True)
         for name in ("loss_params", "method_params"):
             given = getattr(self, name)
             if given is not None and not isinstance(given, Mapping):

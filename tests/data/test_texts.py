@@ -148,7 +148,7 @@ def test_a_quote_that_does_not_end_takes_in_no_rows(tmp_path, suffix, closed_at)
 
 def test_line_breaks_within_cells_are_said(tmp_path):
     path = tmp_path / "reviews.csv"
-    path.write_text('text,label\nfine,good\n"dull\nindeed",bad\n' * 1 + 'a,good\n"b\r\nc",bad\n')
+    path.write_text('text,label\nfine,good\n"dull\nindeed",bad\na,good\n"b\r\nc",bad\n')
     notes = load(path, test_share=0.5).notes
     assert f"{path}: 2 rows have line breaks within a quoted cell, the first is row 3" in notes
 
